@@ -1,0 +1,102 @@
+#pragma once
+// The contract between an engine and the machine. An engine runs one virtual CPU from one x86::CpuState to another and
+// imports and exports that state at any instruction boundary. Engines: interp (reference), jit, kvm.
+//
+// Threads: each Vcpu is run by one host thread of its own; everything here is called on that thread unless it says
+// "any thread". VcpuHost's methods take the machine's device lock themselves; engines hold no lock when they call.
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "memory/address.h"
+#include "memory/guest_memory.h"
+#include "x86/cpu_model.h"
+#include "x86/cpu_state.h"
+
+namespace nacre::engine {
+
+/// What a vCPU needs from the machine around it. Port sizes are 1, 2, 4; memory sizes 1, 2, 4, 8. Accesses to nothing
+/// read as all ones.
+class VcpuHost {
+ public:
+  virtual ~VcpuHost() = default;
+  virtual uint32_t PortRead(uint16_t port, unsigned size) = 0;
+  virtual void PortWrite(uint16_t port, unsigned size, uint32_t value) = 0;
+  virtual uint64_t MmioRead(GuestPhys address, unsigned size) = 0;
+  virtual void MmioWrite(GuestPhys address, unsigned size, uint64_t value) = 0;
+  /// MSRs that are not the CPU's own (x2APIC, IA32_APIC_BASE, TSC_DEADLINE, paravirtual). False: #GP(0).
+  virtual bool ReadMsr(uint32_t index, uint64_t& value) = 0;
+  virtual bool WriteMsr(uint32_t index, uint64_t value) = 0;
+  /// CR8 is the local APIC's task priority, bits 7:4.
+  virtual uint64_t ReadCr8() = 0;
+  virtual void WriteCr8(uint64_t value) = 0;
+  /// The vector of the highest-priority interrupt that can be taken now, which becomes in-service; -1 if there is none
+  /// (spurious kick). Called only when the guest can take it (IF set, no shadow).
+  virtual int AcknowledgeInterrupt() = 0;
+  /// VMCALL/VMMCALL (KVM's hypercall convention: number in RAX, arguments RBX RCX RDX RSI); returns RAX.
+  virtual uint64_t Hypercall(uint64_t number, const uint64_t (&arguments)[4]) = 0;
+};
+
+/// Requests to a vCPU, set by any thread.
+enum RequestBits : uint32_t {
+  kRequestInterrupt = 1 << 0,  ///< level: the local APIC or PIC has something for AcknowledgeInterrupt
+  kRequestNmi = 1 << 1,
+  kRequestInit = 1 << 2,       ///< leave Run with ExitReason::kInit
+  kRequestStop = 1 << 3,       ///< leave Run with ExitReason::kStop at the next boundary
+  kRequestEngine = 1 << 4      ///< engine-internal work (TLB shoot-down, code invalidation)
+};
+
+enum class ExitReason : uint8_t {
+  kHalted,    ///< HLT with nothing pending; run again once a request is set
+  kStop,      ///< kRequestStop was seen (and cleared)
+  kInit,      ///< kRequestInit was seen (and cleared)
+  kShutdown,  ///< triple fault
+  kBudget,    ///< the instruction budget given to Run is used up
+  kError      ///< the engine cannot go on; see Vcpu::error()
+};
+
+/// Counters for --engine-stats: name to value, in print order.
+struct Statistic {
+  std::string name;
+  uint64_t value = 0;
+};
+
+class Vcpu {
+ public:
+  virtual ~Vcpu() = default;
+  virtual void Import(const x86::CpuState& state) = 0;
+  virtual void Export(x86::CpuState& state) const = 0;
+  /// Runs until there is a reason to leave. `instruction_budget` 0: no limit; the engine may overshoot by a block.
+  virtual ExitReason Run(uint64_t instruction_budget = 0) = 0;
+  /// Any thread. Sets bits and makes a running vCPU look at them soon (microseconds, without a signal where possible).
+  virtual void Request(uint32_t bits) = 0;
+  /// Any thread. For kRequestInterrupt when its level falls.
+  virtual void ClearRequest(uint32_t bits) = 0;
+  virtual uint32_t pending_requests() const = 0;
+  virtual std::string error() const = 0;
+  virtual std::vector<Statistic> Statistics() const = 0;
+};
+
+struct VcpuConfig {
+  unsigned index = 0;
+  const x86::CpuModel* model = nullptr;
+  memory::GuestMemory* memory = nullptr;
+  VcpuHost* host = nullptr;
+};
+
+/// One engine serves one machine and makes its vCPUs. It must outlive them.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  virtual std::string_view name() const = 0;
+  virtual Result<std::unique_ptr<Vcpu>> CreateVcpu(const VcpuConfig& config) = 0;
+  /// Counters of what is shared by the vCPUs.
+  virtual std::vector<Statistic> Statistics() const = 0;
+};
+
+}  // namespace nacre::engine

@@ -1,0 +1,18 @@
+#pragma once
+// The translator as an engine: `--engine jit`.
+
+#include <cstdint>
+#include <memory>
+
+#include "engine/engine.h"
+
+namespace nacre::engine::jit {
+
+struct JitOptions {
+  uint64_t code_cache_bytes = 256 * kMiB;
+  bool lockstep = false;  ///< run every block on the interpreter as well and stop at the first difference
+};
+
+Result<std::unique_ptr<Engine>> CreateJitEngine(const JitOptions& options);
+
+}  // namespace nacre::engine::jit

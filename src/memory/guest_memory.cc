@@ -1,0 +1,93 @@
+#include "memory/guest_memory.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace nacre::memory {
+
+Result<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t size_bytes) {
+  if (size_bytes < kMiB || size_bytes > 1024 * kGiB || size_bytes % kPageSize != 0)
+    return Fail("guest memory of {} bytes: give a multiple of 4 KiB between 1M and 1T", size_bytes);
+  std::unique_ptr<GuestMemory> memory(new GuestMemory);
+  memory->fd_ = Fd(memfd_create("nacre-guest-ram", MFD_CLOEXEC));
+  if (!memory->fd_.valid()) return FailErrno("guest memory: memfd_create");
+  if (ftruncate(memory->fd_.get(), static_cast<off_t>(size_bytes)) != 0)
+    return FailErrno("guest memory of {} bytes", size_bytes);
+  void* base = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memory->fd_.get(), 0);
+  if (base == MAP_FAILED) return FailErrno("guest memory: cannot map {} bytes", size_bytes);
+  memory->base_ = static_cast<uint8_t*>(base);
+  memory->size_bytes_ = size_bytes;
+  memory->low_size_ = std::min(size_bytes, kLowLimit);
+  memory->high_size_ = size_bytes - memory->low_size_;
+  memory->regions_.push_back({GuestPhys(0), memory->low_size_, 0});
+  if (memory->high_size_ > 0)
+    memory->regions_.push_back({GuestPhys(4 * kGiB), memory->high_size_, memory->low_size_});
+  memory->page_flags_ = std::make_unique<std::atomic<uint8_t>[]>(size_bytes / kPageSize);
+  return memory;
+}
+
+GuestMemory::~GuestMemory() {
+  if (base_) munmap(base_, size_bytes_);
+}
+
+bool GuestMemory::Read(GuestPhys address, std::span<uint8_t> to) const {
+  const uint8_t* from = HostPointer(address, to.size());
+  if (!from) return false;
+  std::memcpy(to.data(), from, to.size());
+  return true;
+}
+
+bool GuestMemory::Write(GuestPhys address, std::span<const uint8_t> from) {
+  uint8_t* to = HostPointer(address, from.size());
+  if (!to) return false;
+  std::memcpy(to, from.data(), from.size());
+  MarkWritten(address, from.size());
+  return true;
+}
+
+void GuestMemory::MarkWritten(GuestPhys address, uint64_t size_bytes) {
+  if (size_bytes == 0) return;
+  const uint8_t* host = HostPointer(address, size_bytes);
+  NACRE_CHECK(host != nullptr);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const uint64_t first = PageIndex(host);
+  const uint64_t last = PageIndex(host + size_bytes - 1);
+  bool code = false;
+  for (uint64_t page = first; page <= last; ++page) {
+    const uint8_t flags = page_flags_[page].load(std::memory_order_relaxed);
+    if (!(flags & kDirty)) page_flags_[page].fetch_or(kDirty, std::memory_order_relaxed);
+    code |= (flags & kCode) != 0;
+  }
+  if (code && code_listener_) code_listener_->OnCodeWrite(address, size_bytes);
+}
+
+void GuestMemory::SetCodePage(GuestPhys address, bool on) {
+  const uint8_t* host = HostPointer(GuestPhys(AlignDown(address.value, kPageSize)), kPageSize);
+  NACRE_CHECK(host != nullptr);
+  std::atomic<uint8_t>& flags = page_flags_[PageIndex(host)];
+  if (on)
+    flags.fetch_or(kCode, std::memory_order_seq_cst);
+  else
+    flags.fetch_and(static_cast<uint8_t>(~kCode), std::memory_order_seq_cst);
+}
+
+bool GuestMemory::Discard(GuestPhys address, uint64_t size_bytes) {
+  const uint64_t start = AlignUp(address.value, kPageSize);
+  const uint64_t end = AlignDown(address.value + size_bytes, kPageSize);
+  if (size_bytes == 0 || end <= start || end < address.value) return false;
+  const uint8_t* host = HostPointer(GuestPhys(start), end - start);
+  if (!host) return false;
+  if (fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, host - base_,
+                static_cast<off_t>(end - start)) != 0)
+    return false;
+  MarkWritten(GuestPhys(start), end - start);
+  return true;
+}
+
+}  // namespace nacre::memory

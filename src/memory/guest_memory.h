@@ -1,0 +1,102 @@
+#pragma once
+// Guest RAM: one memfd mapped once, seen by the guest as a low region at 0 and, above `kLowLimit`, a high region at
+// 4 GiB. All host code that reads or writes guest RAM on behalf of devices, loaders and engines goes through here,
+// so that dirty pages and pages that hold translated code are known. Any thread: guest RAM is racy by nature;
+// page flags are atomic.
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "memory/address.h"
+
+namespace nacre::memory {
+
+/// Told when a host-side write hits a page that holds translated code (see GuestMemory::SetCodePage). May be called
+/// from any thread that writes guest RAM through GuestMemory.
+class CodeWriteListener {
+ public:
+  virtual ~CodeWriteListener() = default;
+  virtual void OnCodeWrite(GuestPhys address, uint64_t size_bytes) = 0;
+};
+
+struct Region {
+  GuestPhys start;
+  uint64_t size_bytes = 0;
+  uint64_t offset = 0;  ///< in the memfd and in the host mapping
+};
+
+class GuestMemory {
+ public:
+  /// RAM below 4 GiB ends here; the rest starts at 4 GiB. The hole is for PCI, IO-APIC, HPET, local APIC, firmware.
+  static constexpr uint64_t kLowLimit = 3 * kGiB;
+  static constexpr uint8_t kDirty = 1;  ///< written since ClearDirty
+  static constexpr uint8_t kCode = 2;   ///< an engine holds a translation or decoded form of bytes of this page
+
+  /// `size_bytes`: a multiple of 4096, from 1 MiB to 1 TiB. Pages come from the host as they are touched.
+  static Result<std::unique_ptr<GuestMemory>> Create(uint64_t size_bytes);
+  ~GuestMemory();
+  GuestMemory(const GuestMemory&) = delete;
+  GuestMemory& operator=(const GuestMemory&) = delete;
+
+  uint64_t size_bytes() const { return size_bytes_; }
+  std::span<const Region> regions() const { return regions_; }
+  int fd() const { return fd_.get(); }
+  /// The whole RAM in memfd order (regions one after another).
+  uint8_t* host_base() const { return base_; }
+
+  /// Host address of [address, address + size_bytes), or nullptr unless all of it is RAM of one region. For reading;
+  /// who writes through it calls MarkWritten afterwards.
+  uint8_t* HostPointer(GuestPhys address, uint64_t size_bytes) const {
+    const uint64_t a = address.value;
+    if (a < low_size_ && size_bytes <= low_size_ - a) return base_ + a;
+    if (a >= 4 * kGiB && a - 4 * kGiB < high_size_ && size_bytes <= high_size_ - (a - 4 * kGiB))
+      return base_ + low_size_ + (a - 4 * kGiB);
+    return nullptr;
+  }
+  bool IsRam(GuestPhys address, uint64_t size_bytes) const { return HostPointer(address, size_bytes) != nullptr; }
+
+  /// Copies; false (and nothing is changed) unless the whole range is RAM of one region.
+  bool Read(GuestPhys address, std::span<uint8_t> to) const;
+  bool Write(GuestPhys address, std::span<const uint8_t> from);
+  template <typename T>
+  bool ReadValue(GuestPhys address, T& value) const {
+    return Read(address, {reinterpret_cast<uint8_t*>(&value), sizeof(T)});
+  }
+  template <typename T>
+  bool WriteValue(GuestPhys address, const T& value) {
+    return Write(address, {reinterpret_cast<const uint8_t*>(&value), sizeof(T)});
+  }
+
+  /// After a write through HostPointer: sets kDirty and tells the listener where kCode was set. The flag is tested
+  /// after the data was written, so that an engine which sets kCode before it reads the bytes misses nothing.
+  void MarkWritten(GuestPhys address, uint64_t size_bytes);
+
+  /// Index into the flags of a RAM page: its page number in memfd order.
+  uint64_t PageIndex(const uint8_t* host) const { return static_cast<uint64_t>(host - base_) / kPageSize; }
+  std::atomic<uint8_t>& PageFlags(uint64_t page_index) { return page_flags_[page_index]; }
+  /// kCode on or off for the page at `address` (must be RAM).
+  void SetCodePage(GuestPhys address, bool on);
+  void SetCodeWriteListener(CodeWriteListener* listener) { code_listener_ = listener; }
+
+  /// Gives whole pages inside the range back to the host; they read as zero afterwards (balloon, free page reporting).
+  bool Discard(GuestPhys address, uint64_t size_bytes);
+
+ private:
+  GuestMemory() = default;
+
+  Fd fd_;
+  uint8_t* base_ = nullptr;
+  uint64_t size_bytes_ = 0;
+  uint64_t low_size_ = 0;
+  uint64_t high_size_ = 0;
+  std::vector<Region> regions_;
+  std::unique_ptr<std::atomic<uint8_t>[]> page_flags_;
+  CodeWriteListener* code_listener_ = nullptr;
+};
+
+}  // namespace nacre::memory

@@ -1,0 +1,71 @@
+#pragma once
+// A CPU model: what the guest's CPUID says, which instructions raise #UD, which XSAVE components exist. It belongs to
+// the VM, is fixed when the VM is created and is the same on every engine. Immutable after creation; any thread.
+// Specification: Intel SDM 2A "CPUID", x86-64 psABI micro-architecture levels.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "x86/cpu_state.h"
+#include "x86/instruction.h"
+
+namespace nacre::x86 {
+
+struct CpuidResult {
+  uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+struct CpuModelOptions {
+  unsigned cpu_count = 1;
+  uint64_t tsc_khz = 0;  ///< 0: measured from the host
+  bool paravirtual = true;  ///< KVM's leaves at 0x40000000
+};
+
+class CpuModel {
+ public:
+  /// "x86-64-v2", "x86-64-v3", "host", or "default" (v3 where the host has it, else v2). Fails with the list of what
+  /// the host lacks.
+  static Result<CpuModel> Create(std::string_view name, const CpuModelOptions& options);
+
+  const std::string& name() const { return name_; }
+  uint64_t tsc_khz() const { return tsc_khz_; }
+  /// CPUID as vCPU `apic_id` with `state` sees it (OSXSAVE, XSAVE size, APIC id are dynamic).
+  CpuidResult Cpuid(uint32_t leaf, uint32_t subleaf, const CpuState& state, unsigned apic_id) const;
+  /// XCR0 bits that the guest may set.
+  uint64_t xcr0_mask() const { return xcr0_mask_; }
+  uint64_t cr4_mask() const { return cr4_mask_; }  ///< CR4 bits that may be set; others #GP
+  uint64_t efer_mask() const { return efer_mask_; }
+  unsigned physical_address_bits() const { return physical_address_bits_; }
+  /// Linear address bits (48; 57 is not modelled).
+  unsigned linear_address_bits() const { return 48; }
+  /// Whether the model has the instruction's feature; false: #UD. CR4/CR0 conditions are the engine's business.
+  bool Has(const Instruction& instruction) const {
+    return instruction.isa_set < isa_sets_.size() && isa_sets_[instruction.isa_set];
+  }
+  bool HasIsaSet(uint16_t isa_set) const { return isa_set < isa_sets_.size() && isa_sets_[isa_set]; }
+  /// A feature by CPUID place, e.g. HasFeature(7, 0, 'b', 5) for AVX2.
+  bool HasFeature(uint32_t leaf, uint32_t subleaf, char reg, unsigned bit) const;
+
+ private:
+  struct Leaf {
+    uint32_t leaf = 0, subleaf = 0;
+    bool indexed = false;
+    CpuidResult value;
+  };
+  const Leaf* FindLeaf(uint32_t leaf, uint32_t subleaf) const;
+
+  std::string name_;
+  std::vector<Leaf> leaves_;
+  std::vector<bool> isa_sets_;
+  unsigned cpu_count_ = 1;
+  uint64_t tsc_khz_ = 0;
+  uint64_t xcr0_mask_ = 0;
+  uint64_t cr4_mask_ = 0;
+  uint64_t efer_mask_ = 0;
+  unsigned physical_address_bits_ = 40;
+};
+
+}  // namespace nacre::x86

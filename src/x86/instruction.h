@@ -19,11 +19,15 @@ enum class RegisterClass : uint8_t {
   kSegment, kControl, kDebug, kSt, kMmx, kVector /* xmm/ymm/zmm by size */, kMask, kOther
 };
 
+/// Where a register operand is encoded: what re-emission must patch.
+enum class OperandPlace : uint8_t { kNone /* implicit, memory, immediate */, kModrmReg, kModrmRm, kOpcode, kVexVvvv, kIs4 };
+
 struct Operand {
   OperandKind kind = OperandKind::kNone;
   RegisterClass register_class = RegisterClass::kNone;
   uint8_t index = 0;
   uint8_t size = 0;  ///< bytes (memory of unknown size, LEA and the like: 0; XSAVE areas: 0)
+  OperandPlace place = OperandPlace::kNone;
   bool read = false, written = false;
 };
 

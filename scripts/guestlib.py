@@ -1,4 +1,4 @@
-"""Shared by scripts/prepare-guest and scripts/make-rootfs: Debian packages without root rights, kernel modules."""
+"""Shared by scripts/prepare-guest and scripts/make-rootfs: Debian packages without root rights, modules, manifests."""
 import fcntl
 import hashlib
 import pathlib
@@ -19,10 +19,9 @@ def fail(text):
     sys.exit(f"{pathlib.Path(sys.argv[0]).name}: {text}")
 
 
-def run(*command, **options):
+def run(*command, stdin_text="", cwd=None):
     """Runs a command; its output is shown only when it fails."""
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                          check=False, **options)
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, input=stdin_text, cwd=cwd, check=False)
     if done.returncode:
         fail(f"{' '.join(str(c) for c in command)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -115,6 +114,43 @@ class Modules:
         for name in names:
             visit(name.replace("-", "_"))
         return order
+
+
+def module_files(modules, root, at_boot, on_demand):
+    """Copies the modules into root and returns manifest lines, with the lists that insmod and modprobe read."""
+    boot = modules.in_order(at_boot)
+    everything = modules.in_order(at_boot + on_demand)
+    base = f"lib/modules/{modules.release}"
+    lines, dep, alias = [], [], []
+    (root / "modules").mkdir()
+    for name in everything:
+        shutil.copyfile(modules.files[name], root / f"modules/{name}.ko")
+        lines.append(f"file root/modules/{name}.ko {base}/{name}.ko 644")
+        # modules.dep lists the nearest dependency first, the reverse of the order of loading.
+        dep.append(f"{name}.ko: " + " ".join(f"{d}.ko" for d in reversed(modules.in_order([name])[:-1])))
+        alias += [f"alias {value} {name}" for value in modules.info(name, "alias")]
+    for file, content in (("modules.dep", dep), ("modules.alias", alias)):
+        (root / file).write_text("\n".join(content) + "\n")
+        lines.append(f"file root/{file} {base}/{file} 644")
+    (root / "boot-order").write_text("".join(f"/{base}/{name}.ko\n" for name in boot))
+    return lines + ["file root/boot-order lib/modules/boot-order 644"]
+
+
+def applets(busybox):
+    try:
+        return subprocess.run([str(busybox), "--list"], capture_output=True, text=True, check=True).stdout.split()
+    except OSError:  # a host that does not run 32-bit programs: the guest's init makes the links then
+        return ["sh", "mount", "mkdir"]
+
+
+def busybox_manifest(root, init):
+    """Manifest lines of a small root file system around root/busybox, with the script root/INIT as /init."""
+    lines = [f"dir {path} 755" for path in ("bin", "dev", "etc", "lib", "mnt", "proc", "root", "sys", "tmp", "usr", "var")]
+    lines += ["link bin sbin", "link ../bin usr/bin", "link ../bin usr/sbin", "link ../tmp var/run",
+              "node dev/console 600 c 5 1", "node dev/null 666 c 1 3",
+              f"file root/{init} init 755", "file root/busybox bin/busybox 755"]
+    return lines + [f"link busybox bin/{name}" for name in applets(root / "busybox")
+                    if name not in ("busybox", "linuxrc", "init")]
 
 
 def stamp_of(*paths, extra=""):

@@ -79,7 +79,9 @@ struct Instruction {
   uint8_t opcode_at = 0, modrm_at = 0, sib_at = 0, displacement_at = 0, displacement_size = 0, immediate_at = 0,
           immediate_size = 0, immediate2_size = 0;
 
-  uint8_t operand_count = 0;  ///< visible operands first, in Intel order
+  /// The operands that assembly text shows, in Intel order. Hidden ones (PUSH's stack, a string's [rSI], MUL's rDX) are
+  /// only in gpr_read, gpr_written and, the source or only one of them, in segment, base and index above.
+  uint8_t operand_count = 0;
   Operand operand[5];
 
   // Arithmetic flags as RFLAGS bits (CF PF AF ZF SF OF; DF and others are not listed here).

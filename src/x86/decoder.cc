@@ -136,9 +136,9 @@ class Builder {
         out_.prefix_count = z_.raw.vex.offset;
         out_.opcode_at = static_cast<uint8_t>(z_.raw.vex.offset + z_.raw.vex.size);
         break;
-      case Encoding::kEvex:  // Zydis 4.0 gives the offset of the second byte here
-        out_.opcode_at = static_cast<uint8_t>(z_.raw.modrm.offset - 1);
-        out_.prefix_count = static_cast<uint8_t>(out_.opcode_at - 4);
+      case Encoding::kEvex:
+        out_.prefix_count = z_.raw.evex.offset;
+        out_.opcode_at = static_cast<uint8_t>(z_.raw.evex.offset + 4);
         break;
       case Encoding::kXop:
         out_.prefix_count = z_.raw.xop.offset;
@@ -463,6 +463,8 @@ DecodeStatus Decode(std::span<const uint8_t> bytes, CodeSize code_size, Instruct
       return bytes.size() < kMaxLength ? DecodeStatus::kTruncated : DecodeStatus::kTooLong;
     return status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? DecodeStatus::kTooLong : DecodeStatus::kInvalid;
   }
+  // Knights Corner's encoding, which no x86-64 CPU has.
+  if (zydis.encoding == ZYDIS_INSTRUCTION_ENCODING_MVEX) return DecodeStatus::kInvalid;
   Builder(zydis, operands, bytes.data(), code_size, out).Build();
   return DecodeStatus::kOk;
 }

@@ -1,0 +1,71 @@
+// Runs the benchmarks and prints one line each: bench NAME CHECKSUM NANOSECONDS_PER_ITERATION ITERATIONS
+//   guest-bench [PERCENT]   PERCENT of the usual number of iterations (as /init: bench_percent= on the
+//   kernel's command line)
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bench.h"
+
+static int is_init;
+
+static uint64_t Now(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+static void Leave(int status) {
+  printf("guest-bench: end %d\n", status);
+  fflush(stdout);
+  if (is_init) {
+    sync();
+    reboot(RB_POWER_OFF);
+  }
+  exit(status);
+}
+
+void Die(const char* what) {
+  printf("guest-bench: %s: %s\n", what, strerror(errno));
+  Leave(1);
+}
+
+static void RunAll(const struct Bench* bench, uint64_t percent) {
+  for (; bench->name; ++bench) {
+    uint64_t iterations = bench->iterations * percent / 100;
+    if (iterations == 0) iterations = 1;
+    const uint64_t start = Now();
+    const uint64_t checksum = bench->run(iterations);
+    const uint64_t elapsed = Now() - start;
+    printf("bench %s %016" PRIx64 " %.3f %" PRIu64 "\n", bench->name, checksum,
+           (double)elapsed / (double)iterations, iterations);
+    fflush(stdout);
+  }
+}
+
+int main(int argc, char** argv) {
+  if (argc > 1 && strcmp(argv[1], "--nothing") == 0) return 7;  // what the exec benchmark runs
+  is_init = getpid() == 1;
+  uint64_t percent = 100;
+  if (is_init) {
+    mkdir("/proc", 0755);
+    mkdir("/tmp", 0755);
+    mount("proc", "/proc", "proc", 0, NULL);
+    mount("tmp", "/tmp", "tmpfs", 0, NULL);
+    if (getenv("bench_percent")) percent = strtoull(getenv("bench_percent"), NULL, 10);
+  } else if (argc > 1) {
+    percent = strtoull(argv[1], NULL, 10);
+  }
+  printf("guest-bench: start\n");
+  fflush(stdout);
+  RunAll(kCpuBenches, percent);
+  RunAll(kSystemBenches, percent);
+  Leave(0);
+}

@@ -211,6 +211,7 @@ class Builder {
       case ZYDIS_OPERAND_TYPE_REGISTER: {
         const Register reg = ToRegister(source.reg.value);
         operand.kind = OperandKind::kRegister;
+        operand.place = PlaceOf(source.encoding);
         operand.register_class = reg.register_class;
         operand.index = reg.index;
         operand.size = reg.size;
@@ -245,6 +246,17 @@ class Builder {
       default: return;
     }
     if (visible && out_.operand_count < 5) out_.operand[out_.operand_count++] = operand;
+  }
+
+  static OperandPlace PlaceOf(ZydisOperandEncoding encoding) {
+    switch (encoding) {
+      case ZYDIS_OPERAND_ENCODING_MODRM_REG: return OperandPlace::kModrmReg;
+      case ZYDIS_OPERAND_ENCODING_MODRM_RM: return OperandPlace::kModrmRm;
+      case ZYDIS_OPERAND_ENCODING_OPCODE: return OperandPlace::kOpcode;
+      case ZYDIS_OPERAND_ENCODING_NDSNDD: return OperandPlace::kVexVvvv;
+      case ZYDIS_OPERAND_ENCODING_IS4: return OperandPlace::kIs4;
+      default: return OperandPlace::kNone;
+    }
   }
 
   static uint8_t MemorySize(const ZydisDecodedOperand& source) {

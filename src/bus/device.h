@@ -1,10 +1,10 @@
 #pragma once
-// The contract of every device. A device knows its registers, an interrupt line, a clock (base/scheduler.h) and
-// a back end; never an engine, another device or the machine.
+// The contract of every device. A device knows its registers, an interrupt line, a clock (base/scheduler.h)
+// and a back end; never an engine, another device or the machine.
 //
 // Threads: one device lock per machine. It is held by whoever calls any method below: a vCPU thread during an
-// access, the event loop's thread during timers and back-end completions. A device therefore needs no lock of its
-// own, and must not block. Work done on other threads comes back through Scheduler::Post.
+// access, the event loop's thread during timers and back-end completions. A device therefore needs no lock of
+// its own, and must not block. Work done on other threads comes back through Scheduler::Post.
 
 #include <cstdint>
 #include <string_view>
@@ -14,10 +14,10 @@
 
 namespace nacre::bus {
 
-/// One register block on the port or memory bus. `offset` is relative to the block's start. The bus passes every
-/// access that lies wholly inside the block, at any alignment, with size 1, 2, 4 or 8 (ports: 1, 2, 4). Values are
-/// in the low `size` bytes. What a device does not decode reads as all ones (ISA, PCI) or zero as its manual says,
-/// and ignores writes. Never fails, never aborts: guests are hostile.
+/// One register block on the port or memory bus. `offset` is relative to the block's start. The bus passes
+/// every access that lies wholly inside the block, at any alignment, with size 1, 2, 4 or 8 (ports: 1, 2, 4).
+/// Values are in the low `size` bytes. What a device does not decode reads as all ones (ISA, PCI) or zero as
+/// its manual says, and ignores writes. Never fails, never aborts: guests are hostile.
 class IoHandler {
  public:
   virtual ~IoHandler() = default;
@@ -30,7 +30,8 @@ class Device {
   virtual ~Device() = default;
   /// Unique and stable within a machine: the name of its section in snapshots ("serial0", "virtio-blk1").
   virtual std::string_view name() const = 0;
-  /// As the hardware's reset line: registers to their power-on values, interrupt lines low, back-end work dropped.
+  /// As the hardware's reset line: registers to their power-on values, interrupt lines low, back-end work
+  /// dropped.
   virtual void Reset() = 0;
   /// Saves or restores all guest-visible state, by numbered fields (state/archive.h). After a load the device
   /// drives its interrupt lines and timers again from the state. A load of a hostile file fails by
@@ -50,7 +51,8 @@ class IrqLine {
   }
 };
 
-/// Where a message-signalled interrupt goes: a 32-bit write to the local APICs' address window (Intel SDM 3A 11.11).
+/// Where a message-signalled interrupt goes: a 32-bit write to the local APICs' address window (Intel SDM
+/// 3A 11.11).
 class MsiSink {
  public:
   virtual ~MsiSink() = default;

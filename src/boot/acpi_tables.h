@@ -1,0 +1,50 @@
+#pragma once
+// The ACPI tables of the pc board: RSDP, RSDT, XSDT, FADT, FACS, MADT, DSDT, and HPET and MCFG where the board has them.
+// The board says where its devices are; nothing here knows a device. Called by the machine before any vCPU runs.
+// Specification: ACPI 6.5 chapter 5; HPET 1.0a section 3.2.4; PCI Firmware 3.2 section 4.1.2 (MCFG).
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "base/result.h"
+#include "memory/guest_memory.h"
+
+namespace nacre::boot {
+
+struct AcpiConfig {
+  unsigned cpu_count = 1;  ///< APIC ids 0 to cpu_count - 1
+  uint64_t local_apic_address = 0xfee00000;
+  uint32_t io_apic_address = 0xfec00000;
+  uint8_t io_apic_id = 0;
+
+  uint16_t pm_event_port = 0, pm_control_port = 0, pm_timer_port = 0;  ///< PM1a event, control; 32-bit PM timer
+  unsigned sci_irq = 9;       ///< level-triggered, active high
+  uint8_t s5_sleep_type = 0;  ///< SLP_TYP of soft off
+  uint16_t reset_port = 0;
+  uint8_t reset_value = 0;
+
+  uint64_t hpet_address = 0;  ///< 0: no HPET
+
+  struct Window {
+    uint64_t first = 0, last = 0;  ///< both included; last 0: none
+  };
+  Window pci_memory32, pci_memory64;
+  uint8_t pci_last_bus = 0;
+  uint64_t ecam_address = 0;  ///< 0: configuration through ports 0xcf8/0xcfc only
+  /// INTx of slot s, pin p (0: INTA) arrives at [(s + p) % 4]: GSIs of the IO-APIC, and lines of the 8259 pair for
+  /// guests without IO-APIC (all zero: none).
+  std::array<uint8_t, 4> pci_gsi{16, 17, 18, 19}, pci_pic_irq{};
+
+  bool has_serial0 = true, has_rtc = true, has_ps2 = false, has_vga = false;
+};
+
+/// The tables' bytes, to be placed at `base` (16-byte aligned); the RSDP comes first.
+std::vector<uint8_t> BuildAcpiTables(const AcpiConfig& config, uint64_t base);
+/// Only the DSDT, header included.
+std::vector<uint8_t> BuildDsdt(const AcpiConfig& config);
+
+/// Writes the tables at boot_layout.h's kAcpiAddress and returns the RSDP's address.
+Result<GuestPhys> WriteAcpiTables(memory::GuestMemory& memory, const AcpiConfig& config);
+
+}  // namespace nacre::boot

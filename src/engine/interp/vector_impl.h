@@ -1,0 +1,122 @@
+#pragma once
+// Inside of VectorUnit: what vector.cc (checks, the way through the thunk), vector_plan.cc (what an instruction needs),
+// vector_xsave.cc (FXSAVE and XSAVE families) and vector_masked.cc (masked moves, gathers) share. One thread.
+
+#include <array>
+#include <cstdint>
+#include <memory>
+
+#include "engine/interp/thunk.h"
+#include "engine/interp/vector.h"
+
+namespace nacre::engine::interp {
+
+/// How an instruction is executed.
+enum class VectorKind : uint8_t {
+  kInvalid,  ///< an encoding that no CPU model has (EVEX, XOP, 3DNow!)
+  kNative,   ///< by the thunk
+  kWait, kFxsave, kFxrstor, kXsave, kXsaveopt, kXsavec, kXrstor, kXrstors, kLdmxcsr, kStmxcsr, kVzeroupper, kVzeroall,
+  kMaskedLoad, kMaskedStore,  ///< VMASKMOV, VPMASKMOV
+  kByteMaskedStore,           ///< MASKMOVDQU, MASKMOVQ
+  kGather
+};
+
+/// Which control register bits guard it (SDM 3A 2.5, 13.1; SDM 2A 2.4).
+enum class VectorGuard : uint8_t { kX87, kWait, kMmx, kSse, kVex, kFxsave, kXsave };
+
+/// What executing one instruction takes, worked out once.
+struct VectorPlan {
+  std::array<uint8_t, 15> bytes = {};  ///< the key: the instruction as it stands in memory, and its code size
+  uint8_t length = 0;
+  x86::CodeSize code_size = x86::CodeSize::k64;
+
+  VectorKind kind = VectorKind::kInvalid;
+  VectorGuard guard = VectorGuard::kX87;
+  bool x87_state = false;     ///< runs on the x87 image (x87, MMX)
+  bool x87_pending = false;   ///< a pending x87 exception comes first
+  bool x87_result = false;    ///< a waiting x87 store: an unmasked exception may keep it from storing
+  bool memory_read = false, memory_written = false;
+  uint16_t memory_bytes = 0;
+  uint8_t alignment = 1;      ///< of the linear address, else #GP
+  uint8_t element_bytes = 0;  ///< masked moves and gathers
+  GprPlace gpr_place = GprPlace::kNone;
+  uint8_t gpr = 0;  ///< the renamed register
+  bool gpr_written = false;
+  uint16_t implicit_written = 0;  ///< of RAX, RCX, RDX
+  uint16_t flags_written = 0;
+  uint64_t generation = 0;
+  const uint8_t* snippet = nullptr;
+};
+
+VectorPlan MakePlan(const x86::Instruction& instruction);
+
+/// One Execute call's surroundings.
+struct VectorCall {
+  x86::CpuState& state;
+  const x86::Instruction& insn;
+  uint64_t offset;
+  OperandMemory& memory;
+
+  x86::SegmentIndex segment() const { return static_cast<x86::SegmentIndex>(insn.segment); }
+  /// Within the segment, cut to the address size.
+  uint64_t Offset(uint64_t value) const { return MaskToSize(value, insn.address_size); }
+  bool Read(uint64_t at, void* to, unsigned size) const { return memory.Read(segment(), Offset(offset + at), to, size); }
+  bool Write(uint64_t at, const void* from, unsigned size) const {
+    return memory.Write(segment(), Offset(offset + at), from, size);
+  }
+  bool Probe(uint64_t at, unsigned size) const { return memory.ProbeWrite(segment(), Offset(offset + at), size); }
+  /// Outside 64-bit code there are 8 vector registers.
+  unsigned vector_registers() const { return insn.code_size == x86::CodeSize::k64 ? 16 : 8; }
+  bool Aligned(unsigned alignment) const;
+};
+
+class VectorUnit::Impl {
+ public:
+  explicit Impl(const x86::CpuModel& model) : model_(model) {}
+
+  VectorResult Execute(const VectorCall& call);
+
+ private:
+  static constexpr size_t kPlans = 1024;
+
+  const VectorPlan& PlanFor(const x86::Instruction& insn);
+  VectorResult Dispatch(const VectorCall& call, const VectorPlan& plan);
+  VectorResult Native(const VectorCall& call, const VectorPlan& plan);
+  VectorResult NativeVector(const VectorCall& call, const VectorPlan& plan);
+  VectorResult NativeX87(const VectorCall& call, const VectorPlan& plan);
+  bool StoredNothing(const VectorCall& call, const VectorPlan& plan);
+  void LoadGprs(const VectorCall& call, const VectorPlan& plan);
+  void StoreGprs(const VectorCall& call, const VectorPlan& plan);
+  /// Takes the thunk's x87 outcome into the state.
+  void CommitX87(x86::CpuState& state);
+  /// Lets the host work out ES, B and reserved bits of a newly loaded x87 image.
+  void NormalizeX87(x86::CpuState& state);
+
+  VectorResult Fxsave(const VectorCall& call);
+  VectorResult Fxrstor(const VectorCall& call);
+  VectorResult Xsave(const VectorCall& call, VectorKind kind);
+  VectorResult Xrstor(const VectorCall& call, VectorKind kind);
+  VectorResult Ldmxcsr(const VectorCall& call);
+  VectorResult ZeroUpper(const VectorCall& call, bool all);
+
+  VectorResult MaskedLoad(const VectorCall& call, const VectorPlan& plan);
+  VectorResult MaskedStore(const VectorCall& call, const VectorPlan& plan);
+  VectorResult ByteMaskedStore(const VectorCall& call, const VectorPlan& plan);
+  VectorResult Gather(const VectorCall& call, const VectorPlan& plan);
+
+  const x86::CpuModel& model_;
+  ThunkRunner thunk_;
+  std::array<VectorPlan, kPlans> plans_ = {};
+};
+
+// --- registers -------------------------------------------------------------------------------------------------------
+
+using Ymm = std::array<uint8_t, 32>;
+Ymm LoadYmm(x86::CpuState& state, unsigned index);
+void StoreYmm(x86::CpuState& state, unsigned index, const Ymm& value);
+
+inline constexpr uint32_t kMxcsrMask = 0xffff;  ///< what FXSAVE reports and LDMXCSR accepts
+inline constexpr uint32_t kMxcsrInit = 0x1f80;
+inline constexpr uint16_t kFswEs = 0x80, kFswBusy = 0x8000, kFcwMasks = 0x3f, kFcwInit = 0x37f;
+
+}  // namespace nacre::engine::interp

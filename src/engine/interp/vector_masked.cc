@@ -1,0 +1,107 @@
+// Masked moves and gathers touch, and fault on, only the elements that their mask selects, so they are done here and not
+// by the thunk (SDM 2C "VMASKMOV", "VPMASKMOV", "VPGATHERDD/VPGATHERQD", 2B "MASKMOVDQU", "MASKMOVQ").
+
+#include <cstring>
+
+#include "base/bits.h"
+#include "engine/interp/vector_impl.h"
+
+namespace nacre::engine::interp {
+namespace {
+
+using x86::Operand;
+using x86::RegisterClass;
+
+/// An element is selected by the top bit of its place in the mask.
+bool Selected(const Ymm& mask, unsigned element, unsigned element_bytes) {
+  return (mask[(element + 1) * element_bytes - 1] & 0x80) != 0;
+}
+
+/// MMX register `index` is a physical x87 register; the image is relative to TOP (SDM 2A "FXSAVE").
+const uint8_t* MmxRegister(x86::XsaveArea& area, unsigned index) {
+  const unsigned top = (area.fsw() >> 11) & 7;
+  return area.st((index - top) & 7);
+}
+
+}  // namespace
+
+VectorResult VectorUnit::Impl::MaskedLoad(const VectorCall& call, const VectorPlan& plan) {
+  const auto& insn = call.insn;
+  const Ymm mask = LoadYmm(call.state, insn.operand[1].index);
+  const unsigned size = plan.element_bytes;
+  Ymm result = {};
+  for (unsigned i = 0; i < insn.vector_length / size; ++i)
+    if (Selected(mask, i, size) && !call.Read(i * size, result.data() + i * size, size))
+      return VectorResult::kMemoryFault;
+  StoreYmm(call.state, insn.operand[0].index, result);
+  return VectorResult::kOk;
+}
+
+VectorResult VectorUnit::Impl::MaskedStore(const VectorCall& call, const VectorPlan& plan) {
+  const auto& insn = call.insn;
+  const Ymm mask = LoadYmm(call.state, insn.operand[1].index);
+  const Ymm value = LoadYmm(call.state, insn.operand[2].index);
+  const unsigned size = plan.element_bytes;
+  const unsigned count = insn.vector_length / size;
+  for (unsigned i = 0; i < count; ++i)
+    if (Selected(mask, i, size) && !call.Probe(i * size, size)) return VectorResult::kMemoryFault;
+  for (unsigned i = 0; i < count; ++i)
+    if (Selected(mask, i, size) && !call.Write(i * size, value.data() + i * size, size))
+      return VectorResult::kMemoryFault;
+  return VectorResult::kOk;
+}
+
+VectorResult VectorUnit::Impl::ByteMaskedStore(const VectorCall& call, const VectorPlan& plan) {
+  // The operand is DS:rDI (or the override), whatever the caller made of an operand that is not written out.
+  const VectorCall at{call.state, call.insn, call.state.gpr[x86::kRdi], call.memory};
+  x86::XsaveArea& area = call.state.xsave;
+  const Operand& source = call.insn.operand[0];
+  const Operand& mask_operand = call.insn.operand[1];
+  const bool mmx = source.register_class == RegisterClass::kMmx;
+  const unsigned bytes = mmx ? 8 : 16;
+  uint8_t value[16], mask[16];
+  std::memcpy(value, mmx ? MmxRegister(area, source.index) : area.xmm(source.index), bytes);
+  std::memcpy(mask, mmx ? MmxRegister(area, mask_operand.index) : area.xmm(mask_operand.index), bytes);
+  for (unsigned i = 0; i < bytes; ++i)
+    if ((mask[i] & 0x80) != 0 && !at.Probe(i, 1)) return VectorResult::kMemoryFault;
+  for (unsigned i = 0; i < bytes; ++i)
+    if ((mask[i] & 0x80) != 0 && !at.Write(i, value + i, 1)) return VectorResult::kMemoryFault;
+  // MASKMOVQ enters MMX state; run it on the bounce buffer for that.
+  if (mmx && thunk_.RunX87(area, plan.snippet)) CommitX87(call.state);
+  return VectorResult::kOk;
+}
+
+VectorResult VectorUnit::Impl::Gather(const VectorCall& call, const VectorPlan& plan) {
+  const auto& insn = call.insn;
+  const unsigned destination = insn.operand[0].index;
+  const unsigned mask_register = insn.operand[2].index;
+  const unsigned index_register = insn.index;
+  if (destination == mask_register || destination == index_register || mask_register == index_register)
+    return VectorResult::kInvalidOpcode;
+  const auto mnemonic = insn.zydis_mnemonic();
+  const bool dword_index = mnemonic == ZYDIS_MNEMONIC_VGATHERDPS || mnemonic == ZYDIS_MNEMONIC_VGATHERDPD ||
+                           mnemonic == ZYDIS_MNEMONIC_VPGATHERDD || mnemonic == ZYDIS_MNEMONIC_VPGATHERDQ;
+  const unsigned index_bytes = dword_index ? 4 : 8;
+  const unsigned size = plan.element_bytes;
+  const unsigned count = insn.vector_length / (size > index_bytes ? size : index_bytes);
+  const Ymm index = LoadYmm(call.state, index_register);
+  Ymm value = LoadYmm(call.state, destination);
+  Ymm mask = LoadYmm(call.state, mask_register);
+  for (unsigned i = 0; i < count; ++i) {
+    if (!Selected(mask, i, size)) continue;
+    const int64_t element_index = dword_index ? LoadLe<int32_t>(index.data() + i * 4) : LoadLe<int64_t>(index.data() + i * 8);
+    if (!call.Read(static_cast<uint64_t>(element_index) * insn.scale, value.data() + i * size, size)) {
+      // What is gathered stays gathered and its mask cleared, so that the restart goes on from here.
+      StoreYmm(call.state, destination, value);
+      StoreYmm(call.state, mask_register, mask);
+      return VectorResult::kMemoryFault;
+    }
+    std::memset(mask.data() + i * size, 0, size);
+  }
+  std::memset(value.data() + count * size, 0, value.size() - count * size);
+  StoreYmm(call.state, destination, value);
+  StoreYmm(call.state, mask_register, Ymm{});
+  return VectorResult::kOk;
+}
+
+}  // namespace nacre::engine::interp

@@ -1,7 +1,16 @@
 #pragma once
 // A CPU model: what the guest's CPUID says, which instructions raise #UD, which XSAVE components exist. It belongs to
 // the VM, is fixed when the VM is created and is the same on every engine. Immutable after creation; any thread.
-// Specification: Intel SDM 2A "CPUID", x86-64 psABI micro-architecture levels.
+// Specification: Intel SDM 2A "CPUID", x86-64 psABI micro-architecture levels; KVM's paravirtual leaves (Linux,
+// Documentation/virt/kvm/x86/cpuid.rst).
+//
+// The levels hold, beyond the psABI's, only what practically every host of that level has:
+//   x86-64-v2  + AES PCLMULQDQ RDTSCP; no XSAVE
+//   x86-64-v3  + AES PCLMULQDQ RDTSCP RDRAND FSGSBASE ERMS XSAVEOPT
+//   host       + RDSEED ADX SHA CLFLUSHOPT CLWB RDPID FSRM where the host has them
+// and what our engines do in software whatever the host: SMEP SMAP UMIP PCID INVPCID PGE PSE PAE NX 1 GiB pages x2APIC,
+// TSC deadline, SPEC_CTRL. Absent everywhere: VME, MONITOR, performance counters, XSAVEC/XSAVES, protection keys, CET,
+// AVX-512.
 
 #include <cstdint>
 #include <string>
@@ -32,12 +41,16 @@ class CpuModel {
 
   const std::string& name() const { return name_; }
   uint64_t tsc_khz() const { return tsc_khz_; }
+  unsigned cpu_count() const { return cpu_count_; }
   /// CPUID as vCPU `apic_id` with `state` sees it (OSXSAVE, XSAVE size, APIC id are dynamic).
   CpuidResult Cpuid(uint32_t leaf, uint32_t subleaf, const CpuState& state, unsigned apic_id) const;
   /// XCR0 bits that the guest may set.
   uint64_t xcr0_mask() const { return xcr0_mask_; }
   uint64_t cr4_mask() const { return cr4_mask_; }  ///< CR4 bits that may be set; others #GP
   uint64_t efer_mask() const { return efer_mask_; }
+  uint64_t spec_ctrl_mask() const { return 7; }  ///< IBRS, STIBP, SSBD
+  /// IA32_ARCH_CAPABILITIES: immune to what an emulated pipeline cannot have, so that guests choose no work-arounds.
+  static uint64_t arch_capabilities();
   unsigned physical_address_bits() const { return physical_address_bits_; }
   /// Linear address bits (48; 57 is not modelled).
   unsigned linear_address_bits() const { return 48; }
@@ -45,6 +58,10 @@ class CpuModel {
   bool Has(const Instruction& instruction) const {
     return instruction.isa_set < isa_sets_.size() && isa_sets_[instruction.isa_set];
   }
+  /// Call after Decode. F3 0F BC and F3 0F BD are TZCNT and LZCNT only where the CPU has them; without, they are BSF and
+  /// BSR with a meaningless prefix, and so does this make of the instruction (its bytes too: F2 for F3, which means the
+  /// same and is BSF or BSR on every host when emitted again). Returns Has(instruction).
+  bool Adapt(Instruction& instruction) const;
   bool HasIsaSet(uint16_t isa_set) const { return isa_set < isa_sets_.size() && isa_sets_[isa_set]; }
   /// A feature by CPUID place, e.g. HasFeature(7, 0, 'b', 5) for AVX2.
   bool HasFeature(uint32_t leaf, uint32_t subleaf, char reg, unsigned bit) const;
@@ -56,6 +73,14 @@ class CpuModel {
     CpuidResult value;
   };
   const Leaf* FindLeaf(uint32_t leaf, uint32_t subleaf) const;
+  CpuidResult& AddLeaf(uint32_t leaf, uint32_t subleaf = 0, bool indexed = false);
+  Status AddFeatures(unsigned level);
+  void AddBasicLeaves();
+  void AddCacheLeaves();
+  void AddXsaveLeaves();
+  void AddFrequencyLeaves();
+  void AddParavirtualLeaves();
+  void AddExtendedLeaves();
 
   std::string name_;
   std::vector<Leaf> leaves_;

@@ -1,0 +1,31 @@
+#pragma once
+// The table behind CpuModel: every feature flag that a model can have, where CPUID shows it, which models have it and
+// which instructions come with it. Used by cpu_model.cc and its test only.
+
+#include <Zydis/MetaInfo.h>
+
+#include <cstdint>
+#include <span>
+
+namespace nacre::x86 {
+
+/// The models that have a feature: this one and those above it.
+enum FeatureLevel : uint8_t { kLevelV2 = 0, kLevelV3 = 1, kLevelHost = 2 };
+
+struct Feature {
+  const char* name;
+  uint32_t leaf;
+  char reg;
+  uint8_t bit;
+  FeatureLevel level;
+  bool software;  ///< our engines do it whatever the host has
+  ZydisISASet isa_sets[4] = {ZYDIS_ISA_SET_INVALID, ZYDIS_ISA_SET_INVALID, ZYDIS_ISA_SET_INVALID,
+                             ZYDIS_ISA_SET_INVALID};
+};
+
+std::span<const Feature> FeatureTable();
+
+/// Instructions that every x86-64 CPU has and no flag of the table covers.
+std::span<const ZydisISASet> BaselineIsaSets();
+
+}  // namespace nacre::x86

@@ -1,0 +1,71 @@
+"""Tiny multiboot kernels from assembly text: 32-bit code at 1 MiB, protected mode, no paging (Multiboot 0.6.96, 3.2)."""
+import pathlib
+import subprocess
+
+HEADER = """
+  .text
+  .globl _start
+  .align 4
+  .long 0x1badb002, 0, -0x1badb002
+_start:
+"""
+
+# Without an IDT #BP cannot be delivered, nor the #GP of that, nor the #DF of that.
+TRIPLE_FAULT = "lidt none\n int3\n none: .long 0, 0\n"
+# Physical memory that is neither RAM nor a device; whatever is fetched there ends in a fault without an IDT.
+JUMP_NOWHERE = "lidt none\n mov $0xd0000000, %eax\n jmp *%eax\n none: .long 0, 0\n"
+# Pseudo-random values in all widths to every port, with reads between, four times over, upwards (STEP 1) or downwards
+# (-1). Left out: debug-exit (0xf4) and its neighbours, and what would end the test early with a reset: 0x64, 0x92, 0xcf9.
+PORT_GARBAGE = """
+  mov $SEED, %ebx
+  mov $4, %esi
+round:
+  xor %edx, %edx
+next:
+  imul $1664525, %ebx
+  add $1013904223, %ebx
+  mov %ebx, %eax
+  rol $13, %eax
+  mov $ports, %edi
+check:
+  mov (%edi), %ecx
+  add $4, %edi
+  jecxz write
+  cmp %cx, %dx
+  jb check
+  shr $16, %ecx
+  cmp %cx, %dx
+  ja check
+  jmp skip
+write:
+  out %al, %dx
+  out %ax, %dx
+  out %eax, %dx
+  in %dx, %al
+  in %dx, %ax
+  in %dx, %eax
+skip:
+  add $STEP, %dx
+  jnz next
+  dec %esi
+  jnz round
+  mov $0x21, %al
+  out %al, $0xf4
+  hlt
+ports:
+  .word 0x61, 0x64, 0x8f, 0x92, 0xf1, 0xf4, 0xcf6, 0xcf9, 0, 0
+"""
+
+
+def debug_exit(value):
+    return f"mov ${value}, %al\n out %al, $0xf4\n hlt\n"
+
+
+def build(path, assembly):
+    """Assembles and links a kernel into path."""
+    path = pathlib.Path(path)
+    object_file = path.with_suffix(".o")
+    subprocess.run(["as", "--32", "-o", object_file, "-"], input=HEADER + assembly, text=True, check=True)
+    subprocess.run(["ld", "-m", "elf_i386", "--no-warn-rwx-segments", "-N", "-Ttext", "0x100000", "-o", path, object_file],
+                   check=True)
+    return path

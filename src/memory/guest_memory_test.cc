@@ -1,0 +1,136 @@
+#include "memory/guest_memory.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <vector>
+
+namespace nacre::memory {
+namespace {
+
+std::unique_ptr<GuestMemory> Make(uint64_t size) {
+  auto memory = GuestMemory::Create(size);
+  if (!memory) ADD_FAILURE() << memory.error().message;
+  return std::move(memory).value();
+}
+
+class Listener : public CodeWriteListener {
+ public:
+  void OnCodeWrite(GuestPhys address, uint64_t size_bytes) override { calls.emplace_back(address, size_bytes); }
+  std::vector<std::pair<GuestPhys, uint64_t>> calls;
+};
+
+TEST(GuestMemory, SizesAreChecked) {
+  EXPECT_FALSE(GuestMemory::Create(0).has_value());
+  EXPECT_FALSE(GuestMemory::Create(kMiB - 4096).has_value());
+  EXPECT_FALSE(GuestMemory::Create(kMiB + 1).has_value());
+  EXPECT_FALSE(GuestMemory::Create(2048 * kGiB).has_value());
+  EXPECT_FALSE(GuestMemory::Create(~uint64_t{0}).has_value());
+}
+
+TEST(GuestMemory, SmallMemoryIsOneRegion) {
+  const auto memory = Make(kMiB);
+  ASSERT_EQ(memory->regions().size(), 1u);
+  EXPECT_EQ(memory->regions()[0].start, GuestPhys(0));
+  EXPECT_EQ(memory->regions()[0].size_bytes, kMiB);
+  EXPECT_NE(memory->HostPointer(GuestPhys(kMiB - 1), 1), nullptr);
+  EXPECT_EQ(memory->HostPointer(GuestPhys(kMiB), 1), nullptr);
+}
+
+TEST(GuestMemory, RangesMustEndInsideTheRegion) {
+  const auto memory = Make(kMiB);
+  EXPECT_TRUE(memory->IsRam(GuestPhys(kMiB - 8), 8));
+  EXPECT_FALSE(memory->IsRam(GuestPhys(kMiB - 8), 9));
+  EXPECT_TRUE(memory->IsRam(GuestPhys(0), kMiB));
+  EXPECT_FALSE(memory->IsRam(GuestPhys(1), kMiB));
+  EXPECT_FALSE(memory->IsRam(GuestPhys(8), ~uint64_t{0}));  // would wrap
+  EXPECT_FALSE(memory->IsRam(GuestPhys(~uint64_t{0}), 2));
+}
+
+TEST(GuestMemory, RamAboveThreeGigabytesStartsAtFour) {
+  const uint64_t size = GuestMemory::kLowLimit + 4 * kMiB;
+  const auto memory = Make(size);
+  ASSERT_EQ(memory->regions().size(), 2u);
+  EXPECT_EQ(memory->regions()[1].start, GuestPhys(4 * kGiB));
+  EXPECT_EQ(memory->regions()[1].size_bytes, 4 * kMiB);
+  EXPECT_EQ(memory->regions()[1].offset, GuestMemory::kLowLimit);
+  EXPECT_FALSE(memory->IsRam(GuestPhys(GuestMemory::kLowLimit), 1));
+  EXPECT_FALSE(memory->IsRam(GuestPhys(GuestMemory::kLowLimit - 1), 2));
+  EXPECT_FALSE(memory->IsRam(GuestPhys(4 * kGiB - 1), 1));
+  EXPECT_FALSE(memory->IsRam(GuestPhys(4 * kGiB - 1), 2));
+  EXPECT_TRUE(memory->IsRam(GuestPhys(4 * kGiB), 4 * kMiB));
+  EXPECT_FALSE(memory->IsRam(GuestPhys(4 * kGiB), 4 * kMiB + 1));
+  EXPECT_EQ(memory->HostPointer(GuestPhys(4 * kGiB), 1), memory->host_base() + GuestMemory::kLowLimit);
+}
+
+TEST(GuestMemory, ReadWriteAllOrNothing) {
+  const auto memory = Make(kMiB);
+  ASSERT_TRUE(memory->WriteValue(GuestPhys(kMiB - 8), uint64_t{0x1122334455667788}));
+  uint32_t value = 0;
+  ASSERT_TRUE(memory->ReadValue(GuestPhys(kMiB - 6), value));
+  EXPECT_EQ(value, 0x33445566u);
+  uint8_t bytes[16];
+  std::memset(bytes, 0xaa, sizeof bytes);
+  EXPECT_FALSE(memory->Write(GuestPhys(kMiB - 8), bytes));
+  uint64_t same = 0;
+  ASSERT_TRUE(memory->ReadValue(GuestPhys(kMiB - 8), same));
+  EXPECT_EQ(same, 0x1122334455667788u);
+  EXPECT_FALSE(memory->Read(GuestPhys(kMiB - 8), bytes));
+  EXPECT_EQ(bytes[0], 0xaa);
+}
+
+TEST(GuestMemory, WritesSetDirtyOnEveryPageTheyTouch) {
+  const auto memory = Make(kMiB);
+  const uint8_t bytes[2] = {1, 2};
+  ASSERT_TRUE(memory->Write(GuestPhys(2 * kPageSize - 1), bytes));
+  for (uint64_t page = 0; page < 4; ++page)
+    EXPECT_EQ(memory->PageFlags(page).load() & GuestMemory::kDirty, page == 1 || page == 2 ? GuestMemory::kDirty : 0);
+  memory->MarkWritten(GuestPhys(5 * kPageSize), 0);
+  EXPECT_EQ(memory->PageFlags(5).load(), 0);
+}
+
+TEST(GuestMemory, WritesToCodePagesReachTheListener) {
+  const auto memory = Make(kMiB);
+  Listener listener;
+  memory->SetCodeWriteListener(&listener);
+  const uint8_t bytes[4] = {};
+  ASSERT_TRUE(memory->Write(GuestPhys(0x3000), bytes));
+  EXPECT_TRUE(listener.calls.empty());
+  memory->SetCodePage(GuestPhys(0x3123), true);
+  ASSERT_TRUE(memory->Write(GuestPhys(0x2ffe), bytes));  // crosses into the code page
+  ASSERT_EQ(listener.calls.size(), 1u);
+  EXPECT_EQ(listener.calls[0].first, GuestPhys(0x2ffe));
+  EXPECT_EQ(listener.calls[0].second, 4u);
+  ASSERT_TRUE(memory->Write(GuestPhys(0x2ffc), bytes));  // ends just before it
+  EXPECT_EQ(listener.calls.size(), 1u);
+  memory->SetCodePage(GuestPhys(0x3000), false);
+  ASSERT_TRUE(memory->Write(GuestPhys(0x3000), bytes));
+  EXPECT_EQ(listener.calls.size(), 1u);
+}
+
+TEST(GuestMemory, PageIndexOfHighMemoryFollowsTheLow) {
+  const auto memory = Make(GuestMemory::kLowLimit + kMiB);
+  ASSERT_TRUE(memory->WriteValue(GuestPhys(4 * kGiB + kPageSize), uint8_t{1}));
+  EXPECT_EQ(memory->PageFlags(GuestMemory::kLowLimit / kPageSize + 1).load(), GuestMemory::kDirty);
+}
+
+TEST(GuestMemory, DiscardZeroesWholePagesOnly) {
+  const auto memory = Make(kMiB);
+  std::vector<uint8_t> ones(4 * kPageSize, 1);
+  ASSERT_TRUE(memory->Write(GuestPhys(0x1000), ones));
+  EXPECT_TRUE(memory->Discard(GuestPhys(0x1800), 2 * kPageSize));  // only the page at 0x2000 lies inside
+  uint8_t before = 0, inside = 1, after = 0;
+  ASSERT_TRUE(memory->ReadValue(GuestPhys(0x1fff), before));
+  ASSERT_TRUE(memory->ReadValue(GuestPhys(0x2000), inside));
+  ASSERT_TRUE(memory->ReadValue(GuestPhys(0x3000), after));
+  EXPECT_EQ(before, 1);
+  EXPECT_EQ(inside, 0);
+  EXPECT_EQ(after, 1);
+  EXPECT_FALSE(memory->Discard(GuestPhys(0x1800), 100));
+  EXPECT_FALSE(memory->Discard(GuestPhys(kMiB - kPageSize), 2 * kPageSize));
+  EXPECT_FALSE(memory->Discard(GuestPhys(~uint64_t{0} - 100), kPageSize * 2));
+  EXPECT_FALSE(memory->Discard(GuestPhys(0), 0));
+}
+
+}  // namespace
+}  // namespace nacre::memory

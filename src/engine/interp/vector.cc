@@ -78,7 +78,7 @@ bool VectorCall::Aligned(unsigned alignment) const {
   return (linear & (alignment - 1)) == 0;
 }
 
-VectorUnit::VectorUnit(const x86::CpuModel& model) : impl_(std::make_unique<Impl>(model)) {}
+VectorUnit::VectorUnit(const x86::CpuModel&) : impl_(std::make_unique<Impl>()) {}
 VectorUnit::~VectorUnit() = default;
 
 bool VectorUnit::Handles(const Instruction& insn) {
@@ -127,8 +127,9 @@ VectorResult VectorUnit::Impl::Dispatch(const VectorCall& call, const VectorPlan
     case VectorKind::kWait: return VectorResult::kOk;
     case VectorKind::kFxsave: return Fxsave(call);
     case VectorKind::kFxrstor: return Fxrstor(call);
-    case VectorKind::kXsave: case VectorKind::kXsaveopt: case VectorKind::kXsavec: return Xsave(call, plan.kind);
-    case VectorKind::kXrstor: case VectorKind::kXrstors: return Xrstor(call, plan.kind);
+    case VectorKind::kXsave: return Xsave(call, false);
+    case VectorKind::kXsaveopt: return Xsave(call, true);
+    case VectorKind::kXrstor: return Xrstor(call);
     case VectorKind::kLdmxcsr: return Ldmxcsr(call);
     case VectorKind::kStmxcsr:
       return call.Write(0, &call.state.xsave.mxcsr(), 4) ? VectorResult::kOk : VectorResult::kMemoryFault;

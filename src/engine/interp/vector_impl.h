@@ -13,9 +13,9 @@ namespace nacre::engine::interp {
 
 /// How an instruction is executed.
 enum class VectorKind : uint8_t {
-  kInvalid,  ///< an encoding that no CPU model has (EVEX, XOP, 3DNow!)
+  kInvalid,  ///< what no CPU model has (EVEX, XOP, 3DNow!, XSAVEC, XSAVES)
   kNative,   ///< by the thunk
-  kWait, kFxsave, kFxrstor, kXsave, kXsaveopt, kXsavec, kXrstor, kXrstors, kLdmxcsr, kStmxcsr, kVzeroupper, kVzeroall,
+  kWait, kFxsave, kFxrstor, kXsave, kXsaveopt, kXrstor, kLdmxcsr, kStmxcsr, kVzeroupper, kVzeroall,
   kMaskedLoad, kMaskedStore,  ///< VMASKMOV, VPMASKMOV
   kByteMaskedStore,           ///< MASKMOVDQU, MASKMOVQ
   kGather
@@ -72,8 +72,6 @@ struct VectorCall {
 
 class VectorUnit::Impl {
  public:
-  explicit Impl(const x86::CpuModel& model) : model_(model) {}
-
   VectorResult Execute(const VectorCall& call);
 
  private:
@@ -94,8 +92,8 @@ class VectorUnit::Impl {
 
   VectorResult Fxsave(const VectorCall& call);
   VectorResult Fxrstor(const VectorCall& call);
-  VectorResult Xsave(const VectorCall& call, VectorKind kind);
-  VectorResult Xrstor(const VectorCall& call, VectorKind kind);
+  VectorResult Xsave(const VectorCall& call, bool optimized);
+  VectorResult Xrstor(const VectorCall& call);
   VectorResult Ldmxcsr(const VectorCall& call);
   VectorResult ZeroUpper(const VectorCall& call, bool all);
 
@@ -104,7 +102,6 @@ class VectorUnit::Impl {
   VectorResult ByteMaskedStore(const VectorCall& call, const VectorPlan& plan);
   VectorResult Gather(const VectorCall& call, const VectorPlan& plan);
 
-  const x86::CpuModel& model_;
   ThunkRunner thunk_;
   std::array<VectorPlan, kPlans> plans_ = {};
 };

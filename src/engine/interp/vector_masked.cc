@@ -71,20 +71,18 @@ VectorResult VectorUnit::Impl::ByteMaskedStore(const VectorCall& call, const Vec
   return VectorResult::kOk;
 }
 
+// Equal registers among destination, index and mask are #UD; the decoder takes care of it.
 VectorResult VectorUnit::Impl::Gather(const VectorCall& call, const VectorPlan& plan) {
   const auto& insn = call.insn;
   const unsigned destination = insn.operand[0].index;
   const unsigned mask_register = insn.operand[2].index;
-  const unsigned index_register = insn.index;
-  if (destination == mask_register || destination == index_register || mask_register == index_register)
-    return VectorResult::kInvalidOpcode;
   const auto mnemonic = insn.zydis_mnemonic();
   const bool dword_index = mnemonic == ZYDIS_MNEMONIC_VGATHERDPS || mnemonic == ZYDIS_MNEMONIC_VGATHERDPD ||
                            mnemonic == ZYDIS_MNEMONIC_VPGATHERDD || mnemonic == ZYDIS_MNEMONIC_VPGATHERDQ;
   const unsigned index_bytes = dword_index ? 4 : 8;
   const unsigned size = plan.element_bytes;
   const unsigned count = insn.vector_length / (size > index_bytes ? size : index_bytes);
-  const Ymm index = LoadYmm(call.state, index_register);
+  const Ymm index = LoadYmm(call.state, insn.index);
   Ymm value = LoadYmm(call.state, destination);
   Ymm mask = LoadYmm(call.state, mask_register);
   for (unsigned i = 0; i < count; ++i) {

@@ -26,12 +26,16 @@ VectorKind StateKind(const Instruction& insn) {
     case ZYDIS_MNEMONIC_FXRSTOR: case ZYDIS_MNEMONIC_FXRSTOR64: return VectorKind::kFxrstor;
     case ZYDIS_MNEMONIC_XSAVE: case ZYDIS_MNEMONIC_XSAVE64: return VectorKind::kXsave;
     case ZYDIS_MNEMONIC_XSAVEOPT: case ZYDIS_MNEMONIC_XSAVEOPT64: return VectorKind::kXsaveopt;
-    // No supervisor component is modelled, so XSAVES saves what XSAVEC does.
-    case ZYDIS_MNEMONIC_XSAVEC: case ZYDIS_MNEMONIC_XSAVEC64:
-    case ZYDIS_MNEMONIC_XSAVES: case ZYDIS_MNEMONIC_XSAVES64: return VectorKind::kXsavec;
     case ZYDIS_MNEMONIC_XRSTOR: case ZYDIS_MNEMONIC_XRSTOR64: return VectorKind::kXrstor;
-    case ZYDIS_MNEMONIC_XRSTORS: case ZYDIS_MNEMONIC_XRSTORS64: return VectorKind::kXrstors;
-    default: return VectorKind::kInvalid;
+    default: return VectorKind::kNative;
+  }
+}
+
+bool IsCompactSave(const Instruction& insn) {
+  switch (insn.zydis_mnemonic()) {
+    case ZYDIS_MNEMONIC_XSAVEC: case ZYDIS_MNEMONIC_XSAVEC64: case ZYDIS_MNEMONIC_XSAVES: case ZYDIS_MNEMONIC_XSAVES64:
+    case ZYDIS_MNEMONIC_XRSTORS: case ZYDIS_MNEMONIC_XRSTORS64: return true;
+    default: return false;
   }
 }
 
@@ -49,16 +53,14 @@ VectorKind KindOf(const Instruction& insn) {
     default: break;
   }
   if (insn.has(x86::kInsnVsib)) return VectorKind::kGather;
-  const VectorKind kind = StateKind(insn);
-  return kind == VectorKind::kInvalid ? VectorKind::kNative : kind;
+  return StateKind(insn);
 }
 
 VectorGuard GuardOf(const Instruction& insn, VectorKind kind) {
   switch (kind) {
     case VectorKind::kWait: return VectorGuard::kWait;
     case VectorKind::kFxsave: case VectorKind::kFxrstor: return VectorGuard::kFxsave;
-    case VectorKind::kXsave: case VectorKind::kXsaveopt: case VectorKind::kXsavec: case VectorKind::kXrstor:
-    case VectorKind::kXrstors: return VectorGuard::kXsave;
+    case VectorKind::kXsave: case VectorKind::kXsaveopt: case VectorKind::kXrstor: return VectorGuard::kXsave;
     default: break;
   }
   if (insn.encoding == Encoding::kVex) return VectorGuard::kVex;
@@ -135,7 +137,7 @@ VectorPlan MakePlan(const Instruction& insn) {
   plan.length = insn.length;
   plan.code_size = insn.code_size;
   const bool known = insn.encoding == Encoding::kLegacy || insn.encoding == Encoding::kVex;
-  if (!known || insn.has(x86::kInsnLock) || HasClass(insn, RegisterClass::kMask)) return plan;
+  if (!known || IsCompactSave(insn) || insn.has(x86::kInsnLock) || HasClass(insn, RegisterClass::kMask)) return plan;
   plan.kind = KindOf(insn);
   plan.guard = GuardOf(insn, plan.kind);
   const bool mmx = HasClass(insn, RegisterClass::kMmx) || insn.zydis_mnemonic() == ZYDIS_MNEMONIC_EMMS;

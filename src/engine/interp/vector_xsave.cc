@@ -14,7 +14,6 @@ using x86::CpuState;
 using x86::XsaveArea;
 
 constexpr uint64_t kX87Bit = 1, kSseBit = 2, kAvxBit = 4;
-constexpr uint64_t kCompacted = Bit(63);
 constexpr unsigned kXmmOffset = 160, kHeaderOffset = 512, kHeaderBytes = 64;
 
 /// A state component above SSE with its place in the standard format (CPUID 0DH).
@@ -103,26 +102,9 @@ uint64_t RequestedFeatures(const CpuState& state) {
   return state.xcr0 & mask;
 }
 
-/// Where a component lies in an area of the compacted format (SDM 1 13.4.3; none of ours asks for alignment).
-unsigned CompactOffset(uint64_t xcomp_bv, unsigned wanted) {
-  unsigned offset = kHeaderOffset + kHeaderBytes;
-  for (const Component& component : kComponents) {
-    if (component.bit == wanted) break;
-    if (TestBit(xcomp_bv, component.bit)) offset += component.bytes;
-  }
-  return offset;
-}
-
-/// The header is one that XRSTOR or XRSTORS accepts (SDM 1 13.8, 13.12).
-bool HeaderValid(const CpuState& state, const uint8_t (&header)[kHeaderBytes], VectorKind kind, bool has_compaction) {
-  const auto xstate_bv = LoadLe<uint64_t>(header);
-  const auto xcomp_bv = LoadLe<uint64_t>(header + 8);
-  if ((xcomp_bv & kCompacted) == 0) {
-    if (kind == VectorKind::kXrstors) return false;
-    return (xstate_bv & ~state.xcr0) == 0 && AllZero(header + 8, 16);
-  }
-  return has_compaction && (xcomp_bv & ~kCompacted & ~state.xcr0) == 0 && (xstate_bv & ~xcomp_bv) == 0 &&
-         (xstate_bv & kCompacted) == 0 && AllZero(header + 16, 48);
+/// A header in the standard format that XRSTOR accepts (SDM 1 13.8.1). CPU models have no compaction (XSAVEC).
+bool HeaderValid(const CpuState& state, const uint8_t (&header)[kHeaderBytes]) {
+  return (LoadLe<uint64_t>(header) & ~state.xcr0) == 0 && AllZero(header + 8, 16);
 }
 
 }  // namespace
@@ -149,65 +131,52 @@ VectorResult VectorUnit::Impl::Fxrstor(const VectorCall& call) {
   return VectorResult::kOk;
 }
 
-VectorResult VectorUnit::Impl::Xsave(const VectorCall& call, VectorKind kind) {
+VectorResult VectorUnit::Impl::Xsave(const VectorCall& call, bool optimized) {
   if (!call.Aligned(64)) return VectorResult::kGeneralProtection;
   CpuState& state = call.state;
   const uint64_t features = RequestedFeatures(state);
-  uint64_t in_use = InUse(state);
-  const bool compact = kind == VectorKind::kXsavec;
-  if (compact && state.xsave.mxcsr() != kMxcsrInit) in_use |= kSseBit;
-  const uint64_t saved = kind == VectorKind::kXsave ? features : features & in_use;
+  const uint64_t in_use = InUse(state);
+  const uint64_t saved = optimized ? features & in_use : features;
   const LegacyImage legacy(state);
   Pieces pieces;
   if ((saved & kX87Bit) != 0) {
     pieces.Add(0, legacy.bytes, 24);
     pieces.Add(32, legacy.bytes + 32, 128);
   }
-  const bool mxcsr = compact ? (saved & kSseBit) != 0 : (features & (kSseBit | kAvxBit)) != 0;
-  if (mxcsr) pieces.Add(24, legacy.bytes + 24, 8);
+  if ((features & (kSseBit | kAvxBit)) != 0) pieces.Add(24, legacy.bytes + 24, 8);  // MXCSR and its mask
   if ((saved & kSseBit) != 0) pieces.Add(kXmmOffset, legacy.bytes + kXmmOffset, 16 * call.vector_registers());
-  for (const Component& component : kComponents) {
-    if (!TestBit(saved, component.bit)) continue;
-    const unsigned offset = compact ? CompactOffset(features, component.bit) : component.offset;
-    pieces.Add(offset, state.xsave.bytes + component.offset, BytesOf(component, call));
-  }
-  uint64_t header[2] = {features & in_use, features | kCompacted};
-  if (!compact) {
-    uint64_t old = 0;
-    if (!call.Read(kHeaderOffset, &old, 8)) return VectorResult::kMemoryFault;
-    header[0] |= old & ~features;
-  }
-  pieces.Add(kHeaderOffset, header, compact ? 16 : 8);
+  for (const Component& component : kComponents)
+    if (TestBit(saved, component.bit))
+      pieces.Add(component.offset, state.xsave.bytes + component.offset, BytesOf(component, call));
+  uint64_t xstate_bv = 0;
+  if (!call.Read(kHeaderOffset, &xstate_bv, sizeof(xstate_bv))) return VectorResult::kMemoryFault;
+  xstate_bv = (xstate_bv & ~features) | (features & in_use);
+  pieces.Add(kHeaderOffset, &xstate_bv, sizeof(xstate_bv));
   return pieces.Write(call);
 }
 
-VectorResult VectorUnit::Impl::Xrstor(const VectorCall& call, VectorKind kind) {
+VectorResult VectorUnit::Impl::Xrstor(const VectorCall& call) {
   if (!call.Aligned(64)) return VectorResult::kGeneralProtection;
   CpuState& state = call.state;
   uint8_t header[kHeaderBytes];
   if (!call.Read(kHeaderOffset, header, sizeof(header))) return VectorResult::kMemoryFault;
-  constexpr unsigned kXsavecBit = 1;  // CPUID 0DH.1:EAX[1]
-  if (!HeaderValid(state, header, kind, model_.HasFeature(0xd, 1, 'a', kXsavecBit)))
-    return VectorResult::kGeneralProtection;
-  const auto xcomp_bv = LoadLe<uint64_t>(header + 8);
-  const bool compact = (xcomp_bv & kCompacted) != 0;
+  if (!HeaderValid(state, header)) return VectorResult::kGeneralProtection;
   const uint64_t features = RequestedFeatures(state);
   const uint64_t present = features & LoadLe<uint64_t>(header);
   // Everything is read and checked before anything is loaded.
   XsaveArea incoming;
-  const bool read_mxcsr = compact ? (present & kSseBit) != 0 : (features & (kSseBit | kAvxBit)) != 0;
+  const bool has_mxcsr = (features & (kSseBit | kAvxBit)) != 0;
   if ((present & kX87Bit) != 0 && (!call.Read(0, incoming.bytes, 24) || !call.Read(32, incoming.bytes + 32, 128)))
     return VectorResult::kMemoryFault;
-  if (read_mxcsr && !call.Read(24, incoming.bytes + 24, 4)) return VectorResult::kMemoryFault;
+  if (has_mxcsr && !call.Read(24, incoming.bytes + 24, 4)) return VectorResult::kMemoryFault;
   const unsigned xmm_bytes = 16 * call.vector_registers();
   if ((present & kSseBit) != 0 && !call.Read(kXmmOffset, incoming.xmm(0), xmm_bytes)) return VectorResult::kMemoryFault;
   for (const Component& component : kComponents) {
-    if (!TestBit(present, component.bit)) continue;
-    const unsigned offset = compact ? CompactOffset(xcomp_bv, component.bit) : component.offset;
-    const unsigned bytes = BytesOf(component, call);
-    if (bytes != 0 && !call.Read(offset, incoming.bytes + component.offset, bytes)) return VectorResult::kMemoryFault;
+    const unsigned bytes = TestBit(present, component.bit) ? BytesOf(component, call) : 0;
+    if (bytes != 0 && !call.Read(component.offset, incoming.bytes + component.offset, bytes))
+      return VectorResult::kMemoryFault;
   }
-  if (read_mxcsr && (incoming.mxcsr() & ~kMxcsrMask) != 0) return VectorResult::kGeneralProtection;
+  if (has_mxcsr && (incoming.mxcsr() & ~kMxcsrMask) != 0) return VectorResult::kGeneralProtection;
 
   if ((features & kX87Bit) != 0) {
     if ((present & kX87Bit) != 0)
@@ -216,10 +185,7 @@ VectorResult VectorUnit::Impl::Xrstor(const VectorCall& call, VectorKind kind) {
       InitX87(state);
     NormalizeX87(state);
   }
-  if (read_mxcsr)
-    state.xsave.mxcsr() = incoming.mxcsr();
-  else if (compact && (features & kSseBit) != 0)
-    state.xsave.mxcsr() = kMxcsrInit;
+  if (has_mxcsr) state.xsave.mxcsr() = incoming.mxcsr();
   // What is absent from the area is zero in `incoming`: the initial configuration.
   if ((features & kSseBit) != 0) std::memcpy(state.xsave.xmm(0), incoming.xmm(0), xmm_bytes);
   for (const Component& component : kComponents)

@@ -19,17 +19,35 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t size_bytes) {
   if (!memory->fd_.valid()) return FailErrno("guest memory: memfd_create");
   if (ftruncate(memory->fd_.get(), static_cast<off_t>(size_bytes)) != 0)
     return FailErrno("guest memory of {} bytes", size_bytes);
-  void* base = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memory->fd_.get(), 0);
-  if (base == MAP_FAILED) return FailErrno("guest memory: cannot map {} bytes", size_bytes);
-  memory->base_ = static_cast<uint8_t*>(base);
-  memory->size_bytes_ = size_bytes;
-  memory->low_size_ = std::min(size_bytes, kLowLimit);
-  memory->high_size_ = size_bytes - memory->low_size_;
-  memory->regions_.push_back({GuestPhys(0), memory->low_size_, 0});
-  if (memory->high_size_ > 0)
-    memory->regions_.push_back({GuestPhys(4 * kGiB), memory->high_size_, memory->low_size_});
-  memory->page_flags_ = std::make_unique<std::atomic<uint8_t>[]>(size_bytes / kPageSize);
+  NACRE_TRY_STATUS(memory->Map(size_bytes, MAP_SHARED));
   return memory;
+}
+
+Result<std::unique_ptr<GuestMemory>> GuestMemory::CreatePrivateView(const GuestMemory& of) {
+  std::unique_ptr<GuestMemory> memory(new GuestMemory);
+  memory->fd_ = Fd(fcntl(of.fd(), F_DUPFD_CLOEXEC, 0));
+  if (!memory->fd_.valid()) return FailErrno("guest memory: cannot duplicate its descriptor");
+  NACRE_TRY_STATUS(memory->Map(of.size_bytes(), MAP_PRIVATE));
+  return memory;
+}
+
+Status GuestMemory::Map(uint64_t size_bytes, int sharing) {
+  void* base = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, sharing | MAP_NORESERVE, fd_.get(), 0);
+  if (base == MAP_FAILED) return FailErrno("guest memory: cannot map {} bytes", size_bytes);
+  base_ = static_cast<uint8_t*>(base);
+  size_bytes_ = size_bytes;
+  low_size_ = std::min(size_bytes, kLowLimit);
+  high_size_ = size_bytes - low_size_;
+  regions_.push_back({GuestPhys(0), low_size_, 0});
+  if (high_size_ > 0) regions_.push_back({GuestPhys(4 * kGiB), high_size_, low_size_});
+  page_flags_ = std::make_unique<std::atomic<uint8_t>[]>(size_bytes / kPageSize);
+  return {};
+}
+
+void GuestMemory::DropPrivatePage(uint64_t page_index) {
+  NACRE_CHECK(page_index < size_bytes_ / kPageSize);
+  madvise(base_ + page_index * kPageSize, kPageSize, MADV_DONTNEED);
+  page_flags_[page_index].store(0, std::memory_order_relaxed);
 }
 
 GuestMemory::~GuestMemory() {

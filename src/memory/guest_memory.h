@@ -39,6 +39,9 @@ class GuestMemory {
 
   /// `size_bytes`: a multiple of 4096, from 1 MiB to 1 TiB. Pages come from the host as they are touched.
   static Result<std::unique_ptr<GuestMemory>> Create(uint64_t size_bytes);
+  /// The same RAM as `of` now has, copy-on-write: writes stay in this view until DropPrivatePage. Pages that this view
+  /// has not written follow `of`. For running an engine beside another one without touching the guest.
+  static Result<std::unique_ptr<GuestMemory>> CreatePrivateView(const GuestMemory& of);
   ~GuestMemory();
   GuestMemory(const GuestMemory&) = delete;
   GuestMemory& operator=(const GuestMemory&) = delete;
@@ -83,11 +86,15 @@ class GuestMemory {
   void SetCodePage(GuestPhys address, bool on);
   void SetCodeWriteListener(CodeWriteListener* listener) { code_listener_ = listener; }
 
+  /// For private views: forgets what was written to a page, which follows the original again. Clears its flags.
+  void DropPrivatePage(uint64_t page_index);
+
   /// Gives whole pages inside the range back to the host; they read as zero afterwards (balloon, free page reporting).
   bool Discard(GuestPhys address, uint64_t size_bytes);
 
  private:
   GuestMemory() = default;
+  Status Map(uint64_t size_bytes, int sharing);
 
   Fd fd_;
   uint8_t* base_ = nullptr;

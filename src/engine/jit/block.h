@@ -1,0 +1,133 @@
+#pragma once
+// Translated blocks and what hangs on them. A block is a run of guest instructions within one page, translated for one
+// set of mode flags. Found by (physical address, RIP, flags); linked to others by patched jumps. Compiled into code that
+// runs with guest vectors live (block_store_nosimd.cc): no allocation behind the caller's back there. One thread.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/jit/context.h"
+#include "memory/address.h"
+
+namespace nacre::engine::jit {
+
+/// What a translation depends on beside its bytes and address.
+enum BlockFlags : uint32_t {
+  kFlagContextMask = 3,      ///< kContextSupervisor, kContextUser, kContextSupervisorAc
+  kFlagCode64 = 1 << 2,
+  kFlagFlat = 1 << 3,        ///< CS, DS, ES, SS: base 0, limit 4 GiB, DS/ES/SS writable (always in 64-bit code)
+  kFlagFs = 1 << 4,          ///< FS is usable with a limit of 4 GiB (always in 64-bit code)
+  kFlagGs = 1 << 5,
+  kFlagX87 = 1 << 6,         ///< x87/MMX may execute without #NM or #UD
+  kFlagSse = 1 << 7,
+  kFlagAvx = 1 << 8,
+  kFlagCpl0 = 1 << 9,
+  kFlagSmap = 1 << 10,       ///< CR4.SMAP: AC selects the context
+  kFlagSingle = 1 << 11,     ///< one instruction a block, no links (budgets, lockstep)
+};
+
+inline constexpr uint32_t kNone = 0xffffffff;
+inline constexpr unsigned kMaxInstructions = 64;
+
+struct Block {
+  uint64_t phys = 0;
+  uint64_t rip = 0;
+  const uint8_t* host = nullptr;  ///< entry, executable view
+  uint32_t flags = 0;
+  uint32_t host_size = 0;         ///< hot and cold part
+  uint32_t next_in_bucket = kNone;
+  uint32_t next_in_page = kNone;
+  uint32_t first_incoming = kNone;
+  uint32_t map_begin = 0;         ///< first InstructionPlace
+  uint16_t guest_length = 0;      ///< bytes, within the page
+  uint16_t live_out = 0;          ///< arithmetic flags that are right when the block is left at its end
+  uint16_t look_first = 0;        ///< page offsets of successors' bytes that decided which flags are dead at the end:
+  uint16_t look_last = 0;         ///< [first, last], empty when first > last
+  uint16_t instruction_count = 0;
+  bool valid = false;
+};
+
+/// A direct exit of a block.
+struct Link {
+  uint8_t* displacement = nullptr;  ///< writable view, 32 bits
+  const uint8_t* stub = nullptr;    ///< where it points while unlinked (writable view's numbering)
+  uint64_t target_rip = 0;
+  uint32_t target_flags = 0;
+  uint8_t* page_id_place = nullptr;  ///< links across pages: the 32-bit immediate that names the target page
+  uint32_t page_id = 0;              ///< 0: not known yet
+  bool page_id_negated = false;
+  uint32_t next_incoming = kNone;
+  uint32_t target_block = kNone;
+};
+
+/// A place in a block that leaves it out of line.
+struct Site {
+  uint64_t rip = 0;               ///< of the guest instruction
+  const uint8_t* retry = nullptr;  ///< executable view: TLB misses go on here
+  uint16_t mnemonic = 0;          ///< for statistics; 0: undecodable or across pages
+  uint8_t context = 0;
+  uint8_t size = 0;
+  bool write = false;
+};
+
+/// Host offset in a block to guest instruction, for host faults.
+struct InstructionPlace {
+  uint32_t host_offset = 0;
+  uint16_t guest_offset = 0;
+};
+
+/// Storage of everything above; emptied as a whole when the code cache is full.
+class BlockStore {
+ public:
+  explicit BlockStore(uint64_t guest_pages);
+
+  uint32_t Find(uint64_t phys, uint64_t rip, uint32_t flags) const;
+  /// Adds a filled block; `page_index` is GuestMemory's.
+  uint32_t Add(const Block& block, uint64_t page_index);
+  /// Unlinks and forgets the blocks of a page that overlap [first, last] (byte offsets in the page). Returns how many.
+  unsigned InvalidateRange(uint64_t page_index, unsigned first, unsigned last, JitContext& context,
+                           const uint8_t* miss_target);
+  bool PageHasBlocks(uint64_t page_index) const { return page_first_[page_index] != kNone; }
+  /// Points a link at a block from now on. `write_entry`: the block's entry in the writable view's numbering. `page_id`:
+  /// the pair of pages under which the target was found, used by links across pages.
+  void Connect(uint32_t link, uint32_t block, const uint8_t* write_entry, uint32_t page_id);
+  /// Block that contains a host address (executable view), or kNone.
+  uint32_t FindByHost(const uint8_t* host) const;
+  /// Offset of the guest instruction in `block` that `host` belongs to.
+  uint16_t GuestOffset(const Block& block, const uint8_t* host) const;
+  void Clear();
+
+  Block& block(uint32_t index) { return blocks_[index]; }
+  Link& link(uint32_t index) { return links_[index]; }
+  Site& site(uint32_t index) { return sites_[index]; }
+  size_t block_count() const { return blocks_.size(); }
+
+  uint32_t AddLink(const Link& link) {
+    links_.push_back(link);
+    return static_cast<uint32_t>(links_.size() - 1);
+  }
+  uint32_t AddSite(const Site& site) {
+    sites_.push_back(site);
+    return static_cast<uint32_t>(sites_.size() - 1);
+  }
+  std::vector<InstructionPlace>& places() { return places_; }
+  std::span<const uint32_t> pages_with_blocks() const { return pages_; }
+
+ private:
+  static constexpr uint32_t kBuckets = 1 << 17;
+  static uint32_t Bucket(uint64_t phys, uint64_t rip, uint32_t flags);
+  void Remove(uint32_t index);
+  void Disconnect(uint32_t link);
+
+  std::vector<Block> blocks_;
+  std::vector<Link> links_;
+  std::vector<Site> sites_;
+  std::vector<InstructionPlace> places_;
+  std::vector<uint32_t> buckets_;
+  std::vector<uint32_t> page_first_;  ///< by page index
+  std::vector<uint32_t> pages_;       ///< pages that ever got a block since Clear
+};
+
+}  // namespace nacre::engine::jit

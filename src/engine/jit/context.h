@@ -1,0 +1,86 @@
+#pragma once
+// What generated code sees of its vCPU, addressed through the host's GS base: the CpuState, the software TLB, the jump
+// caches and a few words of glue. Standard layout; generated code uses offsetof. Written by the vCPU's thread, except the
+// poll words, which any thread may write (Vcpu::Request).
+//
+// Contexts: translations of data addresses depend on privilege, so each context has a TLB of its own: 0 supervisor,
+// 1 user, 2 supervisor with EFLAGS.AC set while SMAP is on.
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "x86/cpu_state.h"
+
+namespace nacre::engine::jit {
+
+inline constexpr unsigned kContexts = 3;
+inline constexpr unsigned kContextSupervisor = 0, kContextUser = 1, kContextSupervisorAc = 2;
+inline constexpr unsigned kTlbEntries = 1024;
+inline constexpr unsigned kPageSlots = 1024;
+inline constexpr unsigned kJumpCacheEntries = 2048;
+
+/// A direct-mapped TLB of 4 KiB pages, indexed by the low bits of the page number. A hit on entry i for an access of
+/// `size` bytes at address a: (a + tag[i]) as an unsigned number is at most 4096 - size, which tests the page and page
+/// crossing at once; then host address = a + tag[i] + host[i]. Entries that hold nothing have the negated address of
+/// page i ^ 1 as their tag: no address with index i can match it, canonical or not.
+struct DataTlb {
+  uint64_t read_tag[kTlbEntries];
+  uint64_t write_tag[kTlbEntries];
+  uint64_t host[kTlbEntries];
+};
+
+/// Code pages as translated code knows them: page_id[slot of the linear page] names the (linear page, physical page)
+/// pair that a link across pages was made for. Zero: unknown.
+struct CodePages {
+  uint32_t page_id[kPageSlots];
+};
+
+/// Indirect branch targets: entry of RIP r is r's low bits; negated[i] + r == 0 is a hit. Entry 0 is never used, so that
+/// Vcpu::Request can make every lookup miss by clearing the index mask.
+struct JumpCache {
+  uint64_t negated_rip[kJumpCacheEntries];
+  uint64_t target[kJumpCacheEntries];
+};
+
+enum ExitCode : uint32_t {
+  kExitLookup,     ///< state.rip is right, find its block
+  kExitLink,       ///< exit_id: a link that is not patched yet
+  kExitInterpret,  ///< exit_id: a site; its instruction goes to the interpreter
+  kExitPoll        ///< exit_id: a link whose poll saw a request
+};
+
+struct JitContext {
+  x86::CpuState state;
+
+  uint64_t flags = 0;           ///< arithmetic flags between translated code and C++ (host format)
+  uint64_t interrupt_flag = 0;  ///< RFLAGS.IF while translated code owns the state: 0 or 1
+  uint64_t saved_rcx = 0;
+  uint64_t saved_scratch = 0;
+  uint64_t host_rsp = 0;
+  uint64_t slow_address = 0;    ///< linear address of a TLB miss
+  uint64_t resume = 0;          ///< host address to go on at after a slow path
+  uint32_t exit_id = 0;
+  uint32_t exit_code = 0;
+  uint64_t slow_handler = 0;    ///< C++ function for TLB misses
+  uint64_t self = 0;
+  uint64_t tlb_mask = uint64_t{kTlbEntries - 1} << 12;
+  uint64_t page_number_mask = ~uint64_t{4095};
+  uint64_t arithmetic_mask = x86::rflags::kArithmetic;
+  uint64_t not_direction_mask = ~x86::rflags::kDf;
+
+  // Written by any thread. `go` is 1 unless a request waits; no_request likewise but stays 0 while interrupts are off.
+  std::atomic<uint64_t> go = 1;
+  std::atomic<uint64_t> no_request = 1;
+  std::atomic<uint64_t> jump_mask = 0;
+
+  alignas(64) DataTlb tlb[kContexts];
+  CodePages code_pages[kContexts];
+  JumpCache jump_cache[kContexts];
+};
+
+inline constexpr uint64_t kJumpMask = kJumpCacheEntries - 1;
+
+static_assert(std::is_standard_layout_v<JitContext>);
+
+}  // namespace nacre::engine::jit

@@ -1,0 +1,371 @@
+// The part of the vCPU that runs between translated blocks with the guest's vector registers live in the host's:
+// compiled with general registers only, calls nothing that is not.
+
+#include <immintrin.h>
+
+#include "engine/jit/jit_vcpu.h"
+
+namespace nacre::engine::jit {
+
+using x86::CpuState;
+using x86::Segment;
+
+namespace {
+
+constexpr uint8_t kEntryGlobal = 1, kEntryLarge = 2;
+
+bool IsFlatData(const Segment& segment) {
+  // Writable data (type 0x2 without expand-down), base 0, limit 4 GiB.
+  return segment.base == 0 && segment.limit == 0xffffffff && (segment.attributes & (Segment::kS | Segment::kP)) ==
+         (Segment::kS | Segment::kP) && (segment.type() & 0xe) == 0x2 && !segment.unusable();
+}
+
+bool IsWholeSegment(const Segment& segment) {
+  return segment.limit == 0xffffffff && (segment.attributes & (Segment::kS | Segment::kP)) ==
+         (Segment::kS | Segment::kP) && (segment.type() & 0xe) == 0x2 && !segment.unusable();
+}
+
+bool IsCanonical(uint64_t address) { return SignExtend(address, 48) == address; }
+
+}  // namespace
+
+/// The mode flags of the present state; false when it is one that is not translated at all.
+bool JitVcpu::ComputeMode() {
+  const CpuState& state = context_->state;
+  mode_known_ = true;
+  mode_flags_ = kNone;
+  const Segment& cs = state.segment[x86::kCs];
+  if (!state.protected_mode() || state.virtual8086() || (state.rflags & x86::rflags::kTf) || (state.dr7 & 0xff))
+    return false;
+  uint32_t flags = 0;
+  if (state.code64()) {
+    flags |= kFlagCode64 | kFlagFlat | kFlagFs | kFlagGs;
+  } else {
+    if (!cs.big() || cs.base != 0 || cs.limit != 0xffffffff) return false;
+    const Segment& ss = state.segment[x86::kSs];
+    if (IsFlatData(state.segment[x86::kDs]) && IsFlatData(state.segment[x86::kEs]) && IsFlatData(ss) && ss.big())
+      flags |= kFlagFlat;
+    if (IsWholeSegment(state.segment[x86::kFs])) flags |= kFlagFs;
+    if (IsWholeSegment(state.segment[x86::kGs])) flags |= kFlagGs;
+  }
+  const unsigned cpl = state.cpl();
+  if (cpl == 3 && (state.cr0 & x86::cr0::kAm) && (state.rflags & x86::rflags::kAc)) return false;  // alignment checks
+  if (cpl == 0) flags |= kFlagCpl0;
+  if (state.cr4 & x86::cr4::kSmap) flags |= kFlagSmap;
+  if (!(state.cr0 & (x86::cr0::kEm | x86::cr0::kTs))) {
+    flags |= kFlagX87;
+    if (state.cr4 & x86::cr4::kOsFxsr) flags |= kFlagSse;
+    if ((state.cr4 & x86::cr4::kOsXsave) && (state.xcr0 & 6) == 6 && has_avx_) flags |= kFlagAvx;
+  }
+  if (single_) flags |= kFlagSingle;
+  mode_flags_ = flags;
+  return true;
+}
+
+uint32_t JitVcpu::CurrentFlags() const {
+  const CpuState& state = context_->state;
+  if (state.cpl() == 3) return mode_flags_ | kContextUser;
+  const bool ac = (mode_flags_ & kFlagSmap) && (state.rflags & x86::rflags::kAc);
+  return mode_flags_ | (ac ? kContextSupervisorAc : kContextSupervisor);
+}
+
+bool JitVcpu::DeliverableRequest() {
+  const uint32_t bits = requests_.load(std::memory_order_acquire);
+  if (bits == 0) return false;
+  if (bits & ~(kRequestInterrupt | kRequestNmi)) return true;
+  if ((bits & kRequestInterrupt) && context_->interrupt_flag) return true;
+  return (bits & kRequestNmi) && !context_->state.nmi_masked;
+}
+
+const JitVcpu::CodePage* JitVcpu::FetchPage(uint64_t rip) {
+  const CpuState& state = context_->state;
+  const bool user = state.cpl() == 3;
+  const uint64_t linear_page = rip >> 12;
+  const uint64_t key = linear_page * 2 + (user ? 1 : 0);
+  CodePage& page = code_pages_[linear_page % kCodePages];
+  if (page.key == key) return &page;
+  if (state.code64() && !IsCanonical(rip)) return nullptr;
+  const x86::Translation translation =
+      x86::WalkPages(memory_, state, GuestVirt(rip), {.access = x86::Access::kExecute, .user = user});
+  if (!translation.ok) return nullptr;
+  const uint64_t phys_page = translation.address.value >> 12;
+  const uint8_t* host = memory_.HostPointer(GuestPhys(phys_page << 12), kPageSize);
+  if (!host) return nullptr;
+  page.key = key;
+  page.phys_page = phys_page;
+  page.host = host;
+  page.global = translation.global;
+  page.large = translation.page_bytes > kPageSize;
+  return &page;
+}
+
+uint32_t JitVcpu::PageIdOf(uint64_t linear_page, uint64_t phys_page) {
+  uint64_t at = ((linear_page ^ phys_page * 0x9e3779b97f4a7c15) * 0x9e3779b97f4a7c15) >> 48;
+  while (true) {
+    PageId& entry = page_ids_[at % kPageIds];
+    if (entry.id == 0) {
+      if (next_page_id_ >= kPageIds / 2) return 0;  // the table is full until the next reset of the code
+      entry = {linear_page, phys_page, next_page_id_++};
+      return entry.id;
+    }
+    if (entry.linear_page == linear_page && entry.phys_page == phys_page) return entry.id;
+    ++at;
+  }
+}
+
+/// The block at `rip`, or kNone: no translation, or (page_id 0) no executable RAM there.
+uint32_t JitVcpu::FindBlock(uint64_t rip, uint32_t flags, uint32_t& page_id) {
+  page_id = 0;
+  const CodePage* page = FetchPage(rip);
+  if (!page) return kNone;
+  const unsigned context = flags & kFlagContextMask;
+  if (context_flags_[context] != flags) {
+    FlushContextCode(context);
+    context_flags_[context] = flags;
+  }
+  page_id = PageIdOf(rip >> 12, page->phys_page);
+  context_->code_pages[context].page_id[(rip >> 12) % kPageSlots] = page_id;
+  code_page_seen_[context * kPageSlots + (rip >> 12) % kPageSlots] = 1;
+  if (!page->global) code_non_global_[context] = true;
+  if (page->large) {
+    LargeCode& large = large_code_[context];
+    large.first = large.first < rip ? large.first : AlignDown(rip, kGiB);
+    large.last = large.last > rip ? large.last : rip | (kGiB - 1);
+  }
+  return store_.Find(page->phys_page << 12 | (rip & kPageMask), rip, flags);
+}
+
+void JitVcpu::NoteJumpTarget(const Block& block) {
+  const uint64_t entry = block.rip & kJumpMask;
+  if (entry == 0) return;
+  JumpCache& cache = context_->jump_cache[block.flags & kFlagContextMask];
+  cache.negated_rip[entry] = uint64_t{0} - block.rip;
+  cache.target[entry] = reinterpret_cast<uint64_t>(block.host);
+}
+
+/// Sets state.rip from how translated code was left.
+void JitVcpu::TakeExit() {
+  JitContext& context = *context_;
+  pending_link_ = kNone;
+  interpret_site_ = kNone;
+  switch (context.exit_code) {
+    case kExitLink:
+    case kExitPoll:
+      ++(context.exit_code == kExitLink ? counters_.links : counters_.polls);
+      pending_link_ = context.exit_id;
+      context.state.rip = store_.link(context.exit_id).target_rip;
+      break;
+    case kExitInterpret:
+      if (context.exit_id != kNone) context.state.rip = store_.site(context.exit_id).rip;
+      interpret_site_ = context.exit_id;
+      break;
+    default: ++counters_.lookups; break;
+  }
+}
+
+JitVcpu::Need JitVcpu::Dispatch() {
+  JitContext& context = *context_;
+  while (true) {
+    if (context.state.interrupt_shadow || context.state.pending_debug) return Need::kInterpret;
+    if (DeliverableRequest()) return Need::kRequests;
+    if (context.go.load(std::memory_order_relaxed) == 0) {  // a request that cannot be delivered yet, or a stale poll
+      context.go.store(1);
+      context.jump_mask.store(kJumpMask);
+      if (requests_.load() == 0) context.no_request.store(1);
+      continue;
+    }
+    if (!mode_known_ && !ComputeMode()) return Need::kInterpret;
+    if (mode_flags_ == kNone) return Need::kInterpret;
+    const uint32_t flags = CurrentFlags();
+    uint32_t page_id = 0;
+    const uint32_t index = FindBlock(context.state.rip, flags, page_id);
+    if (index == kNone) return page_id ? Need::kTranslate : Need::kInterpret;
+    Block& block = store_.block(index);
+    if (!single_) {
+      if (pending_link_ != kNone)
+        store_.Connect(pending_link_, index, buffer_.ToWrite(block.host), page_id);
+      else
+        NoteJumpTarget(block);
+    }
+    if (block.instruction_count == 0) {
+      interpret_site_ = kNone;
+      return Need::kInterpret;
+    }
+    if (!vectors_live_) RestoreVectors();
+    ++counters_.dispatches;
+    stubs_.enter(block.host);
+    TakeExit();
+    if (context.exit_code == kExitInterpret) return Need::kInterpret;
+    if (single_) return Need::kRequests;
+  }
+}
+
+void JitVcpu::RestoreVectors() {
+  uint8_t* area = context_->state.xsave.bytes;
+  StoreLe<uint64_t>(area + 512, has_avx_ ? 7 : 3);  // XSTATE_BV: everything is in memory
+  StoreLe<uint64_t>(area + 520, 0);
+  StoreLe<uint32_t>(area + 24, LoadLe<uint32_t>(area + 24) & 0xffff);  // reserved bits would fault here
+  const uint32_t mask = has_avx_ ? 7 : 3;
+  asm volatile("xrstor64 (%0)" : : "r"(area), "a"(mask), "d"(0) : "memory");
+  vectors_live_ = true;
+}
+
+void JitVcpu::SaveVectors() {
+  if (!vectors_live_) return;
+  uint8_t* area = context_->state.xsave.bytes;
+  const uint32_t mask = has_avx_ ? 7 : 3;
+  asm volatile("xsave64 (%0)" : : "r"(area), "a"(mask), "d"(0) : "memory");
+  // The host's own instruction and data pointers are not the guest's business.
+  StoreLe<uint16_t>(area + 6, 0);
+  StoreLe<uint64_t>(area + 8, 0);
+  StoreLe<uint64_t>(area + 16, 0);
+  const uint32_t mxcsr_mask = 0xffff, default_mxcsr = 0x1f80;
+  StoreLe<uint32_t>(area + 28, mxcsr_mask);
+  if (LoadLe<uint16_t>(area) != 0x37f || area[4] != 0 || LoadLe<uint16_t>(area + 2) != 0) asm volatile("fninit");
+  asm volatile("ldmxcsr %0" : : "m"(default_mxcsr));
+  if (has_avx_) asm volatile("vzeroupper");
+  vectors_live_ = false;
+}
+
+/// A TLB miss in translated code: fills the entry and returns where to try again, or 0 with the exit prepared when the
+/// interpreter must do the instruction (faults, MMIO, page crossings, writes to translated code).
+uint64_t JitVcpu::SlowMemory() {
+  JitContext& context = *context_;
+  const Site& site = store_.site(context.exit_id);
+  const uint64_t address = context.slow_address;
+  const unsigned which = site.context;
+  const bool crosses = (address & kPageMask) + site.size > kPageSize;
+  if (!crosses && (!context.state.code64() || IsCanonical(address))) {
+    const x86::Translation translation =
+        x86::WalkPages(memory_, context.state, GuestVirt(address),
+                       {.access = site.write ? x86::Access::kWrite : x86::Access::kRead,
+                        .user = which == kContextUser, .smap_override = which == kContextSupervisorAc});
+    const uint8_t* host = translation.ok
+                              ? memory_.HostPointer(GuestPhys(AlignDown(translation.address.value, kPageSize)), kPageSize)
+                              : nullptr;
+    if (host) {
+      std::atomic<uint8_t>& page_flags = memory_.PageFlags(memory_.PageIndex(host));
+      if (site.write) page_flags.fetch_or(memory::GuestMemory::kDirty);
+      const uint8_t seen = page_flags.load();
+      const bool code = (seen & memory::GuestMemory::kCode) != 0;
+      if (!(site.write && code)) {
+        const uint64_t page = AlignDown(address, kPageSize);
+        const unsigned entry = (address >> 12) % kTlbEntries;
+        DataTlb& tlb = context.tlb[which];
+        const bool writable = translation.writable && !code && (seen & memory::GuestMemory::kDirty);
+        tlb.read_tag[entry] = 0 - page;
+        tlb.write_tag[entry] = writable ? 0 - page : 0 - (static_cast<uint64_t>(entry ^ 1) << 12);
+        tlb.host[entry] = reinterpret_cast<uint64_t>(host);
+        const bool large = translation.page_bytes > kPageSize;
+        tlb_entry_flags_[which * kTlbEntries + entry] =
+            static_cast<uint8_t>((translation.global ? kEntryGlobal : 0) | (large ? kEntryLarge : 0));
+        if (!translation.global) tlb_non_global_[which] = true;
+        if (large) ++tlb_large_[which];
+        ++counters_.tlb_fills;
+        return reinterpret_cast<uint64_t>(site.retry);
+      }
+    }
+  }
+  ++counters_.slow_interpreted;
+  context.state.rip = site.rip;
+  context.exit_id = kNone;
+  context.exit_code = kExitInterpret;
+  return 0;
+}
+
+void JitVcpu::FlushContextTlb(unsigned context) {
+  DataTlb& tlb = context_->tlb[context];
+  for (unsigned i = 0; i < kTlbEntries; ++i) {
+    const uint64_t nothing = 0 - (static_cast<uint64_t>(i ^ 1) << 12);
+    tlb.read_tag[i] = nothing;
+    tlb.write_tag[i] = nothing;
+  }
+  tlb_non_global_[context] = false;
+  tlb_large_[context] = 0;
+}
+
+void JitVcpu::FlushContextCode(unsigned context) {
+  JumpCache& cache = context_->jump_cache[context];
+  for (unsigned i = 0; i < kJumpCacheEntries; ++i) {
+    cache.negated_rip[i] = ~uint64_t{0};
+    cache.target[i] = reinterpret_cast<uint64_t>(stubs_.miss_target);
+  }
+  for (unsigned i = 0; i < kPageSlots; ++i) {
+    context_->code_pages[context].page_id[i] = 0;
+    code_page_seen_[context * kPageSlots + i] = 0;
+  }
+  code_non_global_[context] = false;
+  large_code_[context] = {};
+}
+
+void JitVcpu::FlushTranslations(bool include_global) {
+  ++counters_.tlb_flushes;
+  for (unsigned context = 0; context < kContexts; ++context) {
+    if (include_global) {
+      FlushContextTlb(context);
+    } else if (tlb_non_global_[context]) {
+      DataTlb& tlb = context_->tlb[context];
+      const uint8_t* flags = &tlb_entry_flags_[context * kTlbEntries];
+      for (unsigned i = 0; i < kTlbEntries; ++i) {
+        if (flags[i] & kEntryGlobal) continue;
+        const uint64_t nothing = 0 - (static_cast<uint64_t>(i ^ 1) << 12);
+        tlb.read_tag[i] = nothing;
+        tlb.write_tag[i] = nothing;
+      }
+      tlb_non_global_[context] = false;
+    }
+    if (include_global || code_non_global_[context]) FlushContextCode(context);
+  }
+  for (CodePage& page : code_pages_)
+    if (include_global || !page.global) page.key = ~uint64_t{0};
+}
+
+/// INVLPG. A large page may stand in the TLB as many small ones.
+void JitVcpu::FlushPage(uint64_t address) {
+  ++counters_.page_flushes;
+  const uint64_t page = AlignDown(address, kPageSize);
+  for (unsigned context = 0; context < kContexts; ++context) {
+    DataTlb& tlb = context_->tlb[context];
+    const auto drop = [&](unsigned i) {
+      const uint64_t nothing = 0 - (static_cast<uint64_t>(i ^ 1) << 12);
+      tlb.read_tag[i] = nothing;
+      tlb.write_tag[i] = nothing;
+    };
+    const unsigned entry = (page >> 12) % kTlbEntries;
+    if (tlb.read_tag[entry] == 0 - page) drop(entry);
+    if (tlb_large_[context] > 0) {
+      const uint8_t* flags = &tlb_entry_flags_[context * kTlbEntries];
+      for (unsigned i = 0; i < kTlbEntries; ++i)  // one gigabyte: the largest page
+        if ((flags[i] & kEntryLarge) && (((0 - tlb.read_tag[i]) ^ page) >> 30) == 0) drop(i);
+    }
+  }
+  for (CodePage& code_page : code_pages_) {
+    const bool same = code_page.large ? (((code_page.key >> 1) << 12 ^ page) >> 30) == 0 : code_page.key >> 1 == page >> 12;
+    if (same) code_page.key = ~uint64_t{0};
+  }
+  for (unsigned context = 0; context < kContexts; ++context) {
+    const unsigned slot = (page >> 12) % kPageSlots;
+    if (page >= large_code_[context].first && page <= large_code_[context].last) {
+      FlushContextCode(context);
+      continue;
+    }
+    if (!code_page_seen_[context * kPageSlots + slot]) continue;
+    context_->code_pages[context].page_id[slot] = 0;
+    JumpCache& cache = context_->jump_cache[context];
+    for (unsigned i = 0; i < kJumpCacheEntries; ++i) {
+      if (((0 - cache.negated_rip[i]) ^ page) >> 12 != 0) continue;
+      cache.negated_rip[i] = ~uint64_t{0};
+      cache.target[i] = reinterpret_cast<uint64_t>(stubs_.miss_target);
+    }
+  }
+}
+
+/// A page has got its first translation: writes to it must be seen from now on.
+void JitVcpu::ForgetWriteRights(const uint8_t* host_page) {
+  const auto host = reinterpret_cast<uint64_t>(host_page);
+  for (DataTlb& tlb : context_->tlb)
+    for (unsigned i = 0; i < kTlbEntries; ++i)
+      if (tlb.host[i] == host) tlb.write_tag[i] = 0 - (static_cast<uint64_t>(i ^ 1) << 12);
+}
+
+}  // namespace nacre::engine::jit

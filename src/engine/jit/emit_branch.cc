@@ -1,0 +1,214 @@
+// Control transfers. Direct ones become patchable jumps (links), indirect ones a lookup in the jump cache.
+
+#include "engine/jit/translator.h"
+
+namespace nacre::engine::jit {
+
+using x86::BranchKind;
+using x86::Instruction;
+using x86::OperandKind;
+
+namespace {
+
+/// No page has this id, negated or not.
+constexpr int32_t kUnknownPage = INT32_MIN;
+
+Mem SavedRcx() { return Context(offsetof(JitContext, saved_rcx)); }
+
+}  // namespace
+
+uint32_t Translator::NewLink(uint8_t* displacement, uint64_t target_rip, uint32_t target_flags) {
+  const uint32_t id = store_.AddLink({.displacement = displacement, .target_rip = target_rip, .target_flags = target_flags});
+  cold_[cold_count_++] = {.kind = ColdExit::kLink, .displacement = displacement, .id = id};
+  return id;
+}
+
+/// A jump to `target_rip`. `poll`: look for requests first (every loop must contain a poll). Across pages the link is
+/// taken only while the target page is known to be mapped as it was: its slot holds the id of the (linear, physical) pair.
+void Translator::EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool poll) {
+  const bool same_page = SamePage(target_rip);
+  const bool live = !same_page || LiveAt(target_rip) != 0;
+  const bool test_page = !same_page;
+  uint8_t* id_place = nullptr;
+  const size_t slot = (target_rip >> 12) % kPageSlots;
+  const Mem slot_id = Context(offsetof(JitContext, code_pages) +
+                              (target_flags & kFlagContextMask) * sizeof(CodePages) + 4 * slot);
+  uint8_t* poll_exit = nullptr;
+  ColdExit cross_exit{.kind = ColdExit::kLink};
+  if (live && (poll || test_page)) {
+    code_.Store(SavedRcx(), kHostRcx);
+    if (poll) {
+      code_.Load(kHostRcx, Context(offsetof(JitContext, go)));
+      uint8_t* stop = code_.JumpIfRcxZero();
+      uint8_t* over = code_.JumpShort(0xeb);
+      code_.Bind8(stop);
+      poll_exit = code_.Jump();
+      code_.Bind8(over);
+    }
+    if (test_page) {
+      code_.Load(kHostRcx, slot_id, false);
+      code_.Lea(kHostRcx, {.base = kHostRcx, .disp = kUnknownPage}, false);
+      id_place = code_.at() - 4;
+      uint8_t* same = code_.JumpIfRcxZero();
+      cross_exit.displacement = code_.Jump();
+      cross_exit.restore_rcx = true;
+      code_.Bind8(same);
+    }
+    code_.Load(kHostRcx, SavedRcx());
+  } else {
+    if (poll) {
+      code_.CompareImm8(Context(offsetof(JitContext, go)), 0);
+      poll_exit = code_.JumpIf(4);
+    }
+    if (test_page) {
+      code_.CompareImm32(slot_id, static_cast<uint32_t>(kUnknownPage));
+      id_place = code_.at() - 4;
+      cross_exit.displacement = code_.JumpIf(5);
+    }
+  }
+  const uint32_t id = NewLink(code_.Jump(), target_rip, target_flags);
+  store_.link(id).page_id_place = id_place;
+  store_.link(id).page_id_negated = live;
+  if (poll_exit)
+    cold_[cold_count_++] = {.kind = ColdExit::kPoll, .displacement = poll_exit, .id = id, .restore_rcx = live};
+  if (cross_exit.displacement) {
+    cross_exit.kind = ColdExit::kPoll;  // not the link's own stub: only "go to its target through the dispatcher"
+    cross_exit.id = id;
+    cold_[cold_count_++] = cross_exit;
+  }
+}
+
+void Translator::EmitConditional(unsigned index) {
+  const Instruction& insn = insns_[index];
+  const uint64_t next = TruncateRip(NextRip(index));
+  const uint64_t target = TruncateRip(NextRip(index) + insn.immediate);
+  const unsigned condition = insn.opcode & 15;
+  const bool backward = target <= RipOf(index);
+  if (SamePage(target) && !backward) {
+    NewLink(code_.JumpIf(condition), target, request_.flags);
+  } else {
+    uint8_t* skip = code_.JumpIf(condition ^ 1);
+    EmitLinkExit(target, request_.flags, backward);
+    code_.Bind32(skip);
+  }
+  EmitLinkExit(next, request_.flags, false);
+}
+
+/// LOOP, LOOPE, LOOPNE, JCXZ: the host's own, on the host's RCX (ECX with an address-size prefix of 32-bit addresses).
+void Translator::EmitCounterBranch(unsigned index) {
+  const Instruction& insn = insns_[index];
+  const uint64_t target = TruncateRip(NextRip(index) + insn.immediate);
+  if (insn.address_size == 4) code_.Byte(0x67);
+  uint8_t* taken = code_.JumpShort(insn.opcode);
+  uint8_t* not_taken = code_.Jump();
+  code_.Bind8(taken);
+  EmitLinkExit(target, request_.flags, target <= RipOf(index));
+  code_.Bind32(not_taken);
+  EmitLinkExit(TruncateRip(NextRip(index)), request_.flags, false);
+}
+
+/// R10 = target RIP: jump through the jump cache, or leave by a lookup. Flags kept: callers may pass values in them.
+void Translator::EmitLookup() {
+  const size_t cache = offsetof(JitContext, jump_cache) + context() * sizeof(JumpCache);
+  code_.Store(SavedRcx(), kHostRcx);
+  code_.Pext(kScratch2, kScratch1, Context(offsetof(JitContext, jump_mask)));
+  code_.Load(kHostRcx, ContextIndexed(kScratch2, cache + offsetof(JumpCache, negated_rip)));
+  code_.Lea(kHostRcx, {.base = kHostRcx, .index = kScratch1});
+  code_.Load(kScratch2, ContextIndexed(kScratch2, cache + offsetof(JumpCache, target)));
+  uint8_t* hit = code_.JumpIfRcxZero();
+  code_.JumpTo(stubs_.exit_lookup);
+  code_.Bind8(hit);
+  code_.Load(kHostRcx, SavedRcx());
+  code_.JumpReg(kScratch2);
+}
+
+/// Stores the return address below the stack pointer and moves the pointer.
+void Translator::EmitPushReturnAddress(unsigned index) {
+  const unsigned size = code64() ? 8 : 4;
+  const uint64_t next = TruncateRip(NextRip(index));
+  EmitStackCheck(index, size, true);
+  if (!code64() || static_cast<int64_t>(next) == static_cast<int32_t>(next)) {
+    code_.StoreImm32({.base = kScratch1}, static_cast<uint32_t>(next), code64());
+  } else {
+    code_.LoadImm(kScratch2, next);
+    code_.Store({.base = kScratch1}, kScratch2);
+  }
+  EmitAddressPlus(kHostR15, kHostR15, -static_cast<int32_t>(size));
+}
+
+bool Translator::EmitCall(unsigned index) {
+  const Instruction& insn = insns_[index];
+  if (insn.operand_size == 2 || !(request_.flags & kFlagFlat)) return false;
+  const uint64_t target = TruncateRip(NextRip(index) + insn.immediate);
+  EmitPushReturnAddress(index);
+  EmitLinkExit(target, request_.flags, target <= RipOf(index));
+  return true;
+}
+
+/// JMP and CALL through a register or memory.
+bool Translator::EmitIndirect(unsigned index) {
+  const Instruction& insn = insns_[index];
+  const bool call = insn.branch == BranchKind::kIndirectCall;
+  const unsigned size = code64() ? 8 : 4;
+  if (insn.operand_size == 2 || insn.operand_count == 0 || (call && !(request_.flags & kFlagFlat))) return false;
+  const x86::Operand& operand = insn.operand[0];
+  const Mem saved = Context(offsetof(JitContext, saved_scratch));
+  if (operand.kind == OperandKind::kMemory) {
+    if (!CanAddress(insn) || operand.size != size) return false;
+    EmitLinearAddress(insn, NextRip(index));
+    EmitCheck({.size = size, .write = false, .flags_live = true}, RipOf(index));
+    code_.Load(kScratch1, {.base = kScratch1}, code64());
+  } else if (operand.kind == OperandKind::kRegister) {
+    const uint8_t from = LoadGpr(operand.index, kScratch1);
+    if (from != kScratch1) code_.Move(kScratch1, from, code64());
+  } else {
+    return false;
+  }
+  if (call) {
+    code_.Store(saved, kScratch1);
+    EmitPushReturnAddress(index);
+    code_.Load(kScratch1, saved);
+  }
+  EmitLookup();
+  return true;
+}
+
+bool Translator::EmitReturn(unsigned index) {
+  const Instruction& insn = insns_[index];
+  const unsigned size = code64() ? 8 : 4;
+  if (insn.operand_size == 2 || !(request_.flags & kFlagFlat)) return false;
+  EmitStackCheck(index, size, false);
+  code_.Load(kScratch1, {.base = kScratch1}, code64());
+  const auto extra = insn.opcode == 0xc2 ? static_cast<int32_t>(insn.immediate & 0xffff) : 0;
+  EmitAddressPlus(kHostR15, kHostR15, static_cast<int32_t>(size) + extra);
+  EmitLookup();
+  return true;
+}
+
+bool Translator::EmitBranch(unsigned index) {
+  const Instruction& insn = insns_[index];
+  if (insn.operand_size == 2 && !code64()) return false;  // truncates EIP to 16 bits
+  switch (insn.branch) {
+    case BranchKind::kConditional:
+      if ((insn.map == 0 && (insn.opcode & 0xf0) == 0x70) || (insn.map == 1 && (insn.opcode & 0xf0) == 0x80)) {
+        EmitConditional(index);
+        return true;
+      }
+      if (insn.map != 0 || insn.opcode < 0xe0 || insn.opcode > 0xe3 || insn.address_size == 2) return false;
+      EmitCounterBranch(index);
+      return true;
+    case BranchKind::kJump: {
+      if (insn.operand_count == 0 || insn.operand[0].kind != OperandKind::kRelative) return false;
+      const uint64_t target = TruncateRip(NextRip(index) + insn.immediate);
+      EmitLinkExit(target, request_.flags, target <= RipOf(index));
+      return true;
+    }
+    case BranchKind::kCall: return EmitCall(index);
+    case BranchKind::kIndirectJump:
+    case BranchKind::kIndirectCall: return EmitIndirect(index);
+    case BranchKind::kReturn: return EmitReturn(index);
+    default: return false;
+  }
+}
+
+}  // namespace nacre::engine::jit

@@ -1,0 +1,219 @@
+// Memory operands: linear address, TLB check, and the instruction itself re-emitted on the host address.
+
+#include "engine/jit/translator.h"
+
+namespace nacre::engine::jit {
+
+using x86::Instruction;
+using x86::Operand;
+using x86::OperandKind;
+using x86::OperandPlace;
+using x86::RegisterClass;
+
+namespace {
+
+Mem SegmentBase(unsigned segment) {
+  return Context(offsetof(JitContext, state) + offsetof(x86::CpuState, segment) + segment * sizeof(x86::Segment) +
+                 offsetof(x86::Segment, base));
+}
+
+bool HasHighByte(const Instruction& insn) {
+  for (unsigned i = 0; i < insn.operand_count; ++i)
+    if (insn.operand[i].register_class == RegisterClass::kGprHigh) return true;
+  return false;
+}
+
+/// BSF and BSR leave the destination alone when the source is zero.
+bool KeepsDestination(const Instruction& insn) {
+  return insn.mnemonic == ZYDIS_MNEMONIC_BSF || insn.mnemonic == ZYDIS_MNEMONIC_BSR;
+}
+
+}  // namespace
+
+uint8_t Translator::LoadGpr(unsigned gpr, uint8_t scratch) {
+  if (!IsHomed(gpr)) return HostOf(gpr);
+  code_.Load(scratch, GprSlot(gpr));
+  return scratch;
+}
+
+void Translator::StoreGpr(unsigned gpr, uint8_t from) {
+  if (IsHomed(gpr))
+    code_.Store(GprSlot(gpr), from);
+  else
+    code_.Move(HostOf(gpr), from);
+}
+
+/// Whether the linear address can be formed here: wide enough addresses, segments without limits.
+bool Translator::CanAddress(const Instruction& insn) const {
+  if (insn.address_size == 2) return false;
+  if (insn.segment == x86::kFs) return (request_.flags & kFlagFs) != 0;
+  if (insn.segment == x86::kGs) return (request_.flags & kFlagGs) != 0;
+  if (insn.segment == x86::kCs && !code64()) return false;  // CS is not writable, and may not be readable
+  return (request_.flags & kFlagFlat) != 0;
+}
+
+/// Leaves the linear address in R10. Uses R11. Keeps the flags.
+void Translator::EmitLinearAddress(const Instruction& insn, uint64_t next_rip) {
+  const bool wide = insn.address_size == 8;
+  if (insn.base == x86::kRipRegister) {
+    uint64_t address = next_rip + static_cast<uint64_t>(insn.displacement);
+    if (!wide) address &= 0xffffffff;
+    code_.LoadImm(kScratch1, address);
+  } else if (insn.base == x86::kNoRegister && insn.index == x86::kNoRegister) {
+    const auto address = static_cast<uint64_t>(insn.displacement);
+    code_.LoadImm(kScratch1, wide ? address : address & 0xffffffff);
+  } else {
+    Mem mem;
+    mem.disp = static_cast<int32_t>(insn.displacement);
+    if (insn.base != x86::kNoRegister) mem.base = LoadGpr(insn.base, kScratch1);
+    if (insn.index != x86::kNoRegister) {
+      mem.index = LoadGpr(insn.index, kScratch2);
+      mem.scale = insn.scale;
+    }
+    if (wide && mem.index < 0 && mem.disp == 0)
+      code_.Move(kScratch1, static_cast<unsigned>(mem.base));
+    else
+      code_.Lea(kScratch1, mem, wide);
+  }
+  if (insn.segment == x86::kFs || insn.segment == x86::kGs) {
+    code_.Load(kScratch2, SegmentBase(insn.segment));
+    code_.Lea(kScratch1, {.base = kScratch1, .index = kScratch2}, code64());
+  }
+}
+
+/// R10: linear address to host address, or out of line to the TLB miss path, which comes back to the start of this check.
+/// Keeps the flags if they are live; R11 is free afterwards.
+void Translator::EmitCheck(const Access& access, uint64_t rip) {
+  const size_t tlb = offsetof(JitContext, tlb) + context() * sizeof(DataTlb);
+  const size_t tag = tlb + (access.write ? offsetof(DataTlb, write_tag) : offsetof(DataTlb, read_tag));
+  const size_t host = tlb + offsetof(DataTlb, host);
+  const Mem saved_rcx = Context(offsetof(JitContext, saved_rcx));
+  const uint32_t site = store_.AddSite({.rip = rip,
+                                        .retry = buffer_.ToExec(code_.at()),
+                                        .context = static_cast<uint8_t>(context()),
+                                        .size = static_cast<uint8_t>(access.size),
+                                        .write = access.write});
+  ColdExit exit{.kind = ColdExit::kSlow, .displacement = nullptr, .id = site, .restore_rcx = access.flags_live,
+                .context = static_cast<uint8_t>(context()), .write = access.write};
+  const Mem tlb_mask = Context(offsetof(JitContext, tlb_mask));
+  if (!access.flags_live) {
+    code_.Pext(kScratch2, kScratch1, tlb_mask);
+    code_.Add(kScratch1, ContextIndexed(kScratch2, tag));
+    code_.CompareImm32(kScratch1, static_cast<uint32_t>(kPageSize) - access.size);
+    exit.displacement = code_.JumpIf(7);  // above
+    code_.Add(kScratch1, ContextIndexed(kScratch2, host));
+  } else {
+    code_.Store(saved_rcx, kHostRcx);
+    code_.Pext(kScratch2, kScratch1, tlb_mask);
+    code_.Load(kHostRcx, ContextIndexed(kScratch2, tag));
+    code_.Lea(kScratch1, {.base = kScratch1, .index = kHostRcx});
+    code_.Lea(kHostRcx, {.base = kScratch1, .disp = static_cast<int32_t>(access.size) - 1});
+    code_.Pext(kHostRcx, kHostRcx, Context(offsetof(JitContext, page_number_mask)));
+    uint8_t* hit = code_.JumpIfRcxZero();
+    exit.displacement = code_.Jump();
+    code_.Bind8(hit);
+    code_.Load(kHostRcx, ContextIndexed(kScratch2, host));
+    code_.Lea(kScratch1, {.base = kScratch1, .index = kHostRcx});
+    code_.Load(kHostRcx, saved_rcx);
+  }
+  cold_[cold_count_++] = exit;
+}
+
+bool Translator::EmitLea(const Instruction& insn, uint64_t next_rip) {
+  if (insn.address_size == 2 || insn.operand_size == 2) return false;
+  const unsigned to = insn.operand[0].index;
+  const uint8_t host = IsHomed(to) ? kScratch1 : HostOf(to);
+  const bool wide = insn.operand_size == 8 && insn.address_size == 8;
+  Mem mem;
+  mem.disp = static_cast<int32_t>(insn.displacement);
+  if (insn.base == x86::kRipRegister || (insn.base == x86::kNoRegister && insn.index == x86::kNoRegister)) {
+    const uint64_t value = static_cast<uint64_t>(insn.displacement) + (insn.base == x86::kRipRegister ? next_rip : 0);
+    code_.LoadImm(host, wide ? value : value & 0xffffffff);
+  } else {
+    if (insn.base != x86::kNoRegister) mem.base = LoadGpr(insn.base, kScratch1);
+    if (insn.index != x86::kNoRegister) {
+      mem.index = LoadGpr(insn.index, kScratch2);
+      mem.scale = insn.scale;
+    }
+    code_.Lea(host, mem, wide);
+  }
+  if (IsHomed(to)) code_.Store(GprSlot(to), kScratch1);
+  return true;
+}
+
+/// MOV between the accumulator and an absolute address (A0-A3).
+bool Translator::EmitMovOffset(const Instruction& insn, unsigned index) {
+  if (!CanAddress(insn)) return false;
+  const Operand* memory = insn.memory_operand();
+  if (!memory || memory->size == 0) return false;
+  EmitLinearAddress(insn, NextRip(index));
+  EmitCheck({.size = memory->size, .write = memory->written, .flags_live = live_before_[index] != 0}, RipOf(index));
+  static constexpr uint8_t kOpcode[4] = {0x8a, 0x8b, 0x88, 0x89};
+  code_.Op(kHostRax, {.base = kScratch1}, kOpcode[insn.opcode & 3], memory->size == 8, 0, memory->size == 2 ? 0x66 : 0);
+  return true;
+}
+
+/// AH, CH, DH, BH cannot be named together with R10: borrow RDI for the address.
+bool Translator::EmitHighByteMemory(const Instruction& insn, const RegisterMap& map) {
+  const Mem saved = Context(offsetof(JitContext, saved_scratch));
+  code_.Store(saved, kHostRdi);
+  code_.Move(kHostRdi, kScratch1);
+  code_ = Assembler(ReEmit(code_.at(), insn, map, kHostRdi));
+  code_.Load(kHostRdi, saved);
+  return true;
+}
+
+bool Translator::EmitGeneral(const Instruction& insn, unsigned index) {
+  if (insn.mnemonic == ZYDIS_MNEMONIC_LEA) return EmitLea(insn, NextRip(index));
+  if (insn.map == 0 && insn.encoding == x86::Encoding::kLegacy && insn.opcode >= 0xa0 && insn.opcode <= 0xa3)
+    return EmitMovOffset(insn, index);
+  const Operand* memory = insn.memory_operand();
+  if (memory && !CanAddress(insn)) return false;
+
+  RegisterMap map;
+  for (unsigned gpr = 0; gpr < 16; ++gpr) map.host[gpr] = HostOf(gpr);
+  uint8_t free_scratch[2] = {kScratch2, kScratch1};
+  unsigned free_count = memory ? 1 : 2;
+  uint16_t assigned = 0, to_store = 0, to_load = 0;
+  bool any_extended = memory != nullptr;
+  for (unsigned i = 0; i < insn.operand_count; ++i) {
+    const Operand& operand = insn.operand[i];
+    if (operand.kind != OperandKind::kRegister || operand.register_class != RegisterClass::kGpr) continue;
+    if (operand.place == OperandPlace::kNone) {
+      if (IsHomed(operand.index) || operand.index == x86::kRsp) return false;
+      continue;
+    }
+    const auto bit = static_cast<uint16_t>(1u << operand.index);
+    if (IsHomed(operand.index)) {
+      if (!(assigned & bit)) {
+        if (free_count == 0) return false;
+        assigned |= bit;
+        map.host[operand.index] = free_scratch[--free_count];
+      }
+      if (operand.read || operand.size < 4 || KeepsDestination(insn)) to_load |= bit;
+      if (operand.written) to_store |= bit;
+    }
+    if (map.host[operand.index] >= 8) any_extended = true;
+  }
+  const bool high = HasHighByte(insn);
+  if (high && any_extended && !memory) return false;
+  if (high && memory && assigned) return false;
+
+  if (memory) {
+    EmitLinearAddress(insn, NextRip(index));
+    EmitCheck({.size = memory->size, .write = memory->written, .flags_live = live_before_[index] != 0}, RipOf(index));
+  }
+  for (unsigned gpr : {10u, 11u, 15u})
+    if (to_load >> gpr & 1) code_.Load(map.host[gpr], GprSlot(gpr));
+  if (high && memory) {
+    for (unsigned i = 0; i < insn.operand_count; ++i)  // SPL.. cannot appear with AH.., RSP neither
+      if (insn.operand[i].register_class == RegisterClass::kGpr && map.host[insn.operand[i].index] >= 8) return false;
+    return EmitHighByteMemory(insn, map);
+  }
+  code_ = Assembler(ReEmit(code_.at(), insn, map, memory ? kScratch1 : -1));
+  for (unsigned gpr : {10u, 11u, 15u})
+    if (to_store >> gpr & 1) code_.Store(GprSlot(gpr), map.host[gpr]);
+  return true;
+}
+
+}  // namespace nacre::engine::jit

@@ -1,0 +1,196 @@
+// Stack instructions and the system instructions that are frequent enough to have a template of their own. All of them
+// keep the host's flags.
+
+#include "engine/jit/translator.h"
+
+namespace nacre::engine::jit {
+
+using x86::Instruction;
+using x86::OperandKind;
+using x86::RegisterClass;
+
+namespace {
+
+Mem StateField(size_t offset) { return Context(offsetof(JitContext, state) + offset); }
+#define NACRE_STATE(field) StateField(offsetof(x86::CpuState, field))
+
+Mem SavedScratch() { return Context(offsetof(JitContext, saved_scratch)); }
+
+}  // namespace
+
+void Translator::EmitAddressPlus(uint8_t to, uint8_t from, int32_t disp) {
+  code_.Lea(to, {.base = from, .disp = disp}, code64());
+}
+
+/// R10: host address of the stack slot that a push (write) or pop (read) of `size` bytes touches.
+bool Translator::EmitStackCheck(unsigned index, unsigned size, bool write) {
+  if (write)
+    EmitAddressPlus(kScratch1, kHostR15, -static_cast<int32_t>(size));
+  else
+    code_.Move(kScratch1, kHostR15, code64());
+  EmitCheck({.size = size, .write = write, .flags_live = live_before_[index] != 0}, RipOf(index));
+  return true;
+}
+
+bool Translator::EmitPush(unsigned index) {
+  const Instruction& insn = insns_[index];
+  const unsigned size = code64() ? 8 : 4;
+  if (insn.operand_size == 2 || !(request_.flags & kFlagFlat) || insn.operand_count == 0) return false;
+  const x86::Operand& operand = insn.operand[0];
+  const Mem slot{.base = kScratch1};
+  switch (operand.kind) {
+    case OperandKind::kImmediate: {
+      if (static_cast<int64_t>(insn.immediate) != static_cast<int32_t>(insn.immediate) && code64()) return false;
+      EmitStackCheck(index, size, true);
+      code_.StoreImm32(slot, static_cast<uint32_t>(insn.immediate), code64());
+      break;
+    }
+    case OperandKind::kRegister:
+      if (operand.register_class != RegisterClass::kGpr) return false;
+      EmitStackCheck(index, size, true);
+      code_.Store(slot, LoadGpr(operand.index, kScratch2), code64());
+      break;
+    case OperandKind::kMemory:
+      if (!CanAddress(insn)) return false;
+      EmitLinearAddress(insn, NextRip(index));
+      EmitCheck({.size = size, .write = false, .flags_live = live_before_[index] != 0}, RipOf(index));
+      code_.Load(kScratch1, slot, code64());
+      code_.Store(SavedScratch(), kScratch1);
+      EmitStackCheck(index, size, true);
+      code_.Load(kScratch2, SavedScratch());
+      code_.Store(slot, kScratch2, code64());
+      break;
+    default: return false;
+  }
+  EmitAddressPlus(kHostR15, kHostR15, -static_cast<int32_t>(size));
+  return true;
+}
+
+bool Translator::EmitPop(unsigned index) {
+  const Instruction& insn = insns_[index];
+  const unsigned size = code64() ? 8 : 4;
+  if (insn.operand_size == 2 || !(request_.flags & kFlagFlat) || insn.operand_count == 0) return false;
+  const x86::Operand& operand = insn.operand[0];
+  if (operand.kind != OperandKind::kRegister || operand.register_class != RegisterClass::kGpr) return false;
+  EmitStackCheck(index, size, false);
+  const Mem slot{.base = kScratch1};
+  if (operand.index == x86::kRsp) {
+    code_.Load(kHostR15, slot, code64());
+    return true;
+  }
+  const uint8_t to = IsHomed(operand.index) ? kScratch2 : HostOf(operand.index);
+  code_.Load(to, slot, code64());
+  if (IsHomed(operand.index)) code_.Store(GprSlot(operand.index), kScratch2);
+  EmitAddressPlus(kHostR15, kHostR15, static_cast<int32_t>(size));
+  return true;
+}
+
+bool Translator::EmitLeave(unsigned index) {
+  const unsigned size = code64() ? 8 : 4;
+  if (insns_[index].operand_size == 2 || !(request_.flags & kFlagFlat)) return false;
+  code_.Move(kScratch1, kHostRbp, code64());
+  EmitCheck({.size = size, .write = false, .flags_live = live_before_[index] != 0}, RipOf(index));
+  code_.Load(kScratch1, {.base = kScratch1}, code64());
+  EmitAddressPlus(kHostR15, kHostRbp, static_cast<int32_t>(size));
+  code_.Move(kHostRbp, kScratch1, code64());
+  return true;
+}
+
+/// Arithmetic flags from the host, IF from its own word, the rest from the state. Long mode at CPL 0 only: no IOPL rules.
+bool Translator::EmitPushFlags(unsigned index) {
+  if (!(request_.flags & kFlagCpl0) || insns_[index].operand_size == 2 || !(request_.flags & kFlagFlat)) return false;
+  const unsigned size = code64() ? 8 : 4;
+  const Mem mask = Context(offsetof(JitContext, arithmetic_mask));
+  code_.PushFlags();
+  code_.Pop(kScratch1);
+  code_.Pext(kScratch1, kScratch1, mask);
+  code_.Pdep(kScratch1, kScratch1, mask);
+  code_.Load(kScratch2, Context(offsetof(JitContext, interrupt_flag)));
+  for (int i = 0; i < 3; ++i) code_.Lea(kScratch2, {.index = kScratch2, .scale = 8});  // IF is bit 9
+  code_.Lea(kScratch1, {.base = kScratch1, .index = kScratch2});
+  code_.Load(kScratch2, NACRE_STATE(rflags));
+  code_.Lea(kScratch1, {.base = kScratch1, .index = kScratch2});
+  code_.Store(SavedScratch(), kScratch1);
+  EmitAddressPlus(kScratch1, kHostR15, -static_cast<int32_t>(size));
+  EmitCheck({.size = size, .write = true, .flags_live = true}, RipOf(index));
+  code_.Load(kScratch2, SavedScratch());
+  code_.Store({.base = kScratch1}, kScratch2, code64());
+  EmitAddressPlus(kHostR15, kHostR15, -static_cast<int32_t>(size));
+  return true;
+}
+
+void Translator::EmitClearDirection() {
+  const Mem flags = NACRE_STATE(rflags);
+  const Mem all_but_df = Context(offsetof(JitContext, not_direction_mask));
+  code_.Load(kScratch1, flags);
+  code_.Pext(kScratch1, kScratch1, all_but_df);
+  code_.Pdep(kScratch1, kScratch1, all_but_df);
+  code_.Store(flags, kScratch1);
+}
+
+void Translator::EmitSwapGs() {
+  const Mem base = StateField(offsetof(x86::CpuState, segment) + x86::kGs * sizeof(x86::Segment) +
+                              offsetof(x86::Segment, base));
+  const Mem kernel = StateField(offsetof(x86::CpuState, msr) + offsetof(x86::Msrs, kernel_gs_base));
+  code_.Load(kScratch1, base);
+  code_.Load(kScratch2, kernel);
+  code_.Store(base, kScratch2);
+  code_.Store(kernel, kScratch1);
+}
+
+/// IF := 1 unless a request waits: then the interpreter does it, with the interrupt shadow.
+bool Translator::EmitSti(unsigned index) {
+  const Mem saved_rcx = Context(offsetof(JitContext, saved_rcx));
+  code_.Store(saved_rcx, kHostRcx);
+  code_.Load(kHostRcx, Context(offsetof(JitContext, no_request)));
+  uint8_t* waiting = code_.JumpIfRcxZero();
+  uint8_t* over = code_.JumpShort(0xeb);
+  code_.Bind8(waiting);
+  const uint32_t site = store_.AddSite({.rip = RipOf(index)});
+  cold_[cold_count_++] = {.kind = ColdExit::kInterpret, .displacement = code_.Jump(), .id = site, .restore_rcx = true};
+  code_.Bind8(over);
+  code_.Load(kHostRcx, saved_rcx);
+  code_.StoreImm32(Context(offsetof(JitContext, interrupt_flag)), 1, true);
+  return true;
+}
+
+bool Translator::EmitSpecial(unsigned index, bool& handled) {
+  const Instruction& insn = insns_[index];
+  const bool cpl0 = (request_.flags & kFlagCpl0) != 0;
+  const bool smap = (request_.flags & kFlagSmap) != 0;
+  handled = true;
+  switch (insn.zydis_mnemonic()) {
+    case ZYDIS_MNEMONIC_PUSH: return EmitPush(index);
+    case ZYDIS_MNEMONIC_POP: return EmitPop(index);
+    case ZYDIS_MNEMONIC_LEAVE: return EmitLeave(index);
+    case ZYDIS_MNEMONIC_PUSHF:
+    case ZYDIS_MNEMONIC_PUSHFD:
+    case ZYDIS_MNEMONIC_PUSHFQ: return EmitPushFlags(index);
+    case ZYDIS_MNEMONIC_CLD: EmitClearDirection(); return true;
+    case ZYDIS_MNEMONIC_SWAPGS:
+      if (!cpl0 || !code64()) return false;
+      EmitSwapGs();
+      return true;
+    case ZYDIS_MNEMONIC_CLI:
+      if (!cpl0) return false;
+      code_.StoreImm32(Context(offsetof(JitContext, interrupt_flag)), 0, true);
+      return true;
+    case ZYDIS_MNEMONIC_STI: return cpl0 && EmitSti(index);
+    case ZYDIS_MNEMONIC_STAC:
+    case ZYDIS_MNEMONIC_CLAC: {
+      if (!cpl0 || !smap) return false;
+      const bool set = insn.mnemonic == ZYDIS_MNEMONIC_STAC;
+      if (set == (context() == kContextSupervisorAc)) return true;  // AC is what it shall be
+      code_.Load(kScratch1, NACRE_STATE(rflags));
+      constexpr auto kAc = static_cast<int32_t>(x86::rflags::kAc);
+      code_.Lea(kScratch1, {.base = kScratch1, .disp = set ? kAc : -kAc});
+      code_.Store(NACRE_STATE(rflags), kScratch1);
+      const uint32_t flags = (request_.flags & ~kFlagContextMask) | (set ? kContextSupervisorAc : kContextSupervisor);
+      exit_flags_ = flags;
+      return true;
+    }
+    default: handled = false; return true;
+  }
+}
+
+}  // namespace nacre::engine::jit

@@ -1,0 +1,389 @@
+#include "engine/jit/jit_vcpu.h"
+
+#include <asm/prctl.h>
+#include <cpuid.h>
+#include <sys/auxv.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "base/check.h"
+#include "engine/jit/lockstep.h"
+
+namespace nacre::engine::jit {
+
+using x86::CpuState;
+
+namespace {
+
+constexpr unsigned kMnemonics = ZYDIS_MNEMONIC_MAX_VALUE + 1;
+constexpr uint64_t kScattered = x86::rflags::kArithmetic | x86::rflags::kIf;
+
+int64_t NowNs() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1000000000 + now.tv_nsec;
+}
+
+bool HostHasBmi2() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & (1u << 8));
+}
+
+bool HostHasAvx() { return __builtin_cpu_supports("avx") != 0; }
+
+bool HostHasFsGsBase() { return (getauxval(AT_HWCAP2) & 2) != 0; }
+
+}  // namespace
+
+JitVcpu::JitVcpu(const VcpuConfig& config, const JitOptions& options)
+    : config_(config), options_(options), memory_(*config.memory), context_(std::make_unique<JitContext>()),
+      store_(config.memory->size_bytes() / kPageSize), page_ids_(kPageIds), tlb_entry_flags_(kContexts * kTlbEntries),
+      code_page_seen_(kContexts * kPageSlots), interpreted_by_mnemonic_(kMnemonics) {}
+
+JitVcpu::~JitVcpu() = default;
+
+Result<std::unique_ptr<JitVcpu>> JitVcpu::Create(const VcpuConfig& config, const JitOptions& options) {
+  if (!HostHasBmi2())
+    return Fail("the translator needs a host CPU with BMI2 (Intel Haswell, AMD Excavator or newer); use --engine interp");
+  std::unique_ptr<JitVcpu> vcpu(new JitVcpu(config, options));
+  NACRE_TRY_STATUS(vcpu->Prepare());
+  return vcpu;
+}
+
+Status JitVcpu::Prepare() {
+  buffer_ = NACRE_TRY(codegen::CodeBuffer::Create(options_.code_cache_bytes));
+  const int64_t to_exec = buffer_.exec_base() - buffer_.write_base();
+  uint8_t* code_start = EmitStubs(buffer_.write_base(), to_exec, stubs_);
+  translator_ = std::make_unique<Translator>(*config_.model, buffer_, store_, stubs_, code_start);
+  interp::StateListener* listener = this;
+  interpreter_ = std::make_unique<interp::Interpreter>(config_, listener);
+  fault_range_ = NACRE_TRY(HostFaultRange::Register(buffer_.exec_base(), buffer_.size_bytes(), *this));
+  has_avx_ = HostHasAvx();
+  context_->self = reinterpret_cast<uint64_t>(this);
+  context_->slow_handler = reinterpret_cast<uint64_t>(&SlowMemoryEntry);
+  context_->jump_mask = kJumpMask;
+  FlushTranslations(true);
+  x86::ResetCpuState(context_->state);
+  if (options_.lockstep) lockstep_ = NACRE_TRY(Lockstep::Create(config_));
+  return {};
+}
+
+void JitVcpu::Import(const CpuState& state) {
+  context_->state = state;
+  mode_known_ = false;
+  pending_link_ = kNone;
+  FlushTranslations(true);
+  interpreter_->FlushTlb();
+}
+
+void JitVcpu::Export(CpuState& state) const { state = context_->state; }
+
+void JitVcpu::Request(uint32_t bits) {
+  requests_.fetch_or(bits);
+  context_->no_request.store(0);
+  context_->jump_mask.store(0);
+  context_->go.store(0);
+}
+
+Status JitVcpu::SetGsBase() {
+  const auto base = reinterpret_cast<unsigned long>(context_.get());
+  if (HostHasFsGsBase()) {
+    asm volatile("wrgsbase %0" : : "r"(base));
+    return {};
+  }
+  if (syscall(SYS_arch_prctl, ARCH_SET_GS, base) != 0) return FailErrno("arch_prctl(ARCH_SET_GS)");
+  return {};
+}
+
+void JitVcpu::ScatterFlags() {
+  CpuState& state = context_->state;
+  context_->flags = (state.rflags & x86::rflags::kArithmetic) | x86::rflags::kFixed1;
+  context_->interrupt_flag = (state.rflags & x86::rflags::kIf) ? 1 : 0;
+  state.rflags &= ~kScattered;
+}
+
+void JitVcpu::GatherFlags() {
+  CpuState& state = context_->state;
+  state.rflags |= (context_->flags & x86::rflags::kArithmetic) | (context_->interrupt_flag ? x86::rflags::kIf : 0);
+}
+
+interp::StepResult JitVcpu::InterpretOne() {
+  ++counters_.interpreted;
+  if (mode_flags_ == kNone) ++counters_.interpreted_in_mode;
+  if (interpret_site_ != kNone) ++interpreted_by_mnemonic_[store_.site(interpret_site_).mnemonic];
+  interpret_site_ = kNone;
+  GatherFlags();
+  const interp::StepResult result = interpreter_->Step(context_->state);
+  ScatterFlags();
+  mode_known_ = false;
+  return result;
+}
+
+/// True: leave Run.
+bool JitVcpu::AfterStep(interp::StepResult result, ExitReason& reason) {
+  if (result == interp::StepResult::kShutdown) {
+    reason = ExitReason::kShutdown;
+    return true;
+  }
+  if (result == interp::StepResult::kHalted && !DeliverableRequest()) {
+    reason = ExitReason::kHalted;
+    return true;
+  }
+  return false;
+}
+
+/// True: leave Run for `reason`.
+bool JitVcpu::ServeRequests(ExitReason& reason) {
+  JitContext& context = *context_;
+  CpuState& state = context.state;
+  context.go.store(1);
+  context.jump_mask.store(kJumpMask);
+  context.no_request.store(1);
+  const uint32_t bits = requests_.load();
+  if (bits & kRequestEngine) {
+    requests_.fetch_and(~uint32_t{kRequestEngine});
+    ApplyCodeWrites();
+  }
+  if (bits & kRequestStop) {
+    requests_.fetch_and(~uint32_t{kRequestStop});
+    reason = ExitReason::kStop;
+    return true;
+  }
+  if (bits & kRequestInit) {
+    requests_.fetch_and(~uint32_t{kRequestInit});
+    reason = ExitReason::kInit;
+    return true;
+  }
+  interp::StepResult result = interp::StepResult::kOk;
+  if ((bits & kRequestNmi) && !state.nmi_masked) {
+    requests_.fetch_and(~uint32_t{kRequestNmi});
+    GatherFlags();
+    result = interpreter_->InjectNmi(state);
+    ScatterFlags();
+    mode_known_ = false;
+  } else if ((bits & kRequestInterrupt) && context.interrupt_flag) {
+    const int vector = config_.host->AcknowledgeInterrupt();
+    if (vector < 0) {
+      requests_.fetch_and(~uint32_t{kRequestInterrupt});
+    } else {
+      ++counters_.interrupts;
+      GatherFlags();
+      result = interpreter_->InjectInterrupt(state, static_cast<uint8_t>(vector));
+      ScatterFlags();
+      mode_known_ = false;
+    }
+  }
+  if (requests_.load() != 0) context.no_request.store(0);
+  return result == interp::StepResult::kShutdown && AfterStep(result, reason);
+}
+
+void JitVcpu::ResetCode() {
+  ++counters_.cache_resets;
+  for (uint32_t page : store_.pages_with_blocks())
+    memory_.PageFlags(page).fetch_and(static_cast<uint8_t>(~memory::GuestMemory::kCode));
+  store_.Clear();
+  translator_->Reset();
+  for (unsigned context = 0; context < kContexts; ++context) FlushContextCode(context);
+  std::fill(page_ids_.begin(), page_ids_.end(), PageId{});
+  next_page_id_ = 1;
+  pending_link_ = kNone;
+  interpret_site_ = kNone;
+}
+
+void JitVcpu::Translate() {
+  const int64_t start = NowNs();
+  if (next_page_id_ >= kPageIds / 2 - 2) ResetCode();
+  const CodePage* page = FetchPage(context_->state.rip);
+  if (!page) return;  // the next dispatch finds out why
+  const GuestPhys phys(page->phys_page << 12 | (context_->state.rip & kPageMask));
+  const uint64_t page_index = memory_.PageIndex(page->host);
+  if (!(memory_.PageFlags(page_index).load() & memory::GuestMemory::kCode)) {
+    memory_.SetCodePage(phys, true);  // before the bytes are read: later writes are reported
+    ForgetWriteRights(page->host);
+  }
+  const TranslateRequest request{.rip = context_->state.rip, .phys = phys.value, .page = page->host,
+                                 .page_index = page_index, .flags = CurrentFlags(),
+                                 .max_instructions = single_ && !lockstep_ ? 1u : kMaxInstructions};
+  if (translator_->Translate(request) == kNone) {
+    ResetCode();
+    memory_.SetCodePage(phys, true);
+    NACRE_CHECK(translator_->Translate(request) != kNone);
+  }
+  ++counters_.translations;
+  counters_.translate_ns += static_cast<uint64_t>(NowNs() - start);
+}
+
+void JitVcpu::NoteCodeWrite(GuestPhys address, uint64_t size_bytes) {
+  {
+    std::lock_guard lock(code_writes_mutex_);
+    code_writes_.emplace_back(address, size_bytes);
+  }
+  Request(kRequestEngine);
+}
+
+void JitVcpu::ApplyCodeWrites() {
+  std::vector<std::pair<GuestPhys, uint64_t>> writes;
+  {
+    std::lock_guard lock(code_writes_mutex_);
+    writes.swap(code_writes_);
+  }
+  for (const auto& [address, size_bytes] : writes) {
+    for (uint64_t at = address.value; at < address.value + size_bytes;) {
+      const uint64_t end = std::min(AlignDown(at, kPageSize) + kPageSize, address.value + size_bytes);
+      const uint8_t* host = memory_.HostPointer(GuestPhys(at), end - at);
+      if (!host) break;
+      const uint64_t page_index = memory_.PageIndex(host);
+      const auto first = static_cast<unsigned>(at & kPageMask);
+      const auto last = static_cast<unsigned>((end - 1) & kPageMask);
+      const unsigned removed = store_.InvalidateRange(page_index, first, last, *context_, stubs_.miss_target);
+      counters_.invalidations += removed;
+      if (!store_.PageHasBlocks(page_index)) memory_.SetCodePage(GuestPhys(at), false);
+      at = end;
+    }
+  }
+  pending_link_ = kNone;
+}
+
+bool JitVcpu::OnHostFault(int, const siginfo_t&, ucontext_t& context) {
+  auto& rip = context.uc_mcontext.gregs[REG_RIP];
+  const auto* host = reinterpret_cast<const uint8_t*>(rip);
+  const uint32_t index = store_.FindByHost(host);
+  if (index == kNone) return false;
+  const Block& block = store_.block(index);
+  context_->state.rip = block.rip + store_.GuestOffset(block, host);
+  ++counters_.host_faults;
+  rip = reinterpret_cast<greg_t>(stubs_.fault_exit);
+  return true;
+}
+
+ExitReason JitVcpu::Run(uint64_t instruction_budget) {
+  thread_local std::optional<SignalStack> signal_stack;
+  if (!signal_stack) {
+    auto created = SignalStack::Create();
+    if (!created) {
+      error_ = created.error().message;
+      return ExitReason::kError;
+    }
+    signal_stack = std::move(*created);
+  }
+  if (Status status = SetGsBase(); !status) {
+    error_ = status.error().message;
+    return ExitReason::kError;
+  }
+  if (single_ != (instruction_budget != 0)) {
+    single_ = instruction_budget != 0;
+    mode_known_ = false;
+  }
+  if (lockstep_) return lockstep_->Run(*this, instruction_budget);
+  ScatterFlags();
+  ExitReason reason = ExitReason::kBudget;
+  uint64_t left = instruction_budget;
+  if (context_->state.halted && !DeliverableRequest()) {
+    GatherFlags();
+    return ExitReason::kHalted;
+  }
+  while (true) {
+    const Need need = Dispatch();
+    SaveVectors();
+    if (need == Need::kTranslate) {
+      Translate();
+      continue;
+    }
+    if (need == Need::kRequests) {
+      if (DeliverableRequest() && ServeRequests(reason)) break;
+      if (context_->state.halted) {
+        if (AfterStep(interp::StepResult::kHalted, reason)) break;
+        continue;
+      }
+    } else if (AfterStep(InterpretOne(), reason)) {
+      break;
+    }
+    if (single_ && --left == 0) {
+      reason = ExitReason::kBudget;
+      break;
+    }
+  }
+  GatherFlags();
+  pending_link_ = kNone;
+  return reason;
+}
+
+std::vector<Statistic> JitVcpu::Statistics() const {
+  const JitCounters& c = counters_;
+  std::vector<Statistic> out = {
+      {"translated blocks", c.translations},
+      {"translated instructions", translator_->translated_instructions()},
+      {"translation time, ns", c.translate_ns},
+      {"host code, bytes", translator_->code_bytes()},
+      {"dispatches", c.dispatches},
+      {"unlinked exits", c.links},
+      {"lookup exits", c.lookups},
+      {"poll exits", c.polls},
+      {"TLB fills", c.tlb_fills},
+      {"TLB flushes", c.tlb_flushes},
+      {"TLB page flushes", c.page_flushes},
+      {"blocks invalidated", c.invalidations},
+      {"code cache resets", c.cache_resets},
+      {"interrupts", c.interrupts},
+      {"host faults", c.host_faults},
+      {"interpreted instructions", c.interpreted},
+      {"interpreted: untranslated mode", c.interpreted_in_mode},
+      {"interpreted: memory slow path", c.slow_interpreted},
+  };
+  std::vector<std::pair<uint64_t, unsigned>> top;
+  for (unsigned i = 0; i < kMnemonics; ++i)
+    if (interpreted_by_mnemonic_[i]) top.emplace_back(interpreted_by_mnemonic_[i], i);
+  std::sort(top.rbegin(), top.rend());
+  if (top.size() > 20) top.resize(20);
+  for (const auto& [count, mnemonic] : top)
+    out.push_back({fmt::format("interpreted: {}", mnemonic ? x86::MnemonicName(static_cast<uint16_t>(mnemonic))
+                                                           : "undecodable or across pages"),
+                   count});
+  return out;
+}
+
+namespace {
+
+class JitEngine : public Engine, public memory::CodeWriteListener {
+ public:
+  explicit JitEngine(const JitOptions& options) : options_(options) {}
+  ~JitEngine() override {
+    if (memory_) memory_->SetCodeWriteListener(nullptr);
+  }
+
+  std::string_view name() const override { return "jit"; }
+
+  Result<std::unique_ptr<Vcpu>> CreateVcpu(const VcpuConfig& config) override {
+    if (!vcpus_.empty()) return Fail("the translator runs one virtual CPU so far; use --cpus 1 or --engine interp");
+    auto vcpu = NACRE_TRY(JitVcpu::Create(config, options_));
+    vcpus_.push_back(vcpu.get());
+    memory_ = config.memory;
+    memory_->SetCodeWriteListener(this);
+    return vcpu;
+  }
+
+  std::vector<Statistic> Statistics() const override { return {}; }
+
+  void OnCodeWrite(GuestPhys address, uint64_t size_bytes) override {
+    for (JitVcpu* vcpu : vcpus_) vcpu->NoteCodeWrite(address, size_bytes);
+  }
+
+ private:
+  JitOptions options_;
+  memory::GuestMemory* memory_ = nullptr;
+  std::vector<JitVcpu*> vcpus_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> CreateJitEngine(const JitOptions& options) {
+  if (options.code_cache_bytes < 4 * kMiB || options.code_cache_bytes > kGiB)
+    return Fail("code cache of {} bytes: give between 4M and 1G", options.code_cache_bytes);
+  return std::make_unique<JitEngine>(options);
+}
+
+}  // namespace nacre::engine::jit

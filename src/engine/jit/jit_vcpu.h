@@ -1,0 +1,148 @@
+#pragma once
+// One virtual CPU of the translator. Run alternates between Dispatch, which is compiled without vector registers and
+// keeps running translated code with the guest's vector state live in the host's registers, and the heavy rest (the
+// translator, the interpreter, devices), before which that state is saved. One thread, but for Request and its like.
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "codegen/code_buffer.h"
+#include "engine/host_faults.h"
+#include "engine/interp/interpreter.h"
+#include "engine/jit/block.h"
+#include "engine/jit/context.h"
+#include "engine/jit/jit_engine.h"
+#include "engine/jit/stubs.h"
+#include "engine/jit/translator.h"
+#include "x86/page_walk.h"
+
+namespace nacre::engine::jit {
+
+/// Counters that tell where time went; see JitVcpu::Statistics.
+struct JitCounters {
+  uint64_t dispatches = 0, links = 0, lookups = 0, polls = 0;
+  uint64_t tlb_fills = 0, slow_interpreted = 0, tlb_flushes = 0, page_flushes = 0;
+  uint64_t translations = 0, invalidations = 0, cache_resets = 0;
+  uint64_t interpreted = 0, interpreted_in_mode = 0, interrupts = 0, host_faults = 0;
+  uint64_t translate_ns = 0;
+};
+
+class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHandler {
+ public:
+  static Result<std::unique_ptr<JitVcpu>> Create(const VcpuConfig& config, const JitOptions& options);
+  ~JitVcpu() override;
+
+  void Import(const x86::CpuState& state) override;
+  void Export(x86::CpuState& state) const override;
+  ExitReason Run(uint64_t instruction_budget) override;
+  void Request(uint32_t bits) override;
+  void ClearRequest(uint32_t bits) override { requests_.fetch_and(~bits); }
+  uint32_t pending_requests() const override { return requests_.load(); }
+  std::string error() const override { return error_; }
+  std::vector<Statistic> Statistics() const override;
+
+  /// Any thread: guest bytes that were translated have been written.
+  void NoteCodeWrite(GuestPhys address, uint64_t size_bytes);
+
+ private:
+  enum class Need : uint8_t { kTranslate, kInterpret, kRequests };
+  struct CodePage {
+    uint64_t key = ~uint64_t{0};  ///< linear page number * 2 + user
+    uint64_t phys_page = 0;
+    const uint8_t* host = nullptr;
+    bool global = false, large = false;
+  };
+  /// Linear addresses of code on large pages, rounded out to 1 GiB; empty when first > last.
+  struct LargeCode {
+    uint64_t first = ~uint64_t{0}, last = 0;
+  };
+  struct PageId {
+    uint64_t linear_page = 0, phys_page = 0;
+    uint32_t id = 0;
+  };
+  static constexpr unsigned kCodePages = 256;
+  static constexpr unsigned kPageIds = 1 << 16;
+
+  JitVcpu(const VcpuConfig& config, const JitOptions& options);
+  Status Prepare();
+
+  // dispatch_nosimd.cc: guest vectors may be live
+  Need Dispatch();
+  bool ComputeMode();
+  uint32_t CurrentFlags() const;
+  bool DeliverableRequest();
+  const CodePage* FetchPage(uint64_t rip);
+  uint32_t PageIdOf(uint64_t linear_page, uint64_t phys_page);
+  uint32_t FindBlock(uint64_t rip, uint32_t flags, uint32_t& page_id);
+  void NoteJumpTarget(const Block& block);
+  void TakeExit();
+  void RestoreVectors();
+  void SaveVectors();
+  static uint64_t SlowMemoryEntry(JitVcpu* self) { return self->SlowMemory(); }
+  uint64_t SlowMemory();
+  void FlushContextTlb(unsigned context);
+  void FlushContextCode(unsigned context);
+  void FlushTranslations(bool include_global);
+  void FlushPage(uint64_t address);
+  void ForgetWriteRights(const uint8_t* host_page);
+
+  // jit_vcpu.cc: guest vectors are saved
+  void Translate();
+  bool ServeRequests(ExitReason& reason);
+  interp::StepResult InterpretOne();
+  bool AfterStep(interp::StepResult result, ExitReason& reason);
+  void ApplyCodeWrites();
+  void ResetCode();
+  void GatherFlags();   ///< state.rflags becomes whole
+  void ScatterFlags();  ///< ... and is taken apart again: see JitContext
+  Status SetGsBase();
+
+  // lockstep.cc
+  class Lockstep;
+
+  void OnTlbFlush(bool include_global) override { FlushTranslations(include_global); }
+  void OnTlbFlushPage(GuestVirt address) override { FlushPage(address.value); }
+  bool OnHostFault(int signal, const siginfo_t& info, ucontext_t& context) override;
+
+  VcpuConfig config_;
+  JitOptions options_;
+  memory::GuestMemory& memory_;
+  std::unique_ptr<JitContext> context_;
+  codegen::CodeBuffer buffer_;
+  HostFaultRange fault_range_;
+  Stubs stubs_;
+  BlockStore store_;
+  std::unique_ptr<Translator> translator_;
+  std::unique_ptr<interp::Interpreter> interpreter_;
+  std::unique_ptr<Lockstep> lockstep_;
+  std::string error_;
+
+  std::atomic<uint32_t> requests_ = 0;
+  std::mutex code_writes_mutex_;
+  std::vector<std::pair<GuestPhys, uint64_t>> code_writes_;
+
+  bool running_ = false;         ///< the flags are scattered
+  bool vectors_live_ = false;
+  bool has_avx_ = false;
+  bool mode_known_ = false;
+  bool single_ = false;          ///< a budget is in force: one instruction a block
+  uint32_t mode_flags_ = 0;      ///< BlockFlags without the context
+  uint32_t context_flags_[kContexts] = {};  ///< mode flags that each jump cache was filled under
+  uint32_t pending_link_ = kNone;
+  uint32_t interpret_site_ = kNone;
+  CodePage code_pages_[kCodePages];
+  std::vector<PageId> page_ids_;
+  uint32_t next_page_id_ = 1;
+  // Per context: whether the flush of non-global entries has work to do.
+  bool tlb_non_global_[kContexts] = {}, code_non_global_[kContexts] = {};
+  std::vector<uint8_t> tlb_entry_flags_;  ///< [context][entry]: kEntryGlobal, kEntryLarge
+  unsigned tlb_large_[kContexts] = {};
+  LargeCode large_code_[kContexts];
+  std::vector<uint8_t> code_page_seen_;   ///< [context][slot]: code of such a page may stand in the jump cache
+  JitCounters counters_;
+  std::vector<uint64_t> interpreted_by_mnemonic_;
+};
+
+}  // namespace nacre::engine::jit

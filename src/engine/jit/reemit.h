@@ -1,0 +1,26 @@
+#pragma once
+// Re-emission: a guest instruction as the same host instruction, its registers renamed and its memory operand replaced.
+// Which instructions may be run that way is decided by a list of opcodes, not by exclusion: the guest is hostile. Any thread.
+
+#include <cstdint>
+
+#include "x86/instruction.h"
+
+namespace nacre::engine::jit {
+
+/// Whether the instruction does the same on the bare host in user mode as the manual says of the guest, once its memory
+/// operand points to checked memory. Branches, stack and system instructions are not among them.
+bool CanReEmit(const x86::Instruction& instruction);
+
+/// Whether it does nothing that a guest could see (NOPs, prefetches, PAUSE).
+bool IsNop(const x86::Instruction& instruction);
+
+struct RegisterMap {
+  uint8_t host[16];
+};
+
+/// Writes the instruction at `at` and returns the end (at most 16 bytes). `memory_base`: the host register that holds the
+/// host address of its memory operand, or -1 when it has none.
+uint8_t* ReEmit(uint8_t* at, const x86::Instruction& instruction, const RegisterMap& map, int memory_base);
+
+}  // namespace nacre::engine::jit

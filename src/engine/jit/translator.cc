@@ -1,0 +1,221 @@
+#include "engine/jit/translator.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace nacre::engine::jit {
+
+using x86::BranchKind;
+using x86::CodeSize;
+using x86::Instruction;
+
+namespace {
+
+constexpr uint16_t kAllFlags = static_cast<uint16_t>(x86::rflags::kArithmetic);
+/// The most host code that one block can take, hot and cold.
+constexpr size_t kBlockReserve = kMaxInstructions * 512;
+/// How far LiveAt looks into a successor.
+constexpr unsigned kLookAhead = 4;
+
+/// Instructions whose successors run with the flags that this analysis gives them: those that are translated. The rest
+/// goes to the interpreter, which may show all flags to the guest.
+bool IsTransparent(const Instruction& insn) {
+  switch (insn.zydis_mnemonic()) {
+    case ZYDIS_MNEMONIC_PUSH:
+    case ZYDIS_MNEMONIC_POP:
+    case ZYDIS_MNEMONIC_LEAVE:
+    case ZYDIS_MNEMONIC_CLD:
+    case ZYDIS_MNEMONIC_CLI:
+    case ZYDIS_MNEMONIC_STAC:
+    case ZYDIS_MNEMONIC_CLAC:
+    case ZYDIS_MNEMONIC_SWAPGS: return true;
+    default: return IsNop(insn) || CanReEmit(insn);
+  }
+}
+
+}  // namespace
+
+Translator::Translator(const x86::CpuModel& model, codegen::CodeBuffer& buffer, BlockStore& store, const Stubs& stubs,
+                       uint8_t* code_start)
+    : model_(model), buffer_(buffer), store_(store), stubs_(stubs), code_start_(code_start), at_(code_start) {}
+
+void Translator::DecodeBlock() {
+  const CodeSize code_size = code64() ? CodeSize::k64 : CodeSize::k32;
+  unsigned offset = 0;
+  const auto page_offset = static_cast<unsigned>(request_.phys & kPageMask);
+  count_ = 0;
+  ends_undecodable_ = false;
+  while (count_ < request_.max_instructions) {
+    const unsigned at = page_offset + offset;
+    if (at >= kPageSize) break;
+    Instruction& insn = insns_[count_];
+    const size_t room = std::min<size_t>(15, kPageSize - at);
+    // Invalid, or it goes on in the next page: the interpreter fetches it.
+    if (x86::Decode({request_.page + at, room}, code_size, insn) != x86::DecodeStatus::kOk || !model_.Has(insn)) {
+      ends_undecodable_ = true;
+      break;
+    }
+    offsets_[count_] = static_cast<uint16_t>(offset);
+    offset += insn.length;
+    ++count_;
+    if (insn.branch != BranchKind::kNone) break;
+  }
+}
+
+/// Arithmetic flags that may be read before they are written from `rip` on. Only code on the same page can be looked at.
+uint16_t Translator::LiveAt(uint64_t rip) {
+  if (!SamePage(rip)) return kAllFlags;
+  const CodeSize code_size = code64() ? CodeSize::k64 : CodeSize::k32;
+  auto at = static_cast<unsigned>(rip & kPageMask);
+  uint16_t undecided = kAllFlags, live = 0;
+  Instruction insn;
+  for (unsigned i = 0; i < kLookAhead && undecided; ++i) {
+    const size_t room = std::min<size_t>(15, kPageSize - at);
+    look_first_ = std::min(look_first_, at);
+    look_last_ = std::max(look_last_, static_cast<unsigned>(at + room));
+    if (room == 0 || x86::Decode({request_.page + at, room}, code_size, insn) != x86::DecodeStatus::kOk) break;
+    live |= insn.flags_read & undecided;
+    undecided &= static_cast<uint16_t>(~(insn.flags_read | insn.flags_written));
+    if (insn.branch == BranchKind::kJump) {
+      const uint64_t target = TruncateRip(AlignDown(rip, kPageSize) + at + insn.length + insn.immediate);
+      if (!SamePage(target)) break;
+      at = static_cast<unsigned>(target & kPageMask);
+      continue;
+    }
+    if (insn.branch != BranchKind::kNone || !IsTransparent(insn)) break;
+    at += insn.length;
+  }
+  return live | undecided;
+}
+
+void Translator::ComputeLiveness() {
+  uint16_t live = kAllFlags;
+  look_first_ = kPageSize;
+  look_last_ = 0;
+  if (count_ > 0) {
+    const unsigned last = count_ - 1;
+    const Instruction& insn = insns_[last];
+    if (insn.branch == BranchKind::kNone && !ends_undecodable_) live = LiveAt(NextRip(last));
+    if (insn.branch == BranchKind::kConditional)
+      live = LiveAt(NextRip(last)) | LiveAt(TruncateRip(NextRip(last) + insn.immediate));
+    if (insn.branch == BranchKind::kJump || insn.branch == BranchKind::kCall)
+      live = LiveAt(TruncateRip(NextRip(last) + insn.immediate));
+  }
+  live_out_ = live;
+  for (unsigned i = count_; i-- > 0;) {
+    const Instruction& insn = insns_[i];
+    // The interpreter takes over with all flags, and may deliver a fault that shows them.
+    if (!IsTransparent(insn) && insn.branch == BranchKind::kNone) live = kAllFlags;
+    live = static_cast<uint16_t>((live & ~insn.flags_written) | insn.flags_read);
+    live_before_[i] = live & kAllFlags;
+  }
+}
+
+void Translator::EmitInterpretExit(uint64_t rip, uint16_t mnemonic) {
+  const uint32_t site = store_.AddSite({.rip = rip, .mnemonic = mnemonic});
+  cold_[cold_count_++] = {.kind = ColdExit::kInterpret, .displacement = code_.Jump(), .id = site};
+}
+
+bool Translator::EmitInstruction(unsigned index) {
+  const Instruction& insn = insns_[index];
+  if (insn.has(x86::kInsnBadLock)) return false;
+  if (IsNop(insn)) return true;
+  if (insn.has(x86::kInsnX87) && !(request_.flags & kFlagX87)) return false;
+  if (insn.has(x86::kInsnVector)) {
+    const uint32_t needed = insn.encoding == x86::Encoding::kVex ? kFlagAvx : kFlagSse;
+    if (!(request_.flags & needed) || !(request_.flags & kFlagX87)) return false;
+  }
+  if (insn.branch != BranchKind::kNone) return EmitBranch(index);
+  bool handled = false;
+  const bool ok = EmitSpecial(index, handled);
+  if (handled) return ok;
+  if (!CanReEmit(insn)) return false;
+  return EmitGeneral(insn, index);
+}
+
+void Translator::EmitColdPart() {
+  for (unsigned i = 0; i < cold_count_; ++i) {
+    const ColdExit& exit = cold_[i];
+    code_.Bind32(exit.displacement);
+    if (exit.restore_rcx) code_.Load(kHostRcx, Context(offsetof(JitContext, saved_rcx)));
+    if (exit.kind == ColdExit::kLookup) {
+      code_.JumpTo(stubs_.exit_lookup);
+      continue;
+    }
+    if (exit.kind == ColdExit::kLink) store_.link(exit.id).stub = code_.at();
+    code_.StoreImm32(Context(offsetof(JitContext, exit_id)), exit.id);
+    switch (exit.kind) {
+      case ColdExit::kLink: code_.JumpTo(stubs_.exit_link); break;
+      case ColdExit::kPoll: code_.JumpTo(stubs_.exit_poll); break;
+      case ColdExit::kInterpret: code_.JumpTo(stubs_.exit_interpret); break;
+      case ColdExit::kSlow: code_.JumpTo(stubs_.slow[exit.context][exit.write ? 1 : 0]); break;
+      case ColdExit::kLookup: break;
+    }
+  }
+}
+
+uint32_t Translator::Translate(const TranslateRequest& request) {
+  if (static_cast<size_t>(at_ - buffer_.write_base()) + kBlockReserve > buffer_.size_bytes()) return kNone;
+  request_ = request;
+  exit_flags_ = request.flags;
+  cold_count_ = 0;
+  DecodeBlock();
+  ComputeLiveness();
+
+  code_ = Assembler(at_);
+  code_.Align(16);
+  uint8_t* const start = code_.at();
+  Block block;
+  block.phys = request.phys;
+  block.rip = request.rip;
+  block.flags = request.flags;
+  block.host = buffer_.ToExec(start);
+  block.map_begin = static_cast<uint32_t>(store_.places().size());
+
+  unsigned done = 0;
+  bool open = true;  // control falls out of the last instruction
+  for (; done < count_ && open; ++done) {
+    uint8_t* const before = code_.at();
+    const unsigned cold_before = cold_count_;
+    store_.places().push_back({static_cast<uint32_t>(before - start), offsets_[done]});
+    if (!EmitInstruction(done)) {
+      code_ = Assembler(before);
+      cold_count_ = cold_before;
+      store_.places().pop_back();
+      EmitInterpretExit(RipOf(done), insns_[done].mnemonic);
+      open = false;
+      break;
+    }
+    if (insns_[done].branch != BranchKind::kNone) open = false;
+    if (exit_flags_ != request.flags) {  // the mode changed: what follows is another block
+      ++done;
+      break;
+    }
+  }
+  const uint64_t next = done == 0 ? request.rip : TruncateRip(NextRip(done - 1));
+  if (open) {
+    if (done == count_ && ends_undecodable_ && exit_flags_ == request.flags)
+      EmitInterpretExit(next, 0);
+    else
+      EmitLinkExit(next, exit_flags_, false);
+  }
+  EmitColdPart();
+
+  // An instruction left to the interpreter counts as looked at: its bytes decided the block's end.
+  unsigned length = done == 0 ? 0 : static_cast<unsigned>(offsets_[done - 1]) + insns_[done - 1].length;
+  const auto page_offset = static_cast<unsigned>(request.phys & kPageMask);
+  length = std::min<unsigned>(length + 15, static_cast<unsigned>(kPageSize) - page_offset);
+  block.guest_length = static_cast<uint16_t>(std::max(1u, length));
+  block.live_out = done == count_ ? live_out_ : live_before_[done];
+  block.look_first = static_cast<uint16_t>(look_first_);
+  block.look_last = static_cast<uint16_t>(look_last_);
+  block.instruction_count = static_cast<uint16_t>(done);
+  block.host_size = static_cast<uint32_t>(code_.at() - start);
+  NACRE_CHECK(block.host_size <= kBlockReserve);
+  at_ = code_.at();
+  translated_instructions_ += done;
+  return store_.Add(block, request.page_index);
+}
+
+}  // namespace nacre::engine::jit

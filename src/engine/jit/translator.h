@@ -1,0 +1,127 @@
+#pragma once
+// Guest instructions to a block of host code, in one pass. Called by the vCPU when no block exists. Guest vectors must
+// have been saved by the caller (Zydis and the standard library may use vector registers). One thread.
+
+#include <array>
+#include <cstdint>
+
+#include "codegen/code_buffer.h"
+#include "engine/jit/assembler.h"
+#include "engine/jit/block.h"
+#include "engine/jit/context.h"
+#include "engine/jit/reemit.h"
+#include "engine/jit/stubs.h"
+#include "x86/cpu_model.h"
+#include "x86/decoder.h"
+
+namespace nacre::engine::jit {
+
+struct TranslateRequest {
+  uint64_t rip = 0;         ///< linear (CS base is 0 in all translated code)
+  uint64_t phys = 0;
+  const uint8_t* page = nullptr;  ///< host address of the page that holds it
+  uint64_t page_index = 0;
+  uint32_t flags = 0;
+  unsigned max_instructions = kMaxInstructions;
+};
+
+class Translator {
+ public:
+  Translator(const x86::CpuModel& model, codegen::CodeBuffer& buffer, BlockStore& store, const Stubs& stubs,
+             uint8_t* code_start);
+
+  /// The new block, or kNone when the code buffer is full (Reset, then try again).
+  uint32_t Translate(const TranslateRequest& request);
+  /// Forgets all code (the store is cleared by the caller).
+  void Reset() { at_ = code_start_; }
+  uint64_t translated_instructions() const { return translated_instructions_; }
+  uint64_t code_bytes() const { return static_cast<uint64_t>(at_ - code_start_); }
+
+ private:
+  /// A jump out of the hot part, whose code is emitted after it.
+  struct ColdExit {
+    enum Kind : uint8_t { kLink, kPoll, kInterpret, kSlow, kLookup } kind;
+    uint8_t* displacement = nullptr;
+    uint32_t id = 0;
+    bool restore_rcx = false;
+    uint8_t context = 0;
+    bool write = false;
+  };
+  struct Access {
+    unsigned size = 0;
+    bool write = false;
+    bool flags_live = true;
+  };
+
+  // translator.cc
+  void DecodeBlock();
+  void ComputeLiveness();
+  uint16_t LiveAt(uint64_t rip);
+  bool EmitInstruction(unsigned index);  ///< false: the interpreter must do it; the block ends before it
+  void EmitInterpretExit(uint64_t rip, uint16_t mnemonic);
+  void EmitColdPart();
+  uint64_t RipOf(unsigned index) const { return request_.rip + offsets_[index]; }
+  uint64_t NextRip(unsigned index) const { return RipOf(index) + insns_[index].length; }
+  bool code64() const { return (request_.flags & kFlagCode64) != 0; }
+  unsigned context() const { return request_.flags & kFlagContextMask; }
+  uint64_t TruncateRip(uint64_t rip) const { return code64() ? rip : rip & 0xffffffff; }
+
+  // emit_memory.cc
+  bool CanAddress(const x86::Instruction& insn) const;
+  void EmitLinearAddress(const x86::Instruction& insn, uint64_t next_rip);
+  void EmitCheck(const Access& access, uint64_t rip);
+  bool EmitGeneral(const x86::Instruction& insn, unsigned index);
+  bool EmitHighByteMemory(const x86::Instruction& insn, const RegisterMap& map);
+  bool EmitLea(const x86::Instruction& insn, uint64_t next_rip);
+  bool EmitMovOffset(const x86::Instruction& insn, unsigned index);
+  uint8_t LoadGpr(unsigned gpr, uint8_t scratch);  ///< host register that holds it (scratch when homed)
+  void StoreGpr(unsigned gpr, uint8_t from);
+
+  // emit_special.cc
+  bool EmitSpecial(unsigned index, bool& handled);
+  bool EmitPush(unsigned index);
+  bool EmitPop(unsigned index);
+  bool EmitLeave(unsigned index);
+  bool EmitPushFlags(unsigned index);
+  void EmitAddressPlus(uint8_t to, uint8_t from, int32_t disp);
+  bool EmitStackCheck(unsigned index, unsigned size, bool write);
+  void EmitClearDirection();
+  void EmitSwapGs();
+  bool EmitSti(unsigned index);
+
+  // emit_branch.cc
+  bool EmitBranch(unsigned index);
+  void EmitConditional(unsigned index);
+  void EmitCounterBranch(unsigned index);
+  bool EmitCall(unsigned index);
+  bool EmitIndirect(unsigned index);
+  bool EmitReturn(unsigned index);
+  void EmitPushReturnAddress(unsigned index);
+  void EmitLookup();
+  void EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool poll);
+  uint32_t NewLink(uint8_t* displacement, uint64_t target_rip, uint32_t target_flags);
+  bool SamePage(uint64_t rip) const { return (rip ^ request_.rip) < kPageSize; }
+
+  const x86::CpuModel& model_;
+  codegen::CodeBuffer& buffer_;
+  BlockStore& store_;
+  const Stubs& stubs_;
+  uint8_t* code_start_;
+  uint8_t* at_;
+  Assembler code_{nullptr};
+
+  TranslateRequest request_;
+  unsigned count_ = 0;       ///< decoded instructions
+  bool ends_undecodable_ = false;
+  uint32_t exit_flags_ = 0;  ///< mode flags after the last instruction (STAC and CLAC change them)
+  std::array<x86::Instruction, kMaxInstructions> insns_;
+  std::array<uint16_t, kMaxInstructions> offsets_{};
+  std::array<uint16_t, kMaxInstructions> live_before_{};  ///< arithmetic flags that must survive up to the instruction
+  std::array<ColdExit, kMaxInstructions * 6> cold_;
+  unsigned cold_count_ = 0;
+  uint16_t live_out_ = 0;    ///< arithmetic flags that the successors may read
+  unsigned look_first_ = 0, look_last_ = 0;  ///< see Block
+  uint64_t translated_instructions_ = 0;
+};
+
+}  // namespace nacre::engine::jit

@@ -1,0 +1,443 @@
+// Small guest programs on the translator. They are assembled here, run in 64-bit mode at CPL 0 over an identity map of
+// the first gigabyte, and end with HLT. The same programs run in lockstep with the interpreter.
+
+#include "engine/jit/jit_engine.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
+
+#include "engine/interp/interp_engine.h"
+
+// Guest programs: position-dependent on kLoadAddress only where they say so.
+asm(R"(
+    .pushsection .rodata
+    .intel_syntax noprefix
+
+    .globl jit_test_fib
+jit_test_fib:
+    call 1f
+    hlt
+1:  push rbx
+    mov rbx, rdi
+    mov eax, edi
+    cmp edi, 2
+    jb 2f
+    lea rdi, [rbx-1]
+    push r12
+    call 1b
+    mov r12, rax
+    lea rdi, [rbx-2]
+    call 1b
+    add rax, r12
+    pop r12
+2:  pop rbx
+    ret
+    .globl jit_test_fib_end
+jit_test_fib_end:
+
+    .globl jit_test_homed
+jit_test_homed:                  # registers that live in memory, stack pointer as operand and base
+    mov r10, 0x1111
+    mov r11, 0x2222
+    mov r15, 0x3333
+    lea rax, [r10+r11*2+5]
+    add r15, r10
+    mov [rsp+r15*8-0x40000], r11
+    mov r9, [rsp+r15*8-0x40000]
+    imul r10, r11
+    xchg r10, r15
+    mov rcx, rsp
+    sub rcx, 16
+    mov qword ptr [rcx], 77
+    lea r14, [rsp-16]
+    mov r13, [r14]
+    push r10
+    push r11
+    pop r10
+    pop r11
+    mov r8b, r10b
+    mov [rsp-8], r15w
+    movzx edx, word ptr [rsp-8]
+    hlt
+    .globl jit_test_homed_end
+jit_test_homed_end:
+
+    .globl jit_test_high_bytes
+jit_test_high_bytes:
+    mov eax, 0x12345678
+    mov ebx, 0x9abcdef0
+    mov rsi, rsp
+    sub rsi, 64
+    mov [rsi], ah
+    mov [rsi+1], bh
+    add [rsi], bl
+    mov ch, [rsi]
+    add ch, ah
+    mov dl, ch
+    movzx edx, dh
+    cmp ah, [rsi]
+    setne dl
+    hlt
+    .globl jit_test_high_bytes_end
+jit_test_high_bytes_end:
+
+    .globl jit_test_flags
+jit_test_flags:                  # flags that live across memory accesses, calls and returns
+    xor eax, eax
+    stc
+    mov rcx, [rsp-8]
+    adc eax, 0
+    mov rcx, 3
+    cmp rcx, 5
+    call 1f
+    adc eax, 10
+    lahf
+    mov edx, eax
+    mov ecx, 100
+    xor eax, eax
+2:  add eax, ecx
+    push rax
+    pop rbx
+    dec ecx
+    jnz 2b
+    pushfq
+    pop rsi
+    hlt
+1:  push rcx
+    mov rcx, [rsp]
+    pop rcx
+    ret
+    .globl jit_test_flags_end
+jit_test_flags_end:
+
+    .globl jit_test_crossing
+jit_test_crossing:               # accesses across a page boundary, at 0x204000
+    mov rdi, 0x203ffd
+    mov rax, 0x1122334455667788
+    mov [rdi], rax
+    mov rbx, [rdi]
+    mov ecx, [rdi+1]
+    lock add qword ptr [rdi], 1
+    movups xmm0, [rdi]
+    movups [rdi+0xff5], xmm0
+    mov rdx, [rdi+0xff5]
+    hlt
+    .globl jit_test_crossing_end
+jit_test_crossing_end:
+
+    .globl jit_test_self_modifying
+jit_test_self_modifying:
+    xor eax, eax
+    mov ecx, 5
+    lea rsi, [rip+1f+1]          # the immediate of the MOV below
+2:  mov dword ptr [rsi], ecx     # changes an instruction of the running block
+1:  mov edx, 0x7fffffff
+    add eax, edx
+    dec ecx
+    jnz 2b
+    hlt
+    .globl jit_test_self_modifying_end
+jit_test_self_modifying_end:
+
+    .globl jit_test_indirect
+jit_test_indirect:
+    xor eax, eax
+    mov ecx, 1000
+    lea rbx, [rip+3f]
+    lea rdx, [rip+4f]
+1:  test cl, 1
+    mov rsi, rbx
+    cmovz rsi, rdx
+    call rsi
+    dec ecx
+    jnz 1b
+    hlt
+3:  add eax, 3
+    ret
+4:  add eax, 5
+    ret
+    .globl jit_test_indirect_end
+jit_test_indirect_end:
+
+    .globl jit_test_spin
+jit_test_spin:
+    xor eax, eax
+1:  inc rax
+    jmp 1b
+    .globl jit_test_spin_end
+jit_test_spin_end:
+
+    .globl jit_test_spin_indirect
+jit_test_spin_indirect:
+    xor eax, eax
+    lea rbx, [rip+1f]
+1:  inc rax
+    jmp rbx
+    .globl jit_test_spin_indirect_end
+jit_test_spin_indirect_end:
+
+    .globl jit_test_strings
+jit_test_strings:
+    cld
+    mov rdi, 0x200f00
+    mov ecx, 0x1000
+    mov al, 0x5a
+    rep stosb
+    mov rsi, 0x200f00
+    mov rdi, 0x300801
+    mov ecx, 0x1000
+    rep movsb
+    mov rax, [0x3017f9]
+    mov rsi, 0x200f00
+    mov rdi, 0x300801
+    mov ecx, 0x1000
+    repe cmpsb
+    hlt
+    .globl jit_test_strings_end
+jit_test_strings_end:
+
+    .globl jit_test_vector
+jit_test_vector:
+    mov eax, 0x40490fdb
+    movd xmm0, eax
+    sqrtss xmm1, xmm0
+    mulss xmm1, xmm1
+    subss xmm1, xmm0
+    movaps [0x202000], xmm0
+    addps xmm0, [0x202000]
+    fldpi
+    fld1
+    faddp
+    fstp qword ptr [0x202020]
+    mov rbx, [0x202020]
+    movd eax, xmm0
+    cvtss2sd xmm2, xmm0
+    movq rcx, xmm2
+    hlt
+    .globl jit_test_vector_end
+jit_test_vector_end:
+
+    .att_syntax
+    .popsection
+)");
+
+#define NACRE_PROGRAM(name) \
+  extern "C" const uint8_t jit_test_##name[], jit_test_##name##_end[]; \
+  static const nacre::engine::jit::Program k_##name{jit_test_##name, jit_test_##name##_end};
+
+namespace nacre::engine::jit {
+struct Program {
+  const uint8_t* begin;
+  const uint8_t* end;
+};
+}  // namespace nacre::engine::jit
+
+NACRE_PROGRAM(fib)
+NACRE_PROGRAM(homed)
+NACRE_PROGRAM(high_bytes)
+NACRE_PROGRAM(flags)
+NACRE_PROGRAM(crossing)
+NACRE_PROGRAM(self_modifying)
+NACRE_PROGRAM(indirect)
+NACRE_PROGRAM(spin)
+NACRE_PROGRAM(spin_indirect)
+NACRE_PROGRAM(strings)
+NACRE_PROGRAM(vector)
+
+namespace nacre::engine::jit {
+namespace {
+
+using x86::CpuState;
+using x86::Segment;
+
+constexpr uint64_t kLoadAddress = 0x100000, kStack = 0x280000;
+
+class NullHost : public VcpuHost {
+ public:
+  uint32_t PortRead(uint16_t, unsigned) override { return 0xffffffff; }
+  void PortWrite(uint16_t, unsigned, uint32_t) override {}
+  uint64_t MmioRead(GuestPhys, unsigned) override { return ~uint64_t{0}; }
+  void MmioWrite(GuestPhys, unsigned, uint64_t) override {}
+  bool ReadMsr(uint32_t, uint64_t&) override { return false; }
+  bool WriteMsr(uint32_t, uint64_t) override { return false; }
+  uint64_t ReadCr8() override { return 0; }
+  void WriteCr8(uint64_t) override {}
+  int AcknowledgeInterrupt() override { return -1; }
+  uint64_t Hypercall(uint64_t, const uint64_t (&)[4]) override { return ~uint64_t{0}; }
+};
+
+CpuState LongModeState() {
+  CpuState state;
+  x86::ResetCpuState(state);
+  state.cr0 = x86::cr0::kPe | x86::cr0::kMp | x86::cr0::kEt | x86::cr0::kNe | x86::cr0::kWp | x86::cr0::kPg;
+  state.cr3 = 0x1000;
+  state.cr4 = x86::cr4::kPae | x86::cr4::kOsFxsr | x86::cr4::kOsXmmExcpt;
+  state.msr.efer = x86::efer::kSce | x86::efer::kLme | x86::efer::kLma | x86::efer::kNxe;
+  for (Segment& segment : state.segment)
+    segment = {.base = 0, .limit = 0xffffffff,
+               .attributes = Segment::kS | Segment::kP | Segment::kDb | Segment::kG | 3, .selector = 0x10};
+  state.segment[x86::kCs].attributes = Segment::kS | Segment::kP | Segment::kL | Segment::kG | 0xb;
+  state.segment[x86::kCs].selector = 8;
+  state.rip = kLoadAddress;
+  state.gpr[x86::kRsp] = kStack;
+  return state;
+}
+
+/// One machine: memory with page tables and a program, and a vCPU of one engine.
+class Machine {
+ public:
+  explicit Machine(std::unique_ptr<Engine> engine, const Program& program) : engine_(std::move(engine)) {
+    memory_ = std::move(*memory::GuestMemory::Create(16 * kMiB));
+    model_ = std::make_unique<x86::CpuModel>(std::move(*x86::CpuModel::Create("x86-64-v2", {})));
+    EXPECT_TRUE(memory_->WriteValue(GuestPhys(0x1000), uint64_t{0x2003}));
+    EXPECT_TRUE(memory_->WriteValue(GuestPhys(0x2000), uint64_t{0x83}));
+    EXPECT_TRUE(memory_->Write(GuestPhys(kLoadAddress), {program.begin, program.end}));
+    auto vcpu = engine_->CreateVcpu({.index = 0, .model = model_.get(), .memory = memory_.get(), .host = &host_});
+    EXPECT_TRUE(vcpu.has_value()) << (vcpu ? "" : vcpu.error().message);
+    vcpu_ = std::move(*vcpu);
+    vcpu_->Import(LongModeState());
+  }
+  Vcpu& vcpu() { return *vcpu_; }
+  memory::GuestMemory& memory() { return *memory_; }
+  CpuState RunToHalt(uint64_t rdi = 0) {
+    CpuState state;
+    vcpu_->Export(state);
+    state.gpr[x86::kRdi] = rdi;
+    vcpu_->Import(state);
+    EXPECT_EQ(vcpu_->Run(), ExitReason::kHalted) << vcpu_->error();
+    vcpu_->Export(state);
+    return state;
+  }
+  uint64_t Statistic(std::string_view name) const {
+    for (const auto& statistic : vcpu_->Statistics())
+      if (statistic.name == name) return statistic.value;
+    ADD_FAILURE() << "no statistic " << name;
+    return 0;
+  }
+
+ private:
+  NullHost host_;
+  std::unique_ptr<memory::GuestMemory> memory_;
+  std::unique_ptr<x86::CpuModel> model_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<Vcpu> vcpu_;
+};
+
+std::unique_ptr<Engine> Jit(JitOptions options = {}) {
+  options.code_cache_bytes = std::min<uint64_t>(options.code_cache_bytes, 8 * kMiB);
+  return std::move(*CreateJitEngine(options));
+}
+
+TEST(Jit, CallsReturnTheRightValue) {
+  Machine machine(Jit(), k_fib);
+  EXPECT_EQ(machine.RunToHalt(20).gpr[x86::kRax], 6765u);
+  EXPECT_LT(machine.Statistic("dispatches"), 100u) << "blocks are linked and returns found in the jump cache";
+}
+
+TEST(Jit, SelfModifyingCodeIsSeenByTheNextInstruction) {
+  Machine machine(Jit(), k_self_modifying);
+  EXPECT_EQ(machine.RunToHalt().gpr[x86::kRax], 15u);
+  EXPECT_GT(machine.Statistic("blocks invalidated"), 0u);
+}
+
+TEST(Jit, FlagsSurviveMemoryAccessesAndReturns) {
+  Machine machine(Jit(), k_flags);
+  const CpuState state = machine.RunToHalt();
+  EXPECT_EQ(state.gpr[x86::kRdx] & 0xff, 12u);  // 1 by the first ADC, 10 and the carry of 3 - 5 by the second
+  EXPECT_EQ(state.gpr[x86::kRax], 5050u);
+  EXPECT_EQ(state.gpr[x86::kRsi] & (x86::rflags::kZf | x86::rflags::kIf), x86::rflags::kZf);
+}
+
+TEST(Jit, IndirectCallsReachBothTargets) {
+  Machine machine(Jit(), k_indirect);
+  EXPECT_EQ(machine.RunToHalt().gpr[x86::kRax], 4000u);
+}
+
+TEST(Jit, StopReachesLoopsOfEveryKind) {
+  for (const Program& program : {k_spin, k_spin_indirect}) {
+    Machine machine(Jit(), program);
+    std::thread stopper([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      machine.vcpu().Request(kRequestStop);
+    });
+    EXPECT_EQ(machine.vcpu().Run(), ExitReason::kStop);
+    stopper.join();
+    CpuState state;
+    machine.vcpu().Export(state);
+    EXPECT_GT(state.gpr[x86::kRax], 1000u);
+  }
+}
+
+TEST(Jit, BudgetRunsExactlySoManyInstructions) {
+  Machine machine(Jit(), k_homed);
+  EXPECT_EQ(machine.vcpu().Run(3), ExitReason::kBudget);
+  CpuState state;
+  machine.vcpu().Export(state);
+  EXPECT_EQ(state.gpr[x86::kR15], 0x3333u);
+  EXPECT_EQ(state.gpr[x86::kRax], 0u);
+}
+
+TEST(Jit, DeviceWritesToCodeInvalidateIt) {
+  Machine machine(Jit(), k_indirect);
+  EXPECT_EQ(machine.RunToHalt().gpr[x86::kRax], 4000u);
+  const auto size = static_cast<uint64_t>(k_indirect.end - k_indirect.begin);
+  std::vector<uint8_t> code(k_indirect.begin, k_indirect.end);
+  code[size - 2] = 7;  // the last ADD's immediate
+  ASSERT_TRUE(machine.memory().Write(GuestPhys(kLoadAddress), code));
+  CpuState state = LongModeState();
+  machine.vcpu().Import(state);
+  EXPECT_EQ(machine.RunToHalt().gpr[x86::kRax], 5000u);
+}
+
+TEST(Jit, AFullCodeCacheStartsAnew) {
+  // A chain of many blocks in a small cache: every page of a 10 MiB area holds a jump to the next.
+  Machine machine(Jit({.code_cache_bytes = 4 * kMiB}), k_indirect);
+  const uint64_t first = 3 * kMiB, last = 13 * kMiB;
+  for (uint64_t at = first; at < last; at += 16) {
+    const uint8_t jump[] = {0xff, 0xc0, 0xe9, 0x09, 0, 0, 0};  // inc eax; jmp +9
+    ASSERT_TRUE(machine.memory().Write(GuestPhys(at), jump));
+  }
+  const uint8_t halt = 0xf4;
+  ASSERT_TRUE(machine.memory().Write(GuestPhys(last), {&halt, 1}));
+  CpuState state = LongModeState();
+  state.rip = first;
+  machine.vcpu().Import(state);
+  EXPECT_EQ(machine.RunToHalt().gpr[x86::kRax], (last - first) / 16);
+  EXPECT_GT(machine.Statistic("code cache resets"), 0u);
+}
+
+struct NamedProgram {
+  const char* name;
+  Program program;
+};
+
+class EveryProgram : public testing::TestWithParam<NamedProgram> {};
+
+TEST_P(EveryProgram, EndsAsOnTheInterpreter) {
+  Machine reference(interp::CreateInterpEngine(), GetParam().program);
+  Machine translated(Jit(), GetParam().program);
+  const CpuState expected = reference.RunToHalt(15);
+  const CpuState got = translated.RunToHalt(15);
+  for (unsigned i = 0; i < 16; ++i) EXPECT_EQ(expected.gpr[i], got.gpr[i]) << "register " << i;
+  EXPECT_EQ(expected.rip, got.rip);
+  EXPECT_EQ(expected.rflags, got.rflags);
+}
+
+TEST_P(EveryProgram, RunsInLockstep) {
+  Machine machine(Jit({.lockstep = true}), GetParam().program);
+  machine.RunToHalt(15);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Jit, EveryProgram,
+    testing::Values(NamedProgram{"fib", k_fib}, NamedProgram{"homed", k_homed},
+                    NamedProgram{"high_bytes", k_high_bytes}, NamedProgram{"flags", k_flags},
+                    NamedProgram{"crossing", k_crossing}, NamedProgram{"self_modifying", k_self_modifying},
+                    NamedProgram{"indirect", k_indirect}, NamedProgram{"strings", k_strings},
+                    NamedProgram{"vector", k_vector}),
+    [](const auto& test) { return std::string(test.param.name); });
+
+}  // namespace
+}  // namespace nacre::engine::jit

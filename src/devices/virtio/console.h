@@ -1,0 +1,77 @@
+#pragma once
+// virtio-console (virtio 1.2, 5.3): byte streams between guest and host; port 0 is the guest's hvc0. Further
+// named ports appear in the guest as /dev/virtio-ports/NAME. Under the device lock.
+
+#include <array>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "devices/virtio/virtio_device.h"
+
+namespace nacre::devices {
+
+class VirtioConsole final : public VirtioDevice {
+ public:
+  struct PortOptions {
+    std::string name = {};  ///< empty for a console
+    bool console = true;    ///< the guest makes it a terminal (hvcN)
+    /// Takes bytes from the guest and returns how many; when it takes fewer, call OutputReady once it can
+    /// take more.
+    std::function<size_t(std::span<const uint8_t>)> output;
+    /// Input has room again after it took less than was offered. May be empty.
+    std::function<void()> input_ready = {};
+  };
+  struct Options {
+    std::string name = "virtio-console0";
+    std::vector<PortOptions> ports;  ///< 1 to 16
+  };
+  static Result<std::unique_ptr<VirtioConsole>> Create(Options options, memory::GuestMemory& memory,
+                                                       Scheduler& scheduler);
+
+  /// Bytes for the guest. Returns how many were taken (a few KiB wait for the guest at most).
+  size_t Input(unsigned port, std::span<const uint8_t> data);
+  void OutputReady(unsigned port);
+  /// The terminal's size.
+  void Resize(uint16_t columns, uint16_t rows);
+  /// The other end of a named port is there or gone.
+  void SetHostConnected(unsigned port, bool connected);
+  bool guest_connected(unsigned port) const { return ports_[port].guest_open; }
+
+  std::span<const uint8_t> config() const override { return config_; }
+  void WriteConfig(uint32_t offset, std::span<const uint8_t> data) override;
+
+ private:
+  struct Port {
+    PortOptions options;
+    std::deque<uint8_t> input;
+    uint32_t output_done = 0;  ///< bytes of the first available chain that the output has taken already
+    bool host_open = true;
+    bool guest_open = false;
+    bool announced = false;  ///< PORT_READY came: the guest knows the port
+  };
+
+  VirtioConsole(Options options, memory::GuestMemory& memory, Scheduler& scheduler);
+  void OnQueue(unsigned index) override;
+  void OnReset() override;
+  void SerializeState(state::Archive& archive) override;
+  void OnLoaded() override;
+  bool multiport() const;
+  void Receive(unsigned port);
+  void Transmit(unsigned port);
+  void HandleControl(uint32_t id, uint16_t event, uint16_t value);
+  void SendControl(uint32_t id, uint16_t event, uint16_t value, std::span<const uint8_t> data = {});
+  void SendResize();
+  void FlushControl();
+
+  std::vector<Port> ports_;
+  std::array<uint8_t, 12> config_{};
+  std::deque<std::vector<uint8_t>> control_;  // messages for the guest
+  Chain receive_chain_;
+  Chain transmit_chain_;
+};
+
+}  // namespace nacre::devices

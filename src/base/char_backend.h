@@ -1,7 +1,8 @@
 #pragma once
-// Between a character device of the guest (serial port, console) and what is at its other end (terminal, pipe, file).
-// Input is pulled by room: the back end hands over no more than the device has room for, keeps the rest where it is,
-// and is told when there is room again, so that piped input is never lost. Under the device lock.
+// Between a character device of the guest (serial port, console) and what is at its other end (terminal,
+// pipe, file). Input is pulled by room: the back end hands over no more than the device has room for, keeps
+// the rest where it is, and is told when there is room again, so that piped input is never lost. Under the
+// device lock.
 
 #include <cstddef>
 #include <cstdint>
@@ -24,8 +25,8 @@ class CharBackend {
   virtual ~CharBackend() = default;
   /// Output of the guest. Must not block the caller for long: it holds the device lock.
   virtual void Write(std::span<const uint8_t> bytes) = 0;
-  /// Room() is no longer 0. May be called from within Room's caller; the back end may answer with Receive at once or
-  /// later.
+  /// Room() is no longer 0. May be called from within Room's caller; the back end may answer with Receive at
+  /// once or later.
   virtual void RoomAvailable() = 0;
   /// Who takes input, nullptr for nobody. By the device in its constructor and destructor.
   virtual void SetReceiver(CharReceiver* receiver) = 0;

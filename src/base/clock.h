@@ -12,6 +12,18 @@ int64_t HostMonotonicNs();
 /// CLOCK_REALTIME (UTC) in nanoseconds since 1970.
 int64_t HostRealtimeNs();
 
+/// Universal time as the machine shows it to clocks of the guest (RTC, paravirtual). Any thread.
+class WallClock {
+ public:
+  virtual ~WallClock() = default;
+  /// Nanoseconds since 1970-01-01 UTC.
+  virtual int64_t UtcNs() const = 0;
+};
+class HostWallClock final : public WallClock {
+ public:
+  int64_t UtcNs() const override { return HostRealtimeNs(); }
+};
+
 /// Starts at 0, running.
 class GuestClock {
  public:

@@ -1,6 +1,7 @@
 #pragma once
-// Routes interrupt messages (IPIs, IO-APIC pins, MSIs) to the local APICs: destination matching and lowest-priority
-// arbitration (SDM 3A 11.6.2). Knows every local APIC; IDs are their indices. Under the device lock.
+// Routes interrupt messages (IPIs, IO-APIC pins, MSIs) to the local APICs: destination matching and
+// lowest-priority arbitration (SDM 3A 11.6.2). Knows every local APIC; IDs are their indices. Under the
+// device lock.
 
 #include <cstdint>
 #include <vector>

@@ -1,5 +1,6 @@
 #pragma once
-// What passes between the interrupt controllers and the virtual CPUs. Everything here is called under the device lock.
+// What passes between the interrupt controllers and the virtual CPUs. Everything here is called under the
+// device lock.
 
 #include <cstdint>
 
@@ -7,7 +8,14 @@ namespace nacre::devices {
 
 /// Interrupt message (SDM 3A 11.6.1, 11.11.2): from an IO-APIC pin, an MSI or another local APIC.
 enum class DeliveryMode : uint8_t {
-  kFixed = 0, kLowestPriority = 1, kSmi = 2, kReserved = 3, kNmi = 4, kInit = 5, kStartup = 6, kExtInt = 7
+  kFixed = 0,
+  kLowestPriority = 1,
+  kSmi = 2,
+  kReserved = 3,
+  kNmi = 4,
+  kInit = 5,
+  kStartup = 6,
+  kExtInt = 7
 };
 
 struct ApicMessage {
@@ -19,8 +27,8 @@ struct ApicMessage {
   uint8_t vector = 0;
 };
 
-/// The pins of one virtual CPU: the machine connects them to engine::Vcpu::Request and to its run loop. Calls come from
-/// any thread that holds the device lock.
+/// The pins of one virtual CPU: the machine connects them to engine::Vcpu::Request and to its run loop. Calls
+/// come from any thread that holds the device lock.
 class CpuSignals {
  public:
   virtual ~CpuSignals() = default;

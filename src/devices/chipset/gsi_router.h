@@ -1,7 +1,7 @@
 #pragma once
-// The board's interrupt wiring: an ISA interrupt reaches the 8259 pair and the IO-APIC at once, whichever the guest
-// uses; IRQ 0 sits on IO-APIC pin 2 (MP 1.4, 3.6.2.2; the MADT says so by an override); lines 16 to 23 reach the IO-APIC
-// only. Lines can be shared: every caller takes a source of its own. Under the device lock.
+// The board's interrupt wiring: an ISA interrupt reaches the 8259 pair and the IO-APIC at once, whichever the
+// guest uses; IRQ 0 sits on IO-APIC pin 2 (MP 1.4, 3.6.2.2; the MADT says so by an override); lines 16 to 23
+// reach the IO-APIC only. Lines can be shared: every caller takes a source of its own. Under the device lock.
 
 #include <array>
 #include <memory>
@@ -27,7 +27,8 @@ class GsiRouter {
   GsiRouter(const GsiRouter&) = delete;
   GsiRouter& operator=(const GsiRouter&) = delete;
 
-  /// A line for one more device on ISA IRQ 0-15 (not 2: the cascade) or global interrupt 16-23. The router must outlive it.
+  /// A line for one more device on ISA IRQ 0-15 (not 2: the cascade) or global interrupt 16-23. The router
+  /// must outlive it.
   std::unique_ptr<bus::IrqLine> NewSource(unsigned irq) {
     NACRE_CHECK(irq < kLines && irq != 2);
     return sharers_[irq].NewSource();

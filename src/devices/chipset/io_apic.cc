@@ -75,9 +75,12 @@ void IoApic::OnEoi(uint8_t vector) {
 uint32_t IoApic::ReadIndexed() const {
   switch (index_) {
     case 0:
-    case 2: return uint32_t{id_} << 24;  // ID and arbitration ID
-    case 1: return kVersion;
-    default: break;
+    case 2:
+      return uint32_t{id_} << 24;  // ID and arbitration ID
+    case 1:
+      return kVersion;
+    default:
+      break;
   }
   const unsigned pin = (index_ - 0x10u) / 2;
   if (index_ < 0x10 || pin >= kPins) return 0xffffffff;

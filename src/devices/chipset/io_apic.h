@@ -1,6 +1,7 @@
 #pragma once
-// The 82093AA IO-APIC with 24 pins and the EOI register of later ones (version 0x20). Mapped by the machine at
-// 0xfec00000, 4 KiB. Pin polarity is the board's business: a pin's level means "asserted". Under the device lock.
+// The 82093AA IO-APIC with 24 pins and the EOI register of later ones (version 0x20). Mapped by the machine
+// at 0xfec00000, 4 KiB. Pin polarity is the board's business: a pin's level means "asserted". Under the
+// device lock.
 
 #include <array>
 #include <cstdint>

@@ -11,10 +11,10 @@ namespace nacre::devices {
 namespace {
 
 // Register numbers: offset in the page >> 4, index in the x2APIC MSR range (SDM 3A table 11-1, 11-6).
-constexpr unsigned
-  kId = 0x02, kVersion = 0x03, kTpr = 0x08, kApr = 0x09, kPpr = 0x0a, kEoi = 0x0b, kRemoteRead = 0x0c, kLdr = 0x0d,
-  kDfr = 0x0e, kSvr = 0x0f, kIsr = 0x10, kTmr = 0x18, kIrr = 0x20, kEsr = 0x28, kIcrLow = 0x30, kIcrHigh = 0x31,
-  kLvt = 0x32, kInitialCount = 0x38, kCurrentCount = 0x39, kDivide = 0x3e, kSelfIpi = 0x3f;
+constexpr unsigned kId = 0x02, kVersion = 0x03, kTpr = 0x08, kApr = 0x09, kPpr = 0x0a, kEoi = 0x0b,
+                   kRemoteRead = 0x0c, kLdr = 0x0d, kDfr = 0x0e, kSvr = 0x0f, kIsr = 0x10, kTmr = 0x18,
+                   kIrr = 0x20, kEsr = 0x28, kIcrLow = 0x30, kIcrHigh = 0x31, kLvt = 0x32,
+                   kInitialCount = 0x38, kCurrentCount = 0x39, kDivide = 0x3e, kSelfIpi = 0x3f;
 
 constexpr uint32_t kVersionValue = 0x00050014;  // integrated, six LVT entries, no EOI broadcast suppression
 constexpr uint32_t kErrorSendVector = 1 << 5, kErrorReceiveVector = 1 << 6, kErrorRegister = 1 << 7;
@@ -34,8 +34,14 @@ int LocalApic::Vectors::Highest() const {
   return -1;
 }
 
-LocalApic::LocalApic(unsigned id, ApicBus& apic_bus, Scheduler& scheduler, const GuestTsc& tsc, CpuSignals& cpu)
-    : id_(id), name_(fmt::format("lapic{}", id)), apic_bus_(apic_bus), scheduler_(scheduler), tsc_(tsc), cpu_(cpu) {
+LocalApic::LocalApic(unsigned id, ApicBus& apic_bus, Scheduler& scheduler, const GuestTsc& tsc,
+                     CpuSignals& cpu)
+    : id_(id),
+      name_(fmt::format("lapic{}", id)),
+      apic_bus_(apic_bus),
+      scheduler_(scheduler),
+      tsc_(tsc),
+      cpu_(cpu) {
   timer_ = scheduler_.CreateTimer([this] { OnTimer(); });
   apic_base_ = kDefaultBase | kBaseEnable | (bootstrap() ? kBaseBsp : 0);
   ResetRegisters();
@@ -61,7 +67,8 @@ void LocalApic::ResetRegisters() {
   esr_ = errors_ = 0;
   icr_low_ = icr_high_ = 0;
   std::ranges::fill(lvt_, kLvtMasked);
-  // Boards leave the bootstrap processor in virtual wire mode: the 8259 pair reaches it through LINT0 (MP 1.4, 3.6.2.2).
+  // Boards leave the bootstrap processor in virtual wire mode: the 8259 pair reaches it through LINT0
+  // (MP 1.4, 3.6.2.2).
   if (bootstrap()) lvt_[kLvtLint0] = static_cast<uint32_t>(DeliveryMode::kExtInt) << 8;
   initial_count_ = 0;
   divide_ = 0;
@@ -154,22 +161,27 @@ void LocalApic::Accept(uint8_t vector, bool level) {
 }
 
 void LocalApic::Deliver(DeliveryMode mode, uint8_t vector, bool level) {
-  if (!hardware_enabled() && mode != DeliveryMode::kNmi && mode != DeliveryMode::kInit && mode != DeliveryMode::kStartup)
+  if (!hardware_enabled() && mode != DeliveryMode::kNmi && mode != DeliveryMode::kInit &&
+      mode != DeliveryMode::kStartup)
     return;
   switch (mode) {
     case DeliveryMode::kFixed:
-    case DeliveryMode::kLowestPriority: return Accept(vector, level);
-    case DeliveryMode::kNmi: return cpu_.Nmi();
+    case DeliveryMode::kLowestPriority:
+      return Accept(vector, level);
+    case DeliveryMode::kNmi:
+      return cpu_.Nmi();
     case DeliveryMode::kInit:
       ResetRegisters();
       Update();
       return cpu_.Init();
-    case DeliveryMode::kStartup: return cpu_.Sipi(vector);
+    case DeliveryMode::kStartup:
+      return cpu_.Sipi(vector);
     case DeliveryMode::kExtInt:
       ext_int_message_ = true;
       return Update();
     case DeliveryMode::kSmi:  // there is no system management mode
-    case DeliveryMode::kReserved: return;
+    case DeliveryMode::kReserved:
+      return;
   }
 }
 
@@ -216,41 +228,73 @@ void LocalApic::SendIpi(uint32_t low, uint32_t destination) {
   const bool assert = TestBit(low, 14);
   // The INIT level de-assert only set arbitration IDs, long ago (11.6.1).
   if (message.mode == DeliveryMode::kInit && level_trigger && !assert) return;
-  if ((message.mode == DeliveryMode::kFixed || message.mode == DeliveryMode::kLowestPriority) && message.vector < 16)
+  if ((message.mode == DeliveryMode::kFixed || message.mode == DeliveryMode::kLowestPriority) &&
+      message.vector < 16)
     return RaiseError(kErrorSendVector);
   switch (low >> 18 & 3) {
-    case 0: return apic_bus_.Route(message);
+    case 0:
+      return apic_bus_.Route(message);
     case 1:
-      if (message.mode == DeliveryMode::kFixed || message.mode == DeliveryMode::kLowestPriority) Accept(message.vector, false);
+      if (message.mode == DeliveryMode::kFixed || message.mode == DeliveryMode::kLowestPriority)
+        Accept(message.vector, false);
       return;
-    case 2: return apic_bus_.RouteToOthers(message, nullptr);
-    default: return apic_bus_.RouteToOthers(message, this);
+    case 2:
+      return apic_bus_.RouteToOthers(message, nullptr);
+    default:
+      return apic_bus_.RouteToOthers(message, this);
   }
 }
 
 bool LocalApic::ReadRegister(unsigned reg, uint32_t& value) const {
   switch (reg) {
-    case kId: value = x2apic() ? id_ : id_ << 24; return true;
-    case kVersion: value = kVersionValue; return true;
-    case kTpr: value = tpr_; return true;
+    case kId:
+      value = x2apic() ? id_ : id_ << 24;
+      return true;
+    case kVersion:
+      value = kVersionValue;
+      return true;
+    case kTpr:
+      value = tpr_;
+      return true;
     case kApr:
     case kRemoteRead:
       value = 0;
       return !x2apic();
-    case kPpr: value = processor_priority(); return true;
+    case kPpr:
+      value = processor_priority();
+      return true;
     case kEoi:
       value = 0;  // write-only
       return !x2apic();
-    case kLdr: value = logical_id(); return true;
-    case kDfr: value = dfr_; return !x2apic();
-    case kSvr: value = svr_; return true;
-    case kEsr: value = esr_; return true;
-    case kIcrLow: value = icr_low_; return true;
-    case kIcrHigh: value = icr_high_; return !x2apic();
-    case kInitialCount: value = initial_count_; return true;
-    case kCurrentCount: value = CurrentCount(); return true;
-    case kDivide: value = divide_; return true;
-    default: break;
+    case kLdr:
+      value = logical_id();
+      return true;
+    case kDfr:
+      value = dfr_;
+      return !x2apic();
+    case kSvr:
+      value = svr_;
+      return true;
+    case kEsr:
+      value = esr_;
+      return true;
+    case kIcrLow:
+      value = icr_low_;
+      return true;
+    case kIcrHigh:
+      value = icr_high_;
+      return !x2apic();
+    case kInitialCount:
+      value = initial_count_;
+      return true;
+    case kCurrentCount:
+      value = CurrentCount();
+      return true;
+    case kDivide:
+      value = divide_;
+      return true;
+    default:
+      break;
   }
   if (reg >= kLvt && reg < kLvt + kLvtCount) {
     value = lvt_[reg - kLvt];
@@ -268,8 +312,12 @@ bool LocalApic::ReadRegister(unsigned reg, uint32_t& value) const {
 
 bool LocalApic::WriteRegister(unsigned reg, uint32_t value) {
   switch (reg) {
-    case kTpr: SetTpr(static_cast<uint8_t>(value)); return true;
-    case kEoi: EndOfInterrupt(); return true;
+    case kTpr:
+      SetTpr(static_cast<uint8_t>(value));
+      return true;
+    case kEoi:
+      EndOfInterrupt();
+      return true;
     case kLdr:
       if (x2apic()) return false;
       ldr_ = value & 0xff000000;
@@ -278,7 +326,9 @@ bool LocalApic::WriteRegister(unsigned reg, uint32_t value) {
       if (x2apic()) return false;
       dfr_ = value | 0x0fffffff;
       return true;
-    case kSvr: WriteSvr(value); return true;
+    case kSvr:
+      WriteSvr(value);
+      return true;
     case kEsr:
       esr_ = errors_;
       errors_ = 0;
@@ -290,7 +340,9 @@ bool LocalApic::WriteRegister(unsigned reg, uint32_t value) {
       SendIpi(icr_low_, destination);
       return true;
     }
-    case kIcrHigh: icr_high_ = value & 0xff000000; return !x2apic();
+    case kIcrHigh:
+      icr_high_ = value & 0xff000000;
+      return !x2apic();
     case kInitialCount:
       if (timer_mode() != TimerMode::kTscDeadline) StartTimer(value);
       return true;
@@ -308,8 +360,10 @@ bool LocalApic::WriteRegister(unsigned reg, uint32_t value) {
     case kApr:
     case kPpr:
     case kRemoteRead:
-    case kCurrentCount: return !x2apic();  // read-only
-    default: break;
+    case kCurrentCount:
+      return !x2apic();  // read-only
+    default:
+      break;
   }
   if (reg >= kLvt && reg < kLvt + kLvtCount) {
     WriteLvt(reg - kLvt, value);
@@ -368,13 +422,19 @@ uint32_t LocalApic::X2ApicReserved(unsigned reg) {
   if (reg >= kLvt && reg < kLvt + kLvtCount) return ~(kLvtMask[reg - kLvt] | 1u << 12);
   switch (reg) {
     case kTpr:
-    case kSelfIpi: return ~0xffu;
+    case kSelfIpi:
+      return ~0xffu;
     case kEoi:
-    case kEsr: return ~0u;
-    case kSvr: return ~(kSvrMask | 1u << 9);
-    case kIcrLow: return ~(kIcrMask | 1u << 12);
-    case kDivide: return ~0xbu;
-    default: return 0;
+    case kEsr:
+      return ~0u;
+    case kSvr:
+      return ~(kSvrMask | 1u << 9);
+    case kIcrLow:
+      return ~(kIcrMask | 1u << 12);
+    case kDivide:
+      return ~0xbu;
+    default:
+      return 0;
   }
 }
 
@@ -485,7 +545,8 @@ void LocalApic::OnTimer() {
   if (timer_mode() == TimerMode::kTscDeadline) {
     if (tsc_deadline_ == 0) return;
     // The converted time may be a tick early.
-    if (const int64_t due_ns = tsc_.ToNs(tsc_deadline_); due_ns > scheduler_.NowNs()) return timer_->Arm(due_ns);
+    if (const int64_t due_ns = tsc_.ToNs(tsc_deadline_); due_ns > scheduler_.NowNs())
+      return timer_->Arm(due_ns);
     tsc_deadline_ = 0;
   } else {
     if (!counting_) return;
@@ -526,8 +587,10 @@ void LocalApic::Serialize(state::Archive& archive) {
   archive.Field(20, lint_level_[1]);
   archive.Field(21, ext_int_message_);
   if (!archive.loading()) return;
-  if ((apic_base_ & (kBaseX2Apic | kBaseEnable)) == kBaseX2Apic) archive.Reject("local APIC: x2APIC mode without enable");
-  if (deadline_ns_ < 0 || deadline_ns_ > INT64_MAX / 2) archive.Reject("local APIC: impossible timer deadline");
+  if ((apic_base_ & (kBaseX2Apic | kBaseEnable)) == kBaseX2Apic)
+    archive.Reject("local APIC: x2APIC mode without enable");
+  if (deadline_ns_ < 0 || deadline_ns_ > INT64_MAX / 2)
+    archive.Reject("local APIC: impossible timer deadline");
   svr_ &= kSvrMask;
   divide_ &= 0xb;
   for (unsigned i = 0; i < kLvtCount; ++i) lvt_[i] &= kLvtMask[i];

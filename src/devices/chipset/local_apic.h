@@ -1,7 +1,8 @@
 #pragma once
-// The local APIC of one virtual CPU, xAPIC and x2APIC (Intel SDM 3A ch. 11): registers, priorities, interrupt command,
-// local vector table and timer. Its memory page is this CPU's own: the machine passes accesses of a vCPU that fall
-// into [base(), base() + 4 KiB) to this object's Read and Write while mmio_enabled(), before it asks the memory bus.
+// The local APIC of one virtual CPU, xAPIC and x2APIC (Intel SDM 3A ch. 11): registers, priorities, interrupt
+// command, local vector table and timer. Its memory page is this CPU's own: the machine passes accesses of a
+// vCPU that fall into [base(), base() + 4 KiB) to this object's Read and Write while mmio_enabled(), before
+// it asks the memory bus.
 //
 // Threads: under the device lock. The engine's calls (Acknowledge, CR8, MSRs) come on the vCPU's thread.
 
@@ -21,7 +22,8 @@ class LocalApic final : public bus::Device, public bus::IoHandler {
   static constexpr uint64_t kDefaultBase = 0xfee00000;
   /// The timer's input clock, for CPUID leaves 0x15 and 0x40000010.
   static constexpr uint64_t kTimerHz = 1'000'000'000;
-  static constexpr uint32_t kMsrApicBase = 0x1b, kMsrTscDeadline = 0x6e0, kMsrX2ApicFirst = 0x800, kMsrX2ApicLast = 0x8ff;
+  static constexpr uint32_t kMsrApicBase = 0x1b, kMsrTscDeadline = 0x6e0, kMsrX2ApicFirst = 0x800,
+                            kMsrX2ApicLast = 0x8ff;
 
   /// `id` 0 is the bootstrap processor; IDs are made in rising order without gaps.
   LocalApic(unsigned id, ApicBus& apic_bus, Scheduler& scheduler, const GuestTsc& tsc, CpuSignals& cpu);
@@ -31,7 +33,8 @@ class LocalApic final : public bus::Device, public bus::IoHandler {
 
   // For the vCPU.
   static bool OwnsMsr(uint32_t index) {
-    return index == kMsrApicBase || index == kMsrTscDeadline || (index >= kMsrX2ApicFirst && index <= kMsrX2ApicLast);
+    return index == kMsrApicBase || index == kMsrTscDeadline ||
+           (index >= kMsrX2ApicFirst && index <= kMsrX2ApicLast);
   }
   /// False: #GP(0).
   bool ReadMsr(uint32_t index, uint64_t& value);
@@ -70,7 +73,9 @@ class LocalApic final : public bus::Device, public bus::IoHandler {
     void Set(unsigned vector) { words[vector / 64] |= uint64_t{1} << (vector % 64); }
     void Clear(unsigned vector) { words[vector / 64] &= ~(uint64_t{1} << (vector % 64)); }
     int Highest() const;
-    uint32_t Word32(unsigned index) const { return static_cast<uint32_t>(words[index / 2] >> (32 * (index % 2))); }
+    uint32_t Word32(unsigned index) const {
+      return static_cast<uint32_t>(words[index / 2] >> (32 * (index % 2)));
+    }
   };
 
   bool hardware_enabled() const { return (apic_base_ & kBaseEnable) != 0; }
@@ -118,16 +123,16 @@ class LocalApic final : public bus::Device, public bus::IoHandler {
   uint32_t ldr_ = 0;
   uint32_t dfr_ = 0;
   uint32_t svr_ = 0;
-  uint32_t esr_ = 0;            ///< as the guest reads it
-  uint32_t errors_ = 0;         ///< collected since the last write to ESR
+  uint32_t esr_ = 0;     ///< as the guest reads it
+  uint32_t errors_ = 0;  ///< collected since the last write to ESR
   uint32_t icr_low_ = 0;
-  uint32_t icr_high_ = 0;       ///< bits 31:24 in xAPIC, all of them in x2APIC mode
+  uint32_t icr_high_ = 0;  ///< bits 31:24 in xAPIC, all of them in x2APIC mode
   uint32_t lvt_[kLvtCount] = {};
   uint32_t initial_count_ = 0;
   uint32_t divide_ = 0;
-  int64_t deadline_ns_ = 0;     ///< while the count runs
+  int64_t deadline_ns_ = 0;  ///< while the count runs
   bool counting_ = false;
-  uint64_t tsc_deadline_ = 0;   ///< 0: not armed
+  uint64_t tsc_deadline_ = 0;  ///< 0: not armed
   Vectors irr_, isr_, tmr_;
   bool lint_level_[2] = {};
   bool ext_int_message_ = false;

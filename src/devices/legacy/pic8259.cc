@@ -44,8 +44,8 @@ unsigned Pic8259::Chip::Priority(uint8_t bits) const {
 int Pic8259::Chip::Pending() const {
   const unsigned request = Priority(irr & static_cast<uint8_t>(~imr));
   if (request == 8) return -1;
-  // Special mask mode: only the level in service itself is held back, by its mask bit. Special fully nested: a slave
-  // in service does not hold back its other requests.
+  // Special mask mode: only the level in service itself is held back, by its mask bit. Special fully nested:
+  // a slave in service does not hold back its other requests.
   uint8_t in_service = isr;
   if (special_mask) in_service &= static_cast<uint8_t>(~imr);
   if (special_fully_nested && is_master) in_service &= static_cast<uint8_t>(~(1 << kCascade));
@@ -110,8 +110,8 @@ uint8_t Pic8259::AcknowledgeExtInt() {
 }
 
 void Pic8259::Chip::Initialize(uint8_t icw1) {
-  // ICW1 (data sheet, "Initialization Command Words"): edge latches, mask, in-service and modes are cleared. Lines that
-  // are level-triggered and asserted ask again at once.
+  // ICW1 (data sheet, "Initialization Command Words"): edge latches, mask, in-service and modes are cleared.
+  // Lines that are level-triggered and asserted ask again at once.
   imr = isr = 0;
   irr = inputs & elcr;
   lowest = 7;
@@ -138,16 +138,27 @@ void Pic8259::Chip::WriteCommand(uint8_t value) {
   const uint8_t served = special_mask ? isr & static_cast<uint8_t>(~imr) : isr;
   const unsigned highest = (Priority(served) + lowest + 1) & 7;
   switch (value >> 5) {
-    case 0: rotate_on_auto_eoi = false; break;
-    case 4: rotate_on_auto_eoi = true; break;
+    case 0:
+      rotate_on_auto_eoi = false;
+      break;
+    case 4:
+      rotate_on_auto_eoi = true;
+      break;
     case 1:
     case 5:
       if (served != 0) EndOfInterrupt(highest, value >> 5 == 5);
       break;
-    case 3: EndOfInterrupt(pin, false); break;
-    case 7: EndOfInterrupt(pin, true); break;
-    case 6: lowest = static_cast<uint8_t>(pin); break;
-    default: break;
+    case 3:
+      EndOfInterrupt(pin, false);
+      break;
+    case 7:
+      EndOfInterrupt(pin, true);
+      break;
+    case 6:
+      lowest = static_cast<uint8_t>(pin);
+      break;
+    default:
+      break;
   }
 }
 
@@ -157,13 +168,17 @@ void Pic8259::Chip::WriteData(uint8_t value) {
       vector_base = value & 0xf8;
       init_step = !single ? 3 : expects_icw4 ? 4 : 0;
       break;
-    case 3: init_step = expects_icw4 ? 4 : 0; break;  // the wiring of a PC's cascade is fixed
+    case 3:
+      init_step = expects_icw4 ? 4 : 0;
+      break;  // the wiring of a PC's cascade is fixed
     case 4:
       special_fully_nested = (value & 0x10) != 0;
       auto_eoi = (value & 0x02) != 0;
       init_step = 0;
       break;
-    default: imr = value; break;
+    default:
+      imr = value;
+      break;
   }
 }
 

@@ -1,7 +1,7 @@
 #pragma once
-// The pair of 8259A interrupt controllers of a PC with the edge/level control registers: ports 0x20-0x21, 0xa0-0xa1,
-// 0x4d0-0x4d1. INTR drives a line (LINT0 of the local APICs); the acknowledge cycle comes from there. Intel 8259A data
-// sheet. Under the device lock.
+// The pair of 8259A interrupt controllers of a PC with the edge/level control registers: ports 0x20-0x21,
+// 0xa0-0xa1, 0x4d0-0x4d1. INTR drives a line (LINT0 of the local APICs); the acknowledge cycle comes from
+// there. Intel 8259A data sheet. Under the device lock.
 
 #include <array>
 #include <cstdint>
@@ -55,7 +55,7 @@ class Pic8259 final : public bus::Device, public ExtIntSource {
     uint8_t inputs = 0;  ///< levels of the pins
     uint8_t elcr = 0;
     uint8_t vector_base = 0;
-    uint8_t lowest = 7;  ///< the pin of lowest priority
+    uint8_t lowest = 7;     ///< the pin of lowest priority
     uint8_t init_step = 0;  ///< the ICW expected next at the data port: 2, 3, 4; 0 none
     bool expects_icw4 = false;
     bool single = false;

@@ -20,7 +20,8 @@ bool Triggered(uint8_t mode) { return mode == 1 || mode == 5; }
 
 uint16_t ToBcd(uint32_t value) {
   uint16_t bcd = 0;
-  for (unsigned shift = 0; shift < 16; shift += 4, value /= 10) bcd |= static_cast<uint16_t>((value % 10) << shift);
+  for (unsigned shift = 0; shift < 16; shift += 4, value /= 10)
+    bcd |= static_cast<uint16_t>((value % 10) << shift);
   return bcd;
 }
 
@@ -58,8 +59,8 @@ void Pit8254::Counter::Start(int64_t now_ns, uint64_t ticks) {
   base_ticks = ticks;
 }
 
-/// Takes over a new count at the end of the running period (modes 2 and 3). Mode 3 should do so at the end of a half
-/// cycle already; no software is known to depend on that.
+/// Takes over a new count at the end of the running period (modes 2 and 3). Mode 3 should do so at the end of
+/// a half cycle already; no software is known to depend on that.
 void Pit8254::Counter::Sync(int64_t now_ns) {
   if (!counting || next_reload == 0 || !Periodic(mode)) return;
   const uint64_t ticks = Ticks(now_ns);
@@ -111,10 +112,14 @@ bool Pit8254::Counter::Out(int64_t now_ns) const {
   const uint64_t ticks = Ticks(now_ns);
   switch (mode) {
     case 0:
-    case 1: return ticks >= reload;
-    case 2: return !gate || ticks % reload != reload - 1;
-    case 3: return !gate || ticks % reload < (reload + 1) / 2;
-    default: return ticks != reload;  // strobe
+    case 1:
+      return ticks >= reload;
+    case 2:
+      return !gate || ticks % reload != reload - 1;
+    case 3:
+      return !gate || ticks % reload < (reload + 1) / 2;
+    default:
+      return ticks != reload;  // strobe
   }
 }
 
@@ -136,7 +141,8 @@ uint16_t Pit8254::Counter::Count(int64_t now_ns) const {
 }
 
 uint8_t Pit8254::Counter::Status(int64_t now_ns) const {
-  return static_cast<uint8_t>((Out(now_ns) ? 0x80 : 0) | (null_count ? 0x40 : 0) | access << 4 | mode << 1 | (bcd ? 1 : 0));
+  return static_cast<uint8_t>((Out(now_ns) ? 0x80 : 0) | (null_count ? 0x40 : 0) | access << 4 | mode << 1 |
+                              (bcd ? 1 : 0));
 }
 
 int64_t Pit8254::Counter::NextRise(int64_t now_ns) const {
@@ -178,8 +184,8 @@ void Pit8254::UpdateIrq() {
 void Pit8254::OnTimer() {
   const int64_t now_ns = scheduler_.NowNs();
   counters_[0].Sync(now_ns);
-  // Only rising edges have a timer: the fall before this one is made up for here. Several periods that passed while the
-  // host was busy are one edge.
+  // Only rising edges have a timer: the fall before this one is made up for here. Several periods that passed
+  // while the host was busy are one edge.
   irq0_.Set(false);
   irq0_.Set(true);
   const int64_t rise_ns = counters_[0].NextRise(now_ns);
@@ -218,8 +224,12 @@ void Pit8254::WriteByte(unsigned port, uint8_t value) {
   Counter& counter = counters_[port];
   const int64_t now_ns = scheduler_.NowNs();
   switch (counter.access) {
-    case 1: counter.WriteCount(value, now_ns); break;
-    case 2: counter.WriteCount(static_cast<uint16_t>(value << 8), now_ns); break;
+    case 1:
+      counter.WriteCount(value, now_ns);
+      break;
+    case 2:
+      counter.WriteCount(static_cast<uint16_t>(value << 8), now_ns);
+      break;
     default:
       if (!counter.write_high) {
         counter.write_low = value;
@@ -305,13 +315,15 @@ void Pit8254::Counter::Serialize(state::Archive& archive) {
   archive.Field(17, latched_status);
   if (!archive.loading()) return;
   const bool valid = mode <= 5 && access >= 1 && access <= 3 && reload >= 1 && reload <= 0x10000 &&
-                     next_reload <= 0x10000 && start_ns >= 0 && start_ns <= INT64_MAX / 2 && base_ticks < (uint64_t{1} << 62);
+                     next_reload <= 0x10000 && start_ns >= 0 && start_ns <= INT64_MAX / 2 &&
+                     base_ticks < (uint64_t{1} << 62);
   if (!valid) archive.Reject("PIT: impossible counter state");
 }
 
 void Pit8254::Serialize(state::Archive& archive) {
   for (uint16_t i = 0; i < 3; ++i)
-    archive.Section(static_cast<uint16_t>(i + 1), 1, [&](state::Archive& inner, uint16_t) { counters_[i].Serialize(inner); });
+    archive.Section(static_cast<uint16_t>(i + 1), 1,
+                    [&](state::Archive& inner, uint16_t) { counters_[i].Serialize(inner); });
   archive.Field(4, speaker_bits_);
   if (!archive.loading()) return;
   speaker_bits_ &= 3;

@@ -1,7 +1,8 @@
 #pragma once
-// The 8254 interval timer at ports 0x40-0x43 and the speaker port 0x61: three counters of 1.193182 MHz in all six
-// modes. Counter 0 drives IRQ 0, counter 2 the speaker and OUT2 of port 0x61. Intel 8254 data sheet. Counters are
-// computed from guest time; a timer runs only for counter 0's rising edges. Under the device lock.
+// The 8254 interval timer at ports 0x40-0x43 and the speaker port 0x61: three counters of 1.193182 MHz in all
+// six modes. Counter 0 drives IRQ 0, counter 2 the speaker and OUT2 of port 0x61. Intel 8254 data sheet.
+// Counters are computed from guest time; a timer runs only for counter 0's rising edges. Under the device
+// lock.
 
 #include <array>
 #include <cstdint>
@@ -30,16 +31,17 @@ class Pit8254 final : public bus::Device, public bus::IoHandler {
  private:
   struct Counter {
     uint8_t mode = 3;
-    uint8_t access = 3;        ///< 1 low byte, 2 high byte, 3 low then high
+    uint8_t access = 3;  ///< 1 low byte, 2 high byte, 3 low then high
     bool bcd = false;
     bool gate = true;
-    bool null_count = true;    ///< a count was written but is not in the counting element yet
-    bool counting = false;     ///< a count is loaded (and, in modes 1 and 5, the gate has triggered)
-    uint32_t reload = 0x10000;       ///< in use
-    uint32_t next_reload = 0;        ///< 0: none; takes effect at the end of the period (modes 2, 3) or at a trigger
-    uint64_t base_ticks = 0;         ///< ticks counted before start_ns
+    bool null_count = true;     ///< a count was written but is not in the counting element yet
+    bool counting = false;      ///< a count is loaded (and, in modes 1 and 5, the gate has triggered)
+    uint32_t reload = 0x10000;  ///< in use
+    uint32_t next_reload =
+        0;                    ///< 0: none; takes effect at the end of the period (modes 2, 3) or at a trigger
+    uint64_t base_ticks = 0;  ///< ticks counted before start_ns
     int64_t start_ns = 0;
-    bool write_high = false;         ///< the next byte written is the high one
+    bool write_high = false;  ///< the next byte written is the high one
     uint8_t write_low = 0;
     bool read_high = false;
     bool count_latched = false;

@@ -56,14 +56,17 @@ class Nacre:
         self.output = b""
         self.position = 0
         self.master = None
+        self.messages = tempfile.TemporaryFile()  # a pipe that nobody reads could stop the process
         if terminal:
             self.master, slave = pty.openpty()
             self.before = termios.tcgetattr(slave)
-            self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=subprocess.PIPE, start_new_session=True)
+            self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=self.messages,
+                                            start_new_session=True)
             self.slave = slave
             self.source = self.master
         else:
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                            stderr=self.messages, start_new_session=True)
             self.source = self.process.stdout.fileno()
 
     def __enter__(self):
@@ -71,9 +74,9 @@ class Nacre:
 
     def __exit__(self, *_):
         if self.process.poll() is None:
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+        for stream in (self.process.stdin, self.process.stdout, self.messages):
             if stream:
                 stream.close()
         for fd in (self.master, getattr(self, "slave", None)):
@@ -137,16 +140,19 @@ class Nacre:
         if self.master is None:
             while not ended and self.read_some(0.2):
                 ended = not select.select([self.source], [], [], 0)[0]
-        self.errors = self.process.stderr.read().decode(errors="replace")
         return self.process.returncode
+
+    @property
+    def errors(self):
+        """What it has said on standard error so far."""
+        return os.pread(self.messages.fileno(), 1 << 20, 0).decode(errors="replace")
 
     def text(self):
         return self.output.decode(errors="replace")
 
     def give_up(self, reason):
-        self.process.send_signal(signal.SIGKILL)
-        errors = self.process.stderr.read().decode(errors="replace")
-        raise AssertionError(f"{self.command}\n{reason}\n--- output:\n{self.text()[-4000:]}\n--- errors:\n{errors[-4000:]}")
+        raise AssertionError(f"{self.command}\n{reason}\n--- output:\n{self.text()[-4000:]}\n"
+                             f"--- errors:\n{self.errors[-4000:]}")
 
 
 class GuestCase(unittest.TestCase):

@@ -1,4 +1,6 @@
 """Debian's three kernels to a shell on the translator, fed by a pipe from the first moment."""
+import time
+
 from harness import GuestCase, Nacre, PROMPT, boot_arguments, main
 
 
@@ -38,9 +40,10 @@ class Boot(GuestCase):
         with Nacre("run", "--engine", self.ENGINE, *boot_arguments("cloud-amd64")) as guest:
             guest.expect(PROMPT)
             log = guest.command_output("dmesg")
-            for word in ("WARNING:", "BUG:", "Call Trace", "unchecked MSR access", "not responding", "clocksource: timekeeping watchdog"):
-                self.assertNotIn(word, log, log)
-            self.assertIn("Hypervisor detected: KVM", log)
+            for word in ("WARNING:", "BUG:", "Call Trace", "unchecked MSR access", "not responding",
+                         "clocksource: timekeeping watchdog"):
+                self.assertFalse([line for line in log.splitlines() if word in line], word)
+            self.assertTrue("Hypervisor detected: KVM" in log, log[:2000])
             self.assertEqual(guest.command_output("cat /sys/devices/system/clocksource/clocksource0/current_clocksource"),
                              "kvm-clock")
             guest.send("poweroff -f\n")
@@ -54,7 +57,6 @@ class Boot(GuestCase):
             # A timer never fires early; how late is no matter of correctness, within reason.
             self.assertGreaterEqual(times[1] - times[0], 0.99)
             self.assertLess(times[1] - times[0], 10)
-            import time
             self.assertLess(abs(int(guest.command_output("date +%s")) - time.time()), 60)
             guest.send("poweroff -f\n")
             self.check_exit(guest, 0)

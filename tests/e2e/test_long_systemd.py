@@ -38,7 +38,7 @@ class Systemd(GuestCase):
     def test_login_settles_and_keeps_a_file(self):
         with self.boot() as guest:
             self.log_in(guest)
-            self.assertEqual(self.command(guest, "systemctl is-system-running --wait").strip().splitlines()[-1], "running")
+            self.assertEqual(self.command(guest, "systemctl is-system-running --wait").split()[-1], "running")
             self.assertIn("10.0.2.", self.command(guest, "ip -4 -br addr show up scope global"))
             self.command(guest, "sha256sum /usr/bin/* >/root/sums; echo kept >/root/file; sync")
             self.power_off(guest)

@@ -56,6 +56,8 @@ Bytes LegacyDevices(const AcpiConfig& config) {
   // Ports and memory that no other node names, so that the OS places nothing there.
   Bytes board = aml::Join({aml::IoPorts(config.pm_event_port, 4), aml::IoPorts(config.pm_control_port, 2),
                            aml::IoPorts(config.pm_timer_port, 4)});
+  if (config.gpe_port) board = aml::Join({board, aml::IoPorts(config.gpe_port, config.gpe_length)});
+  if (config.smi_command_port) board = aml::Join({board, aml::IoPorts(config.smi_command_port, 2)});
   if (config.ecam_address)
     board = aml::Join({board, aml::FixedMemory(static_cast<uint32_t>(config.ecam_address),
                                                (config.pci_last_bus + 1u) << 20)});

@@ -64,7 +64,7 @@ constexpr uint8_t kSystemMemory = 0, kSystemIo = 1;
 
 // FADT fixed feature flags (table 5.10).
 constexpr uint32_t kWbinvd = 1 << 0, kProcC1 = 1 << 2, kNoSleepButton = 1 << 5, kNoFixedRtc = 1 << 6,
-                   kTimer32 = 1 << 8, kResetRegister = 1 << 10;
+                   kResetRegister = 1 << 10;
 // IA-PC boot architecture flags (table 5.11).
 constexpr uint16_t kLegacyDevices = 1 << 0, kHas8042 = 1 << 1, kNoVga = 1 << 2, kNoAspm = 1 << 4,
                    kNoCmosRtc = 1 << 5;
@@ -76,28 +76,26 @@ std::vector<uint8_t> BuildFadt(const AcpiConfig& config, uint64_t facs, uint64_t
   table.Put<uint8_t>(0);
   table.Put<uint8_t>(0);  // preferred profile: unspecified
   table.Put<uint16_t>(static_cast<uint16_t>(config.sci_irq));
-  table.Put<uint32_t>(0);  // SMI_CMD: none, always in ACPI mode
-  table.Zeros(4);          // ACPI_ENABLE, ACPI_DISABLE, S4BIOS_REQ, PSTATE_CNT
+  table.Put<uint32_t>(config.smi_command_port);
+  table.Append({config.acpi_enable, config.acpi_disable, 0, 0});  // S4BIOS_REQ, PSTATE_CNT
   table.Put<uint32_t>(config.pm_event_port);
   table.Put<uint32_t>(0);
   table.Put<uint32_t>(config.pm_control_port);
   table.Put<uint32_t>(0);
   table.Put<uint32_t>(0);  // PM2
   table.Put<uint32_t>(config.pm_timer_port);
-  table.Zeros(8);         // GPE blocks
-  table.Put<uint8_t>(4);  // PM1_EVT_LEN
-  table.Put<uint8_t>(2);  // PM1_CNT_LEN
-  table.Put<uint8_t>(0);
-  table.Put<uint8_t>(4);   // PM_TMR_LEN
-  table.Zeros(4);          // GPE lengths and base, CST_CNT
+  table.Put<uint32_t>(config.gpe_port);
+  table.Put<uint32_t>(0);
+  // Lengths: PM1_EVT, PM1_CNT, PM2_CNT, PM_TMR, GPE0, GPE1; then GPE1_BASE, CST_CNT.
+  table.Append({4, 2, 0, 4, config.gpe_length, 0, 0, 0});
   table.Put<uint16_t>(101);   // C2 latency: over 100 means there is none
   table.Put<uint16_t>(1001);  // C3 likewise
   table.Zeros(4);             // FLUSH_SIZE, FLUSH_STRIDE
-  table.Zeros(5);             // duty cycle, day and month alarm, century
+  table.Append({0, 0, 0, 0, config.rtc_century});  // duty cycle (2), day and month alarm
   table.Put<uint16_t>(static_cast<uint16_t>(kLegacyDevices | kNoAspm | (config.has_ps2 ? kHas8042 : 0) |
                                             (config.has_vga ? 0 : kNoVga) | (config.has_rtc ? 0 : kNoCmosRtc)));
   table.Put<uint8_t>(0);
-  table.Put<uint32_t>(kWbinvd | kProcC1 | kNoSleepButton | kNoFixedRtc | kTimer32 |
+  table.Put<uint32_t>(kWbinvd | kProcC1 | kNoSleepButton | kNoFixedRtc |
                       (config.reset_port ? kResetRegister : 0));
   table.Address(kSystemIo, 8, config.reset_port);
   table.Put<uint8_t>(config.reset_value);
@@ -110,7 +108,8 @@ std::vector<uint8_t> BuildFadt(const AcpiConfig& config, uint64_t facs, uint64_t
   table.Zeros(12);
   table.Zeros(12);  // PM2
   table.Address(kSystemIo, 32, config.pm_timer_port);
-  table.Zeros(24);  // GPE blocks
+  table.Address(kSystemIo, static_cast<uint8_t>(config.gpe_length * 8), config.gpe_port);
+  table.Zeros(12);
   NACRE_CHECK(table.size() == 244);
   return table.Finish();
 }

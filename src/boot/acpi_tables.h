@@ -18,11 +18,17 @@ struct AcpiConfig {
   uint32_t io_apic_address = 0xfec00000;
   uint8_t io_apic_id = 0;
 
-  uint16_t pm_event_port = 0, pm_control_port = 0, pm_timer_port = 0;  ///< PM1a event, control; 32-bit PM timer
+  uint16_t pm_event_port = 0, pm_control_port = 0;  ///< PM1a: 4 and 2 ports
+  uint16_t pm_timer_port = 0;                       ///< 4 ports, a counter of 24 bits
+  uint16_t gpe_port = 0;                            ///< general-purpose events; 0: none
+  uint8_t gpe_length = 0;
+  uint16_t smi_command_port = 0;  ///< 0: always in ACPI mode
+  uint8_t acpi_enable = 0, acpi_disable = 0;
   unsigned sci_irq = 9;       ///< level-triggered, active high
   uint8_t s5_sleep_type = 0;  ///< SLP_TYP of soft off
   uint16_t reset_port = 0;
   uint8_t reset_value = 0;
+  uint8_t rtc_century = 0;  ///< CMOS index of the century; 0: none
 
   uint64_t hpet_address = 0;  ///< 0: no HPET
 

@@ -1,0 +1,83 @@
+#include "cli/commands.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <array>
+
+#include "cli/doctor.h"
+#include "cli/run_options.h"
+
+namespace nacre::cli {
+
+namespace {
+
+constexpr std::string_view kHelp =
+    "Nacre runs virtual machines.\n\n"
+    "  nacre run [options]     run a virtual machine in the foreground (nacre run --help)\n"
+    "  nacre doctor            what this host offers, and which engine Nacre takes\n"
+    "  nacre help              this text\n"
+    "  nacre --version         the version\n";
+
+constexpr std::array<std::string_view, 7> kCommands{"run", "doctor", "help", "version", "--version", "--help", "-h"};
+
+struct LaterCommand {
+  std::string_view name, instead;
+};
+constexpr std::string_view kUseRun = "use `nacre run` with files of your own";
+constexpr std::array kLaterCommands = std::to_array<LaterCommand>({
+    {"create", kUseRun},   {"start", kUseRun},    {"stop", "end a guest with Ctrl-] or SIGTERM"},
+    {"kill", kUseRun},     {"pause", kUseRun},    {"resume", kUseRun},
+    {"rm", kUseRun},       {"ls", kUseRun},       {"inspect", kUseRun},
+    {"stats", "use `nacre run --engine-stats`"},  {"logs", "use `nacre run --serial file:PATH`"},
+    {"console", kUseRun},  {"exec", "use `nacre run -- COMMAND`"},
+    {"cp", kUseRun},       {"snapshot", "use --disk FILE,snapshot to throw writes away"},
+    {"restore", kUseRun},  {"clone", kUseRun},    {"export", kUseRun},
+    {"import", kUseRun},   {"migrate", kUseRun},  {"image", kUseRun},
+    {"serve", kUseRun},    {"bench", "use `make bench` in the source folder"},
+});
+
+int UnknownCommand(std::string_view name) {
+  const auto later = std::ranges::find(kLaterCommands, name, &LaterCommand::name);
+  if (later != kLaterCommands.end()) {
+    fmt::print(stderr, "nacre: `nacre {}` is not there yet; {}\n", name, later->instead);
+    return kExitUsage;
+  }
+  const std::string_view near = Nearest(name, kCommands);
+  fmt::print(stderr, "nacre: unknown command '{}'{}\nTry `nacre help`.\n", name,
+             near.empty() ? "" : fmt::format("; did you mean '{}'?", near));
+  return kExitUsage;
+}
+
+}  // namespace
+
+int Main(std::span<const std::string_view> words) {
+  if (words.empty()) {
+    fmt::print(stderr, "nacre: say what to do\n{}", kHelp);
+    return kExitUsage;
+  }
+  const std::string_view command = words[0];
+  if (command == "run") return RunCommand(words.subspan(1));
+  const bool help = command == "help" || command == "--help" || command == "-h";
+  const bool version = command == "--version" || command == "version" || command == "-V";
+  if (!help && !version && command != "doctor") return UnknownCommand(command);
+  if (command == "help" && words.size() == 2 && words[1] == "run") {
+    fmt::print("{}", RunHelp());
+    return kExitDone;
+  }
+  const bool wants_help = words.size() == 2 && (words[1] == "--help" || words[1] == "-h");
+  if (words.size() > 1 && !wants_help) {
+    fmt::print(stderr, "nacre: `nacre {}` takes no '{}'\nTry `nacre help`.\n", command, words[1]);
+    return kExitUsage;
+  }
+  if (version) {
+    fmt::print("nacre {}\n", NACRE_VERSION);
+  } else if (help || wants_help) {
+    fmt::print("{}", kHelp);
+  } else {
+    fmt::print("{}", Doctor());
+  }
+  return kExitDone;
+}
+
+}  // namespace nacre::cli

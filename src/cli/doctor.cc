@@ -1,0 +1,128 @@
+#include "cli/doctor.h"
+
+#include <cpuid.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/sysinfo.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "base/bits.h"
+#include "base/fd.h"
+#include "cli/paths.h"
+#include "storage/async_io.h"
+#include "x86/cpu_model.h"
+
+namespace nacre::cli {
+
+namespace {
+
+std::string CpuName() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (!line.starts_with("model name")) continue;
+    const size_t at = line.find(": ");
+    if (at != std::string::npos) return line.substr(at + 2);
+  }
+  return "unknown";
+}
+
+std::string ModelState(const char* name) {
+  const auto model = x86::CpuModel::Create(name, {});
+  return model ? "yes" : "no: " + model.error().message;
+}
+
+bool InVirtualMachine() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) && TestBit(c, 31);
+}
+
+/// The translator maps its code twice, writable and executable, over one memfd; some hardened hosts forbid it.
+std::string GeneratedCodeState() {
+  const Fd fd(memfd_create("nacre-doctor", MFD_CLOEXEC));
+  if (!fd.valid() || ftruncate(fd.get(), kPageSize) != 0) return fmt::format("no: memfd: {}", std::strerror(errno));
+  void* code = mmap(nullptr, kPageSize, PROT_READ | PROT_EXEC, MAP_SHARED, fd.get(), 0);
+  if (code == MAP_FAILED)
+    return fmt::format("no: executable mapping: {} (use --engine interp)", std::strerror(errno));
+  munmap(code, kPageSize);
+  return "allowed";
+}
+
+std::string IoState() {
+  const auto io = storage::AsyncIo::Create(storage::AsyncIo::Engine::kIoUring);
+  return io ? "works" : "no, disks use threads instead: " + io.error().message;
+}
+
+std::string MemoryState() {
+  struct sysinfo info {};
+  if (sysinfo(&info) != 0) return "unknown";
+  uint64_t available_kib = 0;
+  std::ifstream file("/proc/meminfo");
+  for (std::string word; file >> word;)
+    if (word == "MemAvailable:") file >> available_kib;
+  return fmt::format("{} MiB, {} MiB available", info.totalram * info.mem_unit / kMiB, available_kib / kKiB);
+}
+
+std::string GuestsState() {
+  std::string names;
+  std::error_code error;
+  for (const auto& folder : GuestFolders()) {
+    std::vector<std::string> found;
+    for (const auto& entry : std::filesystem::directory_iterator(folder, error))
+      if (std::filesystem::exists(entry.path() / "vmlinuz", error)) found.push_back(entry.path().filename());
+    std::ranges::sort(found);
+    for (const std::string& name : found) names += (names.empty() ? "" : ", ") + name;
+  }
+  return names.empty() ? "none yet (`make run` prepares the default one)" : names;
+}
+
+}  // namespace
+
+std::string KvmState() {
+  const Fd fd(open("/dev/kvm", O_RDWR | O_CLOEXEC));
+  if (!fd.valid()) {
+    if (errno == ENOENT) return "/dev/kvm is not there";
+    if (errno == EACCES) return "/dev/kvm may not be opened by this user (is the user in group kvm?)";
+    return fmt::format("/dev/kvm cannot be opened: {}", std::strerror(errno));
+  }
+  const int version = ioctl(fd.get(), KVM_GET_API_VERSION, 0);
+  if (version != KVM_API_VERSION) return fmt::format("/dev/kvm speaks an unknown version ({})", version);
+  return fmt::format("/dev/kvm opens{}; Nacre's kvm engine is not there yet",
+                     InVirtualMachine() ? " (nested: this host is itself a virtual machine)" : "");
+}
+
+std::string Doctor() {
+  utsname host{};
+  uname(&host);
+  std::string text;
+  const auto line = [&](std::string_view name, std::string_view value) {
+    text += fmt::format("{:<16} {}\n", name, value);
+  };
+  line("Nacre", NACRE_VERSION);
+  line("Host", fmt::format("{} {} {}", host.sysname, host.release, host.machine));
+  line("CPU", fmt::format("{}, {} threads{}", CpuName(), std::thread::hardware_concurrency(),
+                          InVirtualMachine() ? ", a virtual machine" : ""));
+  line("  x86-64-v2", ModelState("x86-64-v2"));
+  line("  x86-64-v3", ModelState("x86-64-v3"));
+  if (const auto model = x86::CpuModel::Create("default", {}))
+    line("  guests get", fmt::format("{} at {} MHz unless --cpu says otherwise", model->name(),
+                                     model->tsc_khz() / 1000));
+  line("Memory", MemoryState());
+  line("KVM", KvmState());
+  line("Generated code", GeneratedCodeState());
+  line("io_uring", IoState());
+  line("Guests", GuestsState());
+  line("Engine", "jit (--engine auto takes the translator: kvm is not there yet)");
+  return text;
+}
+
+}  // namespace nacre::cli

@@ -1,0 +1,347 @@
+#include "cli/run_options.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+
+namespace nacre::cli {
+
+namespace {
+
+using machine::DiskConfig;
+using machine::EngineKind;
+using machine::NetworkKind;
+using machine::SerialKind;
+
+constexpr uint64_t kMinMemory = 4 * kMiB, kMaxMemory = 512 * kGiB;
+constexpr unsigned kMaxCpus = 64;
+
+std::vector<std::string_view> Split(std::string_view text, char separator) {
+  std::vector<std::string_view> parts;
+  for (;;) {
+    const size_t at = text.find(separator);
+    parts.push_back(text.substr(0, at));
+    if (at == std::string_view::npos) return parts;
+    text.remove_prefix(at + 1);
+  }
+}
+
+Status NotYet(std::string_view what, std::string_view instead) {
+  return Fail("{} is not there yet{}{}", what, instead.empty() ? "" : "; ", instead);
+}
+
+Status SetMemory(RunOptions& options, std::string_view value) {
+  const auto size = ParseSize(value);
+  if (!size) return Fail("--memory {}: {}", value, size.error().message);
+  if (*size < kMinMemory || *size > kMaxMemory || *size % kPageSize != 0)
+    return Fail("--memory {}: give a size from 4M to 512G, for example --memory 512M", value);
+  options.machine.memory_bytes = *size;
+  return {};
+}
+
+Status SetCpus(RunOptions& options, std::string_view value) {
+  unsigned count = 0;
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), count);
+  if (error != std::errc() || end != value.data() + value.size() || count < 1 || count > kMaxCpus)
+    return Fail("--cpus {}: give a number from 1 to {}", value, kMaxCpus);
+  if (count > 1) return NotYet(fmt::format("--cpus {}: more than one CPU", count), "the next version brings it");
+  options.machine.cpu_count = count;
+  return {};
+}
+
+Status SetCpuModel(RunOptions& options, std::string_view value) {
+  constexpr std::array<std::string_view, 4> kModels{"x86-64-v2", "x86-64-v3", "host", "default"};
+  if (std::ranges::find(kModels, value) == kModels.end())
+    return Fail("--cpu {}: choose x86-64-v2, x86-64-v3 or host", value);
+  options.machine.cpu_model = value;
+  return {};
+}
+
+Status SetEngine(RunOptions& options, std::string_view value) {
+  if (value == "auto" || value == "jit") {
+    options.machine.engine = EngineKind::kJit;
+  } else if (value == "interp") {
+    options.machine.engine = EngineKind::kInterp;
+  } else if (value == "kvm") {
+    return NotYet("--engine kvm", "use --engine auto, jit or interp");
+  } else {
+    return Fail("--engine {}: choose auto, jit or interp", value);
+  }
+  return {};
+}
+
+Status AddDisk(RunOptions& options, std::string_view value) {
+  DiskConfig disk;
+  const auto parts = Split(value, ',');
+  disk.path = parts[0];
+  if (disk.path.empty()) return Fail("--disk {}: give a file name first", value);
+  for (const std::string_view part : std::span(parts).subspan(1)) {
+    if (part == "readonly") {
+      disk.read_only = true;
+    } else if (part == "snapshot") {
+      disk.snapshot = true;
+    } else if (part == "format=raw") {
+      disk.format_given = true;
+    } else if (part == "format=qcow2") {
+      return NotYet("--disk format=qcow2", "`qemu-img convert -O raw` makes a raw image of it");
+    } else if (part == "bus=ide" || part == "bus=sata") {
+      return NotYet(fmt::format("--disk {}", part), "use bus=virtio");
+    } else if (part != "bus=virtio") {
+      return Fail("--disk {}: '{}' is not known (format=raw, bus=virtio, readonly, snapshot)", value, part);
+    }
+  }
+  options.machine.disks.push_back(std::move(disk));
+  return {};
+}
+
+Status SetNetwork(RunOptions& options, std::string_view value) {
+  const auto parts = Split(value, ',');
+  const std::string_view kind = parts[0];
+  if (kind.starts_with("switch:") || kind.starts_with("tap:"))
+    return NotYet(fmt::format("--net {}", kind), "use --net user or --net none");
+  if (kind == "none") {
+    if (parts.size() > 1) return Fail("--net {}: none takes no options", value);
+    return {};
+  }
+  if (kind != "user") return Fail("--net {}: choose user or none", value);
+  machine::NetworkConfig network;
+  for (const std::string_view part : std::span(parts).subspan(1)) {
+    if (!part.starts_with("forward="))
+      return Fail("--net {}: '{}' is not known (forward=tcp:127.0.0.1:2222-:22)", value, part);
+    const auto forward = network::ParsePortForward(part.substr(8));
+    if (!forward) return Fail("--net {}: {}", value, forward.error().message);
+    network.forwards.push_back(*forward);
+  }
+  options.machine.networks.push_back(std::move(network));
+  return {};
+}
+
+Status SetSerial(RunOptions& options, std::string_view value) {
+  machine::SerialConfig& serial = options.machine.serial;
+  if (value == "stdio") {
+    serial.kind = SerialKind::kStdio;
+  } else if (value == "none") {
+    serial.kind = SerialKind::kNone;
+  } else if (value.starts_with("file:") && value.size() > 5) {
+    serial.kind = SerialKind::kFile;
+    serial.path = value.substr(5);
+  } else {
+    return Fail("--serial {}: choose stdio, file:PATH or none", value);
+  }
+  options.serial_given = true;
+  return {};
+}
+
+Status SetDisplay(RunOptions&, std::string_view value) {
+  if (value == "none") return {};
+  if (value.starts_with("vnc")) return NotYet("--display vnc", "use the serial console (--display none)");
+  return Fail("--display {}: choose none", value);
+}
+
+Status SetTimeout(RunOptions& options, std::string_view value) {
+  const auto time = ParseDurationMs(value);
+  if (!time) return Fail("--timeout {}: {}", value, time.error().message);
+  options.machine.timeout_ms = *time;
+  return {};
+}
+
+Status SetBalloon(RunOptions& options, std::string_view value) {
+  if (value != "on" && value != "off") return Fail("--balloon {}: choose on or off", value);
+  options.machine.balloon = value == "on";
+  return {};
+}
+
+Status AppendText(RunOptions& options, std::string_view value) {
+  std::string& line = options.machine.command_line;
+  if (!line.empty()) line += ' ';
+  line += value;
+  return {};
+}
+
+struct Option {
+  std::string_view name;
+  std::string_view value;  ///< what the value is called in the help; empty: a switch
+  std::string_view help;
+  Status (*set)(RunOptions& options, std::string_view value);
+};
+
+constexpr std::array kOptions = std::to_array<Option>({
+    {"--kernel", "FILE", "boot this kernel: Linux bzImage, PVH ELF, multiboot ELF",
+     [](RunOptions& o, std::string_view v) -> Status { o.machine.kernel = v; return {}; }},
+    {"--initrd", "FILE", "the kernel's initial RAM disk, or a multiboot module (repeatable)",
+     [](RunOptions& o, std::string_view v) -> Status { o.machine.initrds.emplace_back(v); return {}; }},
+    {"--append", "TEXT", "the kernel's command line", AppendText},
+    {"--disk", "FILE[,OPTION...]",
+     "a disk: format=raw, bus=virtio, readonly, snapshot (writes are thrown away) (repeatable)", AddDisk},
+    {"--memory", "SIZE", "the guest's memory (512M)", SetMemory},
+    {"--cpus", "N", "the guest's CPUs (1)", SetCpus},
+    {"--cpu", "MODEL", "x86-64-v2, x86-64-v3 (where the host has it, the default) or host", SetCpuModel},
+    {"--engine", "ENGINE", "auto, jit or interp (`nacre doctor` tells what auto is here)", SetEngine},
+    {"--net", "KIND", "user[,forward=tcp:127.0.0.1:2222-:22] or none (user)", SetNetwork},
+    {"--serial", "WHERE", "stdio, file:PATH or none (stdio)", SetSerial},
+    {"--display", "WHERE", "none", SetDisplay},
+    {"--balloon", "on|off", "the memory balloon (on)", SetBalloon},
+    {"--debug-exit", "", "a guest's write to port 0xf4 ends the run with status (value << 1) | 1",
+     [](RunOptions& o, std::string_view) -> Status { o.machine.debug_exit = true; return {}; }},
+    {"--no-reboot", "", "end the run when the guest resets the machine",
+     [](RunOptions& o, std::string_view) -> Status { o.machine.no_reboot = true; return {}; }},
+    {"--timeout", "TIME", "stop after this time (30, 500ms, 2m) with status 124", SetTimeout},
+    {"--engine-stats", "", "print at the end where time went",
+     [](RunOptions& o, std::string_view) -> Status { o.engine_stats = true; return {}; }},
+    {"--lockstep", "", "run jit and interp side by side and stop at the first difference",
+     [](RunOptions& o, std::string_view) -> Status { o.machine.lockstep = true; return {}; }},
+    {"--help", "", "this text", [](RunOptions& o, std::string_view) -> Status { o.help = true; return {}; }},
+});
+
+struct LaterOption {
+  std::string_view name, instead;
+};
+constexpr std::array kLaterOptions = std::to_array<LaterOption>({
+    {"--firmware", "use direct boot with --kernel"},
+    {"--cdrom", "use --disk FILE,readonly"},
+    {"--floppy", "use --disk FILE"},
+    {"--control", "end a guest with Ctrl-] or SIGTERM"},
+    {"--json", "the output of `nacre run` is the guest's console"},
+});
+
+Status CheckTogether(RunOptions& options, bool network_given) {
+  machine::MachineConfig& machine = options.machine;
+  if (!network_given) machine.networks.push_back({});
+  if (machine.lockstep && machine.engine != EngineKind::kJit) return Fail("--lockstep works with --engine jit");
+  options.default_guest = machine.kernel.empty();
+  if (options.default_guest && !machine.initrds.empty()) return Fail("--initrd needs --kernel");
+  if (!options.default_guest && !options.guest_command.empty())
+    return Fail("a guest command after -- works with the default guest only; use --append with your own kernel");
+  return {};
+}
+
+Status UnknownOption(std::string_view name) {
+  for (const LaterOption& later : kLaterOptions)
+    if (later.name == name) return NotYet(name, later.instead);
+  std::vector<std::string_view> names;
+  for (const Option& option : kOptions) names.push_back(option.name);
+  const std::string_view near = Nearest(name, names);
+  if (near.empty()) return Fail("unknown option {}", name);
+  return Fail("unknown option {}; did you mean {}?", name, near);
+}
+
+}  // namespace
+
+Result<RunOptions> ParseRun(std::span<const std::string_view> words) {
+  RunOptions options;
+  bool network_given = false;
+  for (size_t i = 0; i < words.size(); ++i) {
+    const std::string_view word = words[i];
+    if (word == "--") {
+      for (const std::string_view rest : words.subspan(i + 1)) options.guest_command.emplace_back(rest);
+      if (options.guest_command.empty()) return Fail("-- must be followed by a command for the guest");
+      break;
+    }
+    if (word == "-h") {
+      options.help = true;
+      continue;
+    }
+    if (!word.starts_with("-"))
+      return Fail("{}: images and VMs are not there yet; use --kernel FILE, or no name for the default guest", word);
+    const size_t equals = word.find('=');
+    const std::string_view name = word.substr(0, equals);
+    const auto option = std::ranges::find(kOptions, name, &Option::name);
+    if (option == kOptions.end()) NACRE_TRY_STATUS(UnknownOption(name));
+    std::string_view value;
+    if (option->value.empty()) {
+      if (equals != std::string_view::npos) return Fail("{} takes no value", name);
+    } else if (equals != std::string_view::npos) {
+      value = word.substr(equals + 1);
+    } else if (i + 1 < words.size()) {
+      value = words[++i];
+    } else {
+      return Fail("{} needs a value: {} {}", name, name, option->value);
+    }
+    if (!option->value.empty() && value.empty() && name != "--append") return Fail("{} needs a value", name);
+    network_given |= name == "--net";
+    NACRE_TRY_STATUS(option->set(options, value));
+  }
+  if (!options.help) NACRE_TRY_STATUS(CheckTogether(options, network_given));
+  return options;
+}
+
+std::string RunHelp() {
+  std::string text =
+      "Usage: nacre run [options] [-- command for the default guest]\n\n"
+      "Runs a virtual machine in the foreground, its serial console on this terminal (Ctrl-] leaves).\n"
+      "Without --kernel it is the default guest: Debian's cloud kernel with busybox.\n\n";
+  for (const Option& option : kOptions)
+    text += fmt::format("  {:<28} {}\n", fmt::format("{} {}", option.name, option.value), option.help);
+  text +=
+      "\nExit status: 0 the guest powered off, 1 failed, 2 wrong usage, 3 the guest crashed, 124 the time is over.\n";
+  return text;
+}
+
+Result<uint64_t> ParseSize(std::string_view text) {
+  uint64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc()) return Fail("'{}' is not a size; give for example 512M", text);
+  std::string_view unit(end, text.data() + text.size());
+  if (unit.ends_with("iB")) {
+    unit.remove_suffix(2);
+    if (unit.empty()) return Fail("'{}' is not a size; give for example 512M", text);
+  } else if (unit.ends_with("B")) {
+    unit.remove_suffix(1);
+  }
+  unsigned shift = 0;
+  if (!unit.empty()) {
+    constexpr std::string_view kUnits = "KMGT";
+    const size_t index = kUnits.find(static_cast<char>(unit[0] & ~0x20));
+    if (unit.size() != 1 || index == std::string_view::npos)
+      return Fail("'{}': sizes take K, M, G or T, for example 512M", text);
+    shift = static_cast<unsigned>(10 * (index + 1));
+  }
+  if (number > (~uint64_t{0} >> shift)) return Fail("'{}' is too large", text);
+  return number << shift;
+}
+
+Result<uint64_t> ParseDurationMs(std::string_view text) {
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const std::string_view unit(end, text.data() + text.size());
+  double factor = 1000;
+  if (unit == "ms") {
+    factor = 1;
+  } else if (unit == "m") {
+    factor = 60e3;
+  } else if (unit == "h") {
+    factor = 3600e3;
+  } else if (!unit.empty() && unit != "s") {
+    return Fail("give seconds, or a number with ms, s, m or h");
+  }
+  if (error != std::errc() || !std::isfinite(number) || number <= 0 || number * factor > 1e12)
+    return Fail("give a time above 0, for example 30 or 500ms");
+  return std::max<uint64_t>(1, static_cast<uint64_t>(number * factor));
+}
+
+std::string_view Nearest(std::string_view typed, std::span<const std::string_view> words) {
+  std::string_view best;
+  size_t best_distance = std::max<size_t>(2, typed.size() / 3) + 1;
+  for (const std::string_view word : words) {
+    // Levenshtein distance, one row at a time.
+    std::vector<size_t> row(word.size() + 1);
+    for (size_t j = 0; j <= word.size(); ++j) row[j] = j;
+    for (size_t i = 1; i <= typed.size(); ++i) {
+      size_t diagonal = row[0];
+      row[0] = i;
+      for (size_t j = 1; j <= word.size(); ++j) {
+        const size_t substituted = diagonal + (typed[i - 1] == word[j - 1] ? 0 : 1);
+        diagonal = row[j];
+        row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
+      }
+    }
+    if (row.back() < best_distance) {
+      best_distance = row.back();
+      best = word;
+    }
+  }
+  return best;
+}
+
+}  // namespace nacre::cli

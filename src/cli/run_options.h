@@ -1,0 +1,39 @@
+#pragma once
+// `nacre run`'s options: words of the command line to a MachineConfig. No file is opened and nothing is started here.
+// One thread. The contract is docs/cli.md.
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "machine/machine_config.h"
+
+namespace nacre::cli {
+
+struct RunOptions {
+  machine::MachineConfig machine;
+  bool serial_given = false;
+  bool engine_stats = false;
+  bool help = false;
+  /// Neither kernel nor image: the guest that `make run` prepares.
+  bool default_guest = false;
+  /// After `--`: what the default guest runs instead of its shell.
+  std::vector<std::string> guest_command;
+};
+
+/// `words`: what follows `nacre run`. An error is wrong usage (exit status 2), one line and perhaps a hint.
+Result<RunOptions> ParseRun(std::span<const std::string_view> words);
+/// The text of `nacre run --help`.
+std::string RunHelp();
+
+/// "512M", "1G", "65536"; K, M, G, T are binary, an "iB" or "B" may follow.
+Result<uint64_t> ParseSize(std::string_view text);
+/// "30", "1.5", "500ms", "2m", "1h" in milliseconds; a bare number is seconds.
+Result<uint64_t> ParseDurationMs(std::string_view text);
+
+/// The closest of `words` to what was typed, or an empty text if none is close.
+std::string_view Nearest(std::string_view typed, std::span<const std::string_view> words);
+
+}  // namespace nacre::cli

@@ -1,0 +1,109 @@
+// The command line's contract (docs/cli.md), option by option.
+#include "cli/run_options.h"
+
+#include <gtest/gtest.h>
+
+namespace nacre::cli {
+namespace {
+
+Result<RunOptions> Parse(std::initializer_list<std::string_view> words) { return ParseRun(std::vector(words)); }
+
+std::string ErrorOf(std::initializer_list<std::string_view> words) {
+  const auto options = Parse(words);
+  return options ? "no error" : options.error().message;
+}
+
+TEST(RunOptions, DefaultsAreTheDefaultGuestWithUserNetwork) {
+  const auto options = Parse({});
+  ASSERT_TRUE(options);
+  EXPECT_TRUE(options->default_guest);
+  EXPECT_EQ(options->machine.memory_bytes, 512 * kMiB);
+  EXPECT_EQ(options->machine.networks.size(), 1u);
+  EXPECT_EQ(options->machine.engine, machine::EngineKind::kJit);
+}
+
+TEST(RunOptions, EveryOptionOfTheContract) {
+  const auto options =
+      Parse({"--kernel", "k", "--initrd", "i", "--append", "a b", "--append=c", "--disk", "d.img,format=raw,bus=virtio,readonly",
+             "--disk=e.img,snapshot", "--memory", "1G", "--cpus", "1", "--cpu", "x86-64-v2", "--engine", "interp",
+             "--net", "user,forward=tcp:127.0.0.1:2222-:22", "--display", "none", "--serial", "file:out,1",
+             "--debug-exit", "--no-reboot", "--timeout", "2m", "--engine-stats", "--balloon", "off"});
+  ASSERT_TRUE(options) << options.error().message;
+  const machine::MachineConfig& config = options->machine;
+  EXPECT_FALSE(options->default_guest);
+  EXPECT_EQ(config.kernel, "k");
+  EXPECT_EQ(config.initrds, std::vector<std::string>{"i"});
+  EXPECT_EQ(config.command_line, "a b c");
+  ASSERT_EQ(config.disks.size(), 2u);
+  EXPECT_EQ(config.disks[0].path, "d.img");
+  EXPECT_TRUE(config.disks[0].read_only);
+  EXPECT_TRUE(config.disks[0].format_given);
+  EXPECT_TRUE(config.disks[1].snapshot);
+  EXPECT_EQ(config.memory_bytes, kGiB);
+  EXPECT_EQ(config.cpu_model, "x86-64-v2");
+  EXPECT_EQ(config.engine, machine::EngineKind::kInterp);
+  ASSERT_EQ(config.networks.size(), 1u);
+  EXPECT_EQ(config.networks[0].forwards[0].host_port, 2222);
+  EXPECT_EQ(config.serial.path, "out,1");
+  EXPECT_TRUE(config.debug_exit);
+  EXPECT_TRUE(config.no_reboot);
+  EXPECT_EQ(config.timeout_ms, 120000u);
+  EXPECT_TRUE(options->engine_stats);
+  EXPECT_FALSE(config.balloon);
+}
+
+TEST(RunOptions, NetNoneGivesNoCard) { EXPECT_TRUE(Parse({"--net", "none"})->machine.networks.empty()); }
+
+TEST(RunOptions, WhatIsNotThereYetSaysSo) {
+  for (const auto& words : std::vector<std::vector<std::string_view>>{
+           {"--firmware", "bios"}, {"--cdrom", "x"}, {"--floppy", "x"}, {"--display", "vnc:127.0.0.1:5900"},
+           {"--net", "switch:a"}, {"--net", "tap:tap0"}, {"--disk", "a,format=qcow2"}, {"--disk", "a,bus=ide"},
+           {"--control", "x"}, {"--engine", "kvm"}, {"debian"}}) {
+    const auto options = ParseRun(words);
+    ASSERT_FALSE(options) << words[0];
+    EXPECT_NE(options.error().message.find("not there yet"), std::string::npos) << options.error().message;
+  }
+}
+
+TEST(RunOptions, MistakesAreNamed) {
+  EXPECT_EQ(ErrorOf({"--kernal", "x"}), "unknown option --kernal; did you mean --kernel?");
+  EXPECT_EQ(ErrorOf({"--kernel"}), "--kernel needs a value: --kernel FILE");
+  EXPECT_EQ(ErrorOf({"--debug-exit=1"}), "--debug-exit takes no value");
+  for (const char* size : {"0", "x", "12X", "99999999999T", "-1M", "1.5G", "3M", "2T", ""})
+    EXPECT_FALSE(Parse({"--memory", size})) << size;
+  for (const char* count : {"0", "x", "1x", "-1", "1000000"}) EXPECT_FALSE(Parse({"--cpus", count})) << count;
+  for (const char* time : {"0", "-1", "x", "1y", "inf", "nan"}) EXPECT_FALSE(Parse({"--timeout", time})) << time;
+  EXPECT_FALSE(Parse({"--initrd", "x"}));
+  EXPECT_FALSE(Parse({"--kernel", "k", "--", "ls"}));
+  EXPECT_FALSE(Parse({"--"}));
+  EXPECT_FALSE(Parse({"--net", "user,forward=tcp:1-2:3:4"}));
+}
+
+TEST(RunOptions, GuestCommandFollowsTwoDashes) {
+  const auto options = Parse({"--engine", "interp", "--", "uname", "-a"});
+  ASSERT_TRUE(options);
+  EXPECT_EQ(options->guest_command, (std::vector<std::string>{"uname", "-a"}));
+}
+
+TEST(Sizes, TakeBinaryUnits) {
+  EXPECT_EQ(*ParseSize("4096"), 4096u);
+  EXPECT_EQ(*ParseSize("1k"), 1024u);
+  EXPECT_EQ(*ParseSize("3MiB"), 3 * kMiB);
+  EXPECT_EQ(*ParseSize("2G"), 2 * kGiB);
+  EXPECT_EQ(*ParseSize("1T"), 1024 * kGiB);
+}
+
+TEST(Durations, AreMilliseconds) {
+  EXPECT_EQ(*ParseDurationMs("30"), 30000u);
+  EXPECT_EQ(*ParseDurationMs("1.5"), 1500u);
+  EXPECT_EQ(*ParseDurationMs("500ms"), 500u);
+  EXPECT_EQ(*ParseDurationMs("2h"), 7200000u);
+}
+
+TEST(RunHelp, NamesEveryOption) {
+  for (const char* name : {"--kernel", "--disk", "--timeout", "--engine-stats", "124"})
+    EXPECT_NE(RunHelp().find(name), std::string::npos) << name;
+}
+
+}  // namespace
+}  // namespace nacre::cli

@@ -1,0 +1,27 @@
+#pragma once
+// The user's terminal in raw mode while a guest has it, and its way back on every exit: destruction, exit(), fatal
+// signals (SIGSEGV, SIGABRT, ...), and stop and continue by the shell. Process-wide: one at a time; made and destroyed
+// on the main thread.
+
+#include <memory>
+
+#include "base/result.h"
+
+namespace nacre::cli {
+
+class RawTerminal {
+ public:
+  /// Null when standard input is no terminal, or belongs to another job's foreground (then it is left alone).
+  static Result<std::unique_ptr<RawTerminal>> Enter();
+  ~RawTerminal();
+  RawTerminal(const RawTerminal&) = delete;
+  RawTerminal& operator=(const RawTerminal&) = delete;
+
+  /// Any thread: raw mode again, after the shell continued the process (SIGCONT).
+  static void Reenter();
+
+ private:
+  RawTerminal() = default;
+};
+
+}  // namespace nacre::cli

@@ -1,0 +1,231 @@
+#include "machine/board.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "devices/virtio/balloon.h"
+#include "devices/virtio/block.h"
+#include "devices/virtio/net.h"
+#include "devices/virtio/rng.h"
+#include "network/user_net.h"
+#include "storage/raw_disk.h"
+#include "storage/snapshot_disk.h"
+
+namespace nacre::machine {
+
+namespace {
+
+/// PIRQA-D share the two ISA interrupts that nothing else uses, as PC chipsets wire them: they work through the 8259s and
+/// through the IO-APIC alike.
+constexpr std::array<uint8_t, 4> kPciIrqs{10, 11, 10, 11};
+/// Between the end of low RAM (at most 3 GiB) and the IO-APIC.
+constexpr uint64_t kPciMemory32First = 0xc0000000, kPciMemory32End = 0xfec00000;
+constexpr uint16_t kPciIoFirst = 0xc000;
+
+}  // namespace
+
+Board::~Board() {
+  for (auto& device : virtio_) device->device().Quiesce();
+}
+
+void Board::MapPorts(uint16_t start, uint16_t count, bus::IoHandler& handler, std::string_view name) {
+  mappings_.push_back(ports_.Add(start, count, handler, name));
+}
+
+bus::IrqLine& Board::NewIrq(unsigned irq) {
+  irqs_.push_back(router_->NewSource(irq));
+  return *irqs_.back();
+}
+
+Status Board::Build(const Wiring& wiring) {
+  config_ = wiring.config;
+  memory_ = wiring.memory;
+  loop_ = wiring.loop;
+  BuildInterrupts(wiring);
+  BuildLegacy(wiring);
+  NACRE_TRY_STATUS(BuildSerial(wiring));
+  BuildPci(wiring);
+  NACRE_TRY_STATUS(BuildDisks(wiring));
+  NACRE_TRY_STATUS(BuildNetworks(wiring));
+  NACRE_TRY_STATUS(AttachVirtio(devices::VirtioRng::Create("virtio-rng0", *memory_, *loop_)));
+  if (config_->balloon)
+    NACRE_TRY_STATUS(AttachVirtio(devices::VirtioBalloon::Create("virtio-balloon0", *memory_, *loop_)));
+  return {};
+}
+
+void Board::BuildInterrupts(const Wiring& wiring) {
+  for (unsigned i = 0; i < wiring.cpus.size(); ++i) {
+    local_apics_.push_back(
+        std::make_unique<devices::LocalApic>(i, apic_bus_, *loop_, *wiring.tsc, *wiring.cpus[i]));
+    devices_.push_back(local_apics_.back().get());
+  }
+  Keep(pic_, std::make_unique<devices::Pic8259>(apic_bus_.lint0()));
+  apic_bus_.SetExtIntSource(pic_.get());
+  Keep(io_apic_, std::make_unique<devices::IoApic>(0, apic_bus_));
+  router_ = std::make_unique<devices::GsiRouter>(*pic_, *io_apic_);
+  MapPorts(devices::Pic8259::kMasterPort, 2, pic_->master_io(), "pic");
+  MapPorts(devices::Pic8259::kSlavePort, 2, pic_->slave_io(), "pic");
+  MapPorts(devices::Pic8259::kElcrPort, 2, pic_->elcr_io(), "pic");
+  mappings_.push_back(
+      memory_bus_.Add(devices::IoApic::kDefaultBase, devices::IoApic::kSize, *io_apic_, "ioapic"));
+}
+
+void Board::BuildLegacy(const Wiring& wiring) {
+  devices::MachineControl& control = *wiring.control;
+  Keep(kvm_clock_, std::make_unique<devices::KvmClock>(static_cast<unsigned>(wiring.cpus.size()), *memory_,
+                                                       *loop_, *wiring.tsc, wall_clock_));
+  Keep(acpi_pm_, std::make_unique<devices::AcpiPm>(*loop_, NewIrq(devices::AcpiPm::kSciIrq), control));
+  MapPorts(devices::AcpiPm::kPmBase, devices::AcpiPm::kPmSize, acpi_pm_->io(), "acpi-pm");
+  MapPorts(devices::AcpiPm::kGpeBase, devices::AcpiPm::kGpeSize, acpi_pm_->gpe_io(), "acpi-pm");
+  MapPorts(devices::AcpiPm::kSmiCommandPort, 2, acpi_pm_->smi_io(), "acpi-pm");
+  Keep(reset_control_, std::make_unique<devices::ResetControl>(control));
+  Keep(system_control_, std::make_unique<devices::SystemControlA>(control));
+  MapPorts(devices::SystemControlA::kPort, 1, *system_control_, "port92");
+  Keep(post_, std::make_unique<devices::PostPort>());
+  MapPorts(devices::PostPort::kPort, 1, *post_, "post");
+  if (config_->debug_exit) {
+    Keep(debug_exit_, std::make_unique<devices::DebugExitPort>(control));
+    MapPorts(devices::DebugExitPort::kPort, 4, *debug_exit_, "debug-exit");
+  }
+  Keep(pit_, std::make_unique<devices::Pit8254>(*loop_, NewIrq(0)));
+  MapPorts(devices::Pit8254::kPort, 4, *pit_, "pit");
+  MapPorts(devices::Pit8254::kSpeakerPort, 1, pit_->speaker_io(), "pit");
+  Keep(rtc_, std::make_unique<devices::Rtc>(*loop_, wall_clock_, NewIrq(devices::Rtc::kIrq)));
+  MapPorts(devices::Rtc::kPort, 2, *rtc_, "rtc");
+  uint64_t above_4g = 0;
+  for (const memory::Region& region : memory_->regions())
+    if (region.start.value != 0) above_4g += region.size_bytes;
+  rtc_->SetMemorySize(memory_->regions().front().size_bytes, above_4g);
+  Keep(i8042_, std::make_unique<devices::I8042>(NewIrq(devices::I8042::kIrq), control));
+  MapPorts(devices::I8042::kDataPort, 1, i8042_->data_io(), "i8042");
+  MapPorts(devices::I8042::kCommandPort, 1, i8042_->command_io(), "i8042");
+}
+
+Status Board::BuildSerial(const Wiring& wiring) {
+  FdConsole::Options options;
+  switch (config_->serial.kind) {
+    case SerialKind::kNone: break;
+    case SerialKind::kStdio:
+      options = {STDIN_FILENO, STDOUT_FILENO, config_->serial.terminal, wiring.leave};
+      break;
+    case SerialKind::kFile:
+      console_file_ = Fd(open(config_->serial.path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+      if (!console_file_.valid()) return FailErrno("--serial file:{}", config_->serial.path);
+      options.output = console_file_.get();
+      break;
+  }
+  console_ = NACRE_TRY(FdConsole::Create(options, *loop_));
+  using devices::Uart16550;
+  Keep(serial_, std::make_unique<Uart16550>("serial0", *loop_, NewIrq(Uart16550::kIrqs[0]), *console_));
+  MapPorts(Uart16550::kPorts[0], Uart16550::kSize, *serial_, "serial0");
+  return {};
+}
+
+void Board::BuildPci(const Wiring&) {
+  std::array<bus::IrqLine*, 4> lines;
+  for (unsigned i = 0; i < lines.size(); ++i) lines[i] = &NewIrq(kPciIrqs[i]);
+  const devices::PciWiring wiring{&ports_, &memory_bus_, &apic_bus_};
+  Keep(pci_, std::make_unique<devices::PciHost>(wiring, lines, kPciIrqs));
+  pci_->SetResetControl(reset_control_.get());
+  MapPorts(0xcf8, 8, pci_->io(), "pci-host");
+}
+
+Status Board::AttachVirtio(std::unique_ptr<devices::VirtioDevice> device) {
+  auto transport = std::make_unique<devices::VirtioPci>(
+      std::move(device), devices::PciWiring{&ports_, &memory_bus_, &apic_bus_});
+  NACRE_TRY(pci_->AttachAnywhere(*transport));
+  devices_.push_back(transport.get());
+  virtio_.push_back(std::move(transport));
+  return {};
+}
+
+Status Board::BuildDisks(const Wiring&) {
+  if (config_->disks.empty()) return {};
+  disk_io_ = NACRE_TRY(storage::AsyncIo::Create());
+  disk_io_watch_ =
+      NACRE_TRY(loop_->Watch(disk_io_->event_fd(), EPOLLIN, [this](uint32_t) { disk_io_->HandleEvents(); }));
+  for (size_t i = 0; i < config_->disks.size(); ++i) {
+    const DiskConfig& disk = config_->disks[i];
+    std::unique_ptr<storage::Disk> medium = NACRE_TRY(storage::RawDisk::Open(
+        {.path = disk.path, .read_only = disk.read_only || disk.snapshot, .format_given = disk.format_given},
+        disk_io_));
+    if (disk.snapshot && !disk.read_only)
+      medium = NACRE_TRY(storage::SnapshotDisk::Create(std::move(medium), disk_io_));
+    auto device = NACRE_TRY(devices::VirtioBlock::Create({.name = fmt::format("virtio-blk{}", i)},
+                                                         std::move(medium), *memory_, *loop_));
+    NACRE_TRY_STATUS(AttachVirtio(std::move(device)));
+  }
+  return {};
+}
+
+Status Board::BuildNetworks(const Wiring&) {
+  for (size_t i = 0; i < config_->networks.size(); ++i) {
+    const NetworkConfig& network = config_->networks[i];
+    if (network.kind == NetworkKind::kNone) continue;
+    auto backend = NACRE_TRY(network::UserNet::Create({.forwards = network.forwards}, *loop_));
+    devices::VirtioNet::Options options;
+    options.name = fmt::format("virtio-net{}", i);
+    options.mac[5] = static_cast<uint8_t>(options.mac[5] + i);
+    NACRE_TRY_STATUS(AttachVirtio(devices::VirtioNet::Create(options, std::move(backend), *memory_, *loop_)));
+  }
+  return {};
+}
+
+void Board::Reset() {
+  for (bus::Device* device : devices_) device->Reset();
+}
+
+Status Board::PrepareDirectBoot() {
+  // PCI interrupts are level-triggered at the 8259s.
+  for (const uint8_t irq : {kPciIrqs[0], kPciIrqs[1], static_cast<uint8_t>(devices::AcpiPm::kSciIrq)}) {
+    const uint16_t port = static_cast<uint16_t>(devices::Pic8259::kElcrPort + irq / 8);
+    ports_.Write(port, 1, ports_.Read(port, 1) | Bit(irq % 8));
+  }
+  // 64-bit base addresses go below 4 GiB too: guests without PAE reach nothing else.
+  return pci_->AssignResources({.io_start = kPciIoFirst, .io_end = 0x10000, .memory32_start = kPciMemory32First,
+                                .memory32_end = kPciMemory32End, .memory64_start = 0, .memory64_end = 0});
+}
+
+boot::AcpiConfig Board::AcpiDescription() const {
+  using devices::AcpiPm;
+  boot::AcpiConfig acpi;
+  acpi.cpu_count = static_cast<unsigned>(local_apics_.size());
+  acpi.local_apic_address = devices::LocalApic::kDefaultBase;
+  acpi.io_apic_address = devices::IoApic::kDefaultBase;
+  acpi.pm_event_port = AcpiPm::kPmBase + AcpiPm::kEventOffset;
+  acpi.pm_control_port = AcpiPm::kPmBase + AcpiPm::kControlOffset;
+  acpi.pm_timer_port = AcpiPm::kPmBase + AcpiPm::kTimerOffset;
+  acpi.gpe_port = AcpiPm::kGpeBase;
+  acpi.gpe_length = AcpiPm::kGpeSize;
+  acpi.smi_command_port = AcpiPm::kSmiCommandPort;
+  acpi.acpi_enable = AcpiPm::kAcpiEnable;
+  acpi.acpi_disable = AcpiPm::kAcpiDisable;
+  acpi.sci_irq = AcpiPm::kSciIrq;
+  acpi.s5_sleep_type = AcpiPm::kSleepTypeS5;
+  acpi.reset_port = devices::ResetControl::kPort;
+  acpi.reset_value = devices::ResetControl::kResetValue;
+  acpi.rtc_century = devices::Rtc::kCenturyIndex;
+  acpi.pci_memory32 = {kPciMemory32First, kPciMemory32End - 1};
+  acpi.pci_gsi = acpi.pci_pic_irq = kPciIrqs;
+  return acpi;
+}
+
+void Board::Flush() {
+  for (auto& device : virtio_) device->device().Quiesce();
+  serial_->Flush();
+  console_->Flush();
+}
+
+std::vector<engine::Statistic> Board::Traffic() const {
+  std::vector<engine::Statistic> out;
+  const auto add = [&](const bus::AddressMap& map, std::string_view kind) {
+    for (const bus::Traffic& traffic : map.traffic())
+      if (traffic.reads + traffic.writes != 0)
+        out.push_back({fmt::format("{} ({})", traffic.name, kind), traffic.reads + traffic.writes});
+  };
+  add(ports_, "ports");
+  add(memory_bus_, "memory");
+  return out;
+}
+
+}  // namespace nacre::machine

@@ -1,0 +1,130 @@
+#pragma once
+// The `pc` board: makes the devices that the configuration asks for and wires them to the buses and interrupt
+// controllers, at the places where firmware and operating systems look. Nothing else knows an address.
+//
+// Threads: under the device lock, except the accessors that return references to fixed parts.
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/event_loop.h"
+#include "base/result.h"
+#include "boot/acpi_tables.h"
+#include "bus/bus.h"
+#include "devices/chipset/acpi_pm.h"
+#include "devices/chipset/apic_bus.h"
+#include "devices/chipset/gsi_router.h"
+#include "devices/chipset/io_apic.h"
+#include "devices/chipset/kvm_clock.h"
+#include "devices/chipset/local_apic.h"
+#include "devices/chipset/machine_control.h"
+#include "devices/chipset/small_ports.h"
+#include "devices/legacy/i8042.h"
+#include "devices/legacy/pic8259.h"
+#include "devices/legacy/pit8254.h"
+#include "devices/legacy/rtc.h"
+#include "devices/legacy/uart16550.h"
+#include "devices/pci/pci_host.h"
+#include "devices/virtio/virtio_pci.h"
+#include "engine/engine.h"
+#include "machine/fd_console.h"
+#include "machine/machine_config.h"
+#include "memory/guest_memory.h"
+#include "storage/async_io.h"
+
+namespace nacre::machine {
+
+class Board {
+ public:
+  struct Wiring {
+    const MachineConfig* config = nullptr;
+    memory::GuestMemory* memory = nullptr;
+    EventLoop* loop = nullptr;
+    const devices::GuestTsc* tsc = nullptr;
+    devices::MachineControl* control = nullptr;
+    std::function<void()> leave;  ///< the user typed Ctrl-]
+    std::vector<devices::CpuSignals*> cpus;
+  };
+
+  Board() = default;
+  ~Board();
+  Board(const Board&) = delete;
+  Board& operator=(const Board&) = delete;
+
+  /// Once. Opens disks, network and console.
+  Status Build(const Wiring& wiring);
+
+  bus::PortBus& ports() { return ports_; }
+  bus::MemoryBus& memory_bus() { return memory_bus_; }
+  devices::LocalApic& local_apic(unsigned cpu) { return *local_apics_[cpu]; }
+  devices::KvmClock& kvm_clock() { return *kvm_clock_; }
+
+  /// Power-on state of every device.
+  void Reset();
+  /// What firmware would do before it starts a kernel: PCI resources, interrupt trigger modes.
+  Status PrepareDirectBoot();
+  boot::AcpiConfig AcpiDescription() const;
+  void PressPowerButton() { acpi_pm_->PressPowerButton(); }
+  /// Finishes what back ends have in flight and writes out the console.
+  void Flush();
+
+  /// Accesses by device, for statistics.
+  std::vector<engine::Statistic> Traffic() const;
+  /// "io_uring" or "threads"; empty without disks.
+  std::string_view disk_io_name() const { return disk_io_ ? disk_io_->engine_name() : ""; }
+
+ private:
+  void BuildInterrupts(const Wiring& wiring);
+  void BuildLegacy(const Wiring& wiring);
+  void BuildPci(const Wiring& wiring);
+  Status BuildSerial(const Wiring& wiring);
+  Status BuildDisks(const Wiring& wiring);
+  Status BuildNetworks(const Wiring& wiring);
+  Status AttachVirtio(std::unique_ptr<devices::VirtioDevice> device);
+  void MapPorts(uint16_t start, uint16_t count, bus::IoHandler& handler, std::string_view name);
+  bus::IrqLine& NewIrq(unsigned irq);
+  /// Takes part in Reset, in this order.
+  template <typename T>
+  T& Keep(std::unique_ptr<T>& place, std::unique_ptr<T> device) {
+    place = std::move(device);
+    devices_.push_back(place.get());
+    return *place;
+  }
+
+  const MachineConfig* config_ = nullptr;
+  memory::GuestMemory* memory_ = nullptr;
+  EventLoop* loop_ = nullptr;
+  HostWallClock wall_clock_;
+
+  // Members are destroyed from the last to the first: mappings, then devices, then what they stand on.
+  bus::PortBus ports_;
+  bus::MemoryBus memory_bus_;
+  devices::ApicBus apic_bus_;
+  std::unique_ptr<devices::Pic8259> pic_;
+  std::unique_ptr<devices::IoApic> io_apic_;
+  std::unique_ptr<devices::GsiRouter> router_;
+  std::vector<std::unique_ptr<bus::IrqLine>> irqs_;
+  std::vector<std::unique_ptr<devices::LocalApic>> local_apics_;
+  std::unique_ptr<devices::KvmClock> kvm_clock_;
+  std::unique_ptr<devices::AcpiPm> acpi_pm_;
+  std::unique_ptr<devices::ResetControl> reset_control_;
+  std::unique_ptr<devices::SystemControlA> system_control_;
+  std::unique_ptr<devices::PostPort> post_;
+  std::unique_ptr<devices::DebugExitPort> debug_exit_;
+  std::unique_ptr<devices::Pit8254> pit_;
+  std::unique_ptr<devices::Rtc> rtc_;
+  std::unique_ptr<devices::I8042> i8042_;
+  Fd console_file_;
+  std::unique_ptr<FdConsole> console_;
+  std::unique_ptr<devices::Uart16550> serial_;
+  std::shared_ptr<storage::AsyncIo> disk_io_;
+  std::unique_ptr<FdWatch> disk_io_watch_;
+  std::unique_ptr<devices::PciHost> pci_;
+  std::vector<std::unique_ptr<devices::VirtioPci>> virtio_;
+  std::vector<bus::Device*> devices_;  ///< in reset order
+  std::vector<bus::Mapping> mappings_;
+};
+
+}  // namespace nacre::machine

@@ -1,0 +1,90 @@
+#include "machine/cpu_host.h"
+
+namespace nacre::machine {
+
+uint32_t CpuHost::PortRead(uint16_t port, unsigned size) {
+  const std::lock_guard lock(*wiring_.device_lock);
+  ++exits_[kPort];
+  return static_cast<uint32_t>(wiring_.ports->Read(port, size));
+}
+
+void CpuHost::PortWrite(uint16_t port, unsigned size, uint32_t value) {
+  const std::lock_guard lock(*wiring_.device_lock);
+  ++exits_[kPort];
+  wiring_.ports->Write(port, size, value);
+}
+
+bool CpuHost::IsApicPage(GuestPhys address, unsigned size) const {
+  return apic_->mmio_enabled() && address.value - apic_->base() <= kPageSize - size;
+}
+
+uint64_t CpuHost::MmioRead(GuestPhys address, unsigned size) {
+  const std::lock_guard lock(*wiring_.device_lock);
+  ++exits_[kMmio];
+  if (IsApicPage(address, size)) return apic_->Read(address.value - apic_->base(), size);
+  return wiring_.memory->Read(address.value, size);
+}
+
+void CpuHost::MmioWrite(GuestPhys address, unsigned size, uint64_t value) {
+  const std::lock_guard lock(*wiring_.device_lock);
+  ++exits_[kMmio];
+  if (IsApicPage(address, size)) return apic_->Write(address.value - apic_->base(), size, value);
+  wiring_.memory->Write(address.value, size, value);
+}
+
+bool CpuHost::ReadMsr(uint32_t index, uint64_t& value) {
+  const std::lock_guard lock(*wiring_.device_lock);
+  ++exits_[kMsr];
+  if (devices::LocalApic::OwnsMsr(index)) return apic_->ReadMsr(index, value);
+  return devices::KvmClock::OwnsMsr(index) && kvm_clock_->ReadMsr(index_, index, value);
+}
+
+bool CpuHost::WriteMsr(uint32_t index, uint64_t value) {
+  const std::lock_guard lock(*wiring_.device_lock);
+  ++exits_[kMsr];
+  if (devices::LocalApic::OwnsMsr(index)) return apic_->WriteMsr(index, value);
+  return devices::KvmClock::OwnsMsr(index) && kvm_clock_->WriteMsr(index_, index, value);
+}
+
+uint64_t CpuHost::ReadCr8() {
+  const std::lock_guard lock(*wiring_.device_lock);
+  return apic_->ReadCr8();
+}
+
+void CpuHost::WriteCr8(uint64_t value) {
+  const std::lock_guard lock(*wiring_.device_lock);
+  apic_->WriteCr8(value);
+}
+
+int CpuHost::AcknowledgeInterrupt() {
+  const std::lock_guard lock(*wiring_.device_lock);
+  ++exits_[kInterrupt];
+  return apic_->Acknowledge();
+}
+
+uint64_t CpuHost::Hypercall(uint64_t, const uint64_t (&)[4]) {
+  constexpr int64_t kNoSuchCall = -1000;  // KVM_ENOSYS: CPUID offers no feature that uses one
+  return static_cast<uint64_t>(kNoSuchCall);
+}
+
+void CpuHost::SetInterrupt(bool level) {
+  if (!runner_) return;
+  if (level)
+    runner_->Request(engine::kRequestInterrupt);
+  else
+    runner_->ClearRequest(engine::kRequestInterrupt);
+}
+
+void CpuHost::Nmi() {
+  if (runner_) runner_->Request(engine::kRequestNmi);
+}
+
+void CpuHost::Init() {
+  if (runner_) runner_->Request(engine::kRequestInit);
+}
+
+void CpuHost::Sipi(uint8_t vector) {
+  if (runner_) runner_->StartUp(vector);
+}
+
+}  // namespace nacre::machine

@@ -1,0 +1,41 @@
+#pragma once
+// The guest's time stamp counter as devices see it: the host's, moved by an offset so that it starts near 0 and stands
+// still while the machine is paused. Any thread.
+
+#include <atomic>
+
+#include "base/scheduler.h"
+#include "devices/chipset/apic_types.h"
+
+namespace nacre::machine {
+
+/// The host's time stamp counter.
+inline uint64_t HostTsc() { return __builtin_ia32_rdtsc(); }
+
+class HostGuestTsc final : public devices::GuestTsc {
+ public:
+  HostGuestTsc(const Scheduler& scheduler, uint64_t tsc_khz)
+      : scheduler_(scheduler), khz_(static_cast<uint32_t>(tsc_khz)) {}
+
+  uint64_t Read() const override { return HostTsc() + offset(); }
+  int64_t ToNs(uint64_t tsc) const override {
+    const int64_t now_ns = scheduler_.NowNs();
+    const auto ahead = static_cast<int64_t>(tsc - Read());
+    if (ahead <= 0) return now_ns;
+    // ahead * 10^6 / khz; a deadline beyond the range of the clock is never.
+    __extension__ using Wide = __int128;
+    const Wide ns = now_ns + Wide{ahead} * 1'000'000 / khz_;
+    return ns > INT64_MAX ? INT64_MAX : static_cast<int64_t>(ns);
+  }
+  uint32_t khz() const override { return khz_; }
+
+  uint64_t offset() const { return offset_.load(std::memory_order_relaxed); }
+  void SetOffset(uint64_t offset) { offset_.store(offset, std::memory_order_relaxed); }
+
+ private:
+  const Scheduler& scheduler_;
+  const uint32_t khz_;
+  std::atomic<uint64_t> offset_ = 0;
+};
+
+}  // namespace nacre::machine

@@ -1,0 +1,302 @@
+#include "machine/machine.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <chrono>
+
+#include "base/check.h"
+#include "boot/loader.h"
+#include "engine/interp/interp_engine.h"
+#include "engine/jit/jit_engine.h"
+#include "machine/crash_report.h"
+
+namespace nacre::machine {
+
+namespace {
+
+/// Everything the user named is looked for before anything is built, so that the first message is about the file.
+Status CheckReadable(const std::string& path, std::string_view what) {
+  if (access(path.c_str(), R_OK) != 0) return FailErrno("{} {}", what, path);
+  return {};
+}
+
+Status CheckFiles(const MachineConfig& config) {
+  NACRE_TRY_STATUS(CheckReadable(config.kernel, "kernel"));
+  for (const std::string& initrd : config.initrds) {
+    // A module's name may be followed by its string (boot/loader.h).
+    if (access(initrd.c_str(), R_OK) != 0)
+      NACRE_TRY_STATUS(CheckReadable(initrd.substr(0, initrd.find(' ')), "initrd"));
+  }
+  for (const DiskConfig& disk : config.disks) NACRE_TRY_STATUS(CheckReadable(disk.path, "disk"));
+  return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Machine>> Machine::Create(const MachineConfig& config) {
+  NACRE_TRY_STATUS(CheckFiles(config));
+  std::unique_ptr<Machine> machine(new Machine(config));
+  NACRE_TRY_STATUS(machine->Build());
+  return machine;
+}
+
+Status Machine::Build() {
+  memory_ = NACRE_TRY(memory::GuestMemory::Create(config_.memory_bytes));
+  model_ = NACRE_TRY(x86::CpuModel::Create(config_.cpu_model, {.cpu_count = config_.cpu_count}));
+  loop_ = NACRE_TRY(EventLoop::Create(device_lock_));
+  loop_->Pause();  // guest time starts with the guest
+  tsc_ = std::make_unique<HostGuestTsc>(*loop_, model_->tsc_khz());
+  engine_ = NACRE_TRY(MakeEngine());
+
+  Board::Wiring wiring{.config = &config_, .memory = memory_.get(), .loop = loop_.get(), .tsc = tsc_.get(),
+                       .control = this, .leave = [this] { Stop(); }, .cpus = {}};
+  board_ = std::make_unique<Board>();
+  for (unsigned i = 0; i < config_.cpu_count; ++i) {
+    hosts_.push_back(std::make_unique<CpuHost>(
+        i, CpuHost::Wiring{&device_lock_, &board_->ports(), &board_->memory_bus()}));
+    wiring.cpus.push_back(hosts_.back().get());
+  }
+  {
+    const std::lock_guard lock(device_lock_);
+    NACRE_TRY_STATUS(board_->Build(wiring));
+  }
+  NACRE_TRY_STATUS(BuildCpus());
+  return StartGuest();
+}
+
+Status Machine::BuildCpus() {
+  VcpuEvents& events = *this;
+  for (unsigned i = 0; i < config_.cpu_count; ++i) {
+    auto vcpu = NACRE_TRY(engine_->CreateVcpu({i, &*model_, memory_.get(), hosts_[i].get()}));
+    runners_.push_back(std::make_unique<VcpuRunner>(i, std::move(vcpu), events));
+    hosts_[i]->Connect(&board_->local_apic(i), &board_->kvm_clock(), runners_.back().get());
+  }
+  return {};
+}
+
+Result<std::unique_ptr<engine::Engine>> Machine::MakeEngine() const {
+  if (config_.engine == EngineKind::kInterp) return engine::interp::CreateInterpEngine();
+  return engine::jit::CreateJitEngine({.lockstep = config_.lockstep});
+}
+
+Machine::~Machine() {
+  ParkAll();
+  if (loop_thread_.joinable()) {
+    loop_->Stop();
+    loop_thread_.join();
+  }
+  for (auto& host : hosts_) host->Disconnect();
+  runners_.clear();
+  const std::lock_guard lock(device_lock_);
+  board_.reset();
+}
+
+Status Machine::StartGuest() {
+  boot::BootRequest request;
+  request.kernel = config_.kernel;
+  request.initrds = config_.initrds;
+  request.command_line = config_.command_line;
+  if (getrandom(request.random_seed.data(), request.random_seed.size(), 0) !=
+      static_cast<ssize_t>(request.random_seed.size()))
+    return FailErrno("random numbers for the guest");
+  const std::lock_guard lock(device_lock_);
+  board_->Reset();
+  NACRE_TRY_STATUS(board_->PrepareDirectBoot());
+  request.memory_map = boot::BuildMemoryMap(*memory_, {});
+  request.rsdp = NACRE_TRY(boot::WriteAcpiTables(*memory_, board_->AcpiDescription()));
+  const boot::LoadedKernel loaded = NACRE_TRY(boot::LoadKernel(*memory_, request));
+  for (unsigned i = 0; i < runners_.size(); ++i) {
+    x86::CpuState& state = runners_[i]->state();
+    if (i == 0) {
+      state = loaded.state;
+    } else {
+      x86::ResetCpuState(state);
+      x86::InitCpuState(state, false);
+    }
+    state.tsc_offset = tsc_->offset();
+  }
+  return {};
+}
+
+Status Machine::ResetGuest() {
+  ParkAll();
+  {
+    const std::lock_guard lock(device_lock_);
+    for (const memory::Region& region : memory_->regions())
+      if (!memory_->Discard(region.start, region.size_bytes)) return FailErrno("reset: the guest's memory");
+  }
+  NACRE_TRY_STATUS(StartGuest());
+  ResumeAll();
+  return {};
+}
+
+void Machine::ParkAll() {
+  for (auto& runner : runners_) runner->Park(false);
+  for (auto& runner : runners_) runner->Park(true);
+}
+
+void Machine::ParkSoon() {
+  for (auto& runner : runners_) runner->Park(false);
+}
+
+void Machine::ResumeAll() {
+  for (auto& runner : runners_) runner->Resume();
+}
+
+void Machine::PauseTime() {
+  const std::lock_guard lock(device_lock_);
+  loop_->Pause();
+  paused_at_tsc_ = HostTsc();
+}
+
+/// The counter goes on from where it stood.
+void Machine::ResumeTime() {
+  const std::lock_guard lock(device_lock_);
+  const uint64_t stood_still = HostTsc() - paused_at_tsc_;
+  loop_->Resume();
+  tsc_->SetOffset(tsc_->offset() - stood_still);
+  for (unsigned i = 0; i < runners_.size(); ++i) {
+    runners_[i]->state().tsc_offset -= stood_still;
+    board_->local_apic(i).TscChanged();
+  }
+  board_->kvm_clock().Resumed();
+}
+
+RunResult Machine::Run() {
+  NACRE_CHECK(!loop_thread_.joinable());
+  loop_thread_ = std::thread([this] { loop_->Run(); });
+  pthread_setname_np(loop_thread_.native_handle(), "devices");
+  ResumeTime();  // time stood still since counter value 0
+  ResumeAll();
+  return Finish(Control());
+}
+
+RunResult Machine::Control() {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point deadline = Clock::now() + std::chrono::milliseconds(config_.timeout_ms.value_or(0));
+  bool paused = false;
+  std::unique_lock lock(control_mutex_);
+  for (;;) {
+    const auto something = [&] { return end_ || want_reset_ || want_pause_ != paused; };
+    if (!config_.timeout_ms) {
+      control_changed_.wait(lock, something);
+    } else if (!control_changed_.wait_until(lock, deadline, something)) {
+      return {EndReason::kTimeout, 0, {}};
+    }
+    if (end_) return *end_;
+    const bool reset = std::exchange(want_reset_, false);
+    const bool pause = want_pause_;
+    lock.unlock();
+    if (reset) {
+      if (const Status status = ResetGuest(); !status)
+        return {EndReason::kEngineError, 0, "the guest asked for a reset: " + status.error().message};
+      if (paused) ParkAll();
+    }
+    if (pause && !paused) {
+      ParkAll();
+      PauseTime();
+    } else if (!pause && paused) {
+      ResumeTime();
+      ResumeAll();
+    }
+    paused = pause;
+    lock.lock();
+  }
+}
+
+RunResult Machine::Finish(RunResult result) {
+  ParkAll();
+  loop_->Stop();
+  loop_thread_.join();
+  {
+    // What the guest wrote reaches the console and the disks before anybody reads the exit status.
+    const std::lock_guard lock(device_lock_);
+    board_->Flush();
+  }
+  if (result.reason == EndReason::kGuestCrash || result.reason == EndReason::kEngineError)
+    result.detail += CrashReport(runners_[crashed_cpu_]->state(), *memory_, crashed_cpu_);
+  return result;
+}
+
+void Machine::EndWith(RunResult result) {
+  {
+    const std::lock_guard lock(control_mutex_);
+    if (!end_) end_ = std::move(result);
+  }
+  control_changed_.notify_all();
+  ParkSoon();
+}
+
+void Machine::Stop() { EndWith({EndReason::kLeft, 0, {}}); }
+
+void Machine::PressPowerButton() {
+  loop_->Post([this] { board_->PressPowerButton(); });
+}
+
+void Machine::RequestPause() {
+  const std::lock_guard lock(control_mutex_);
+  want_pause_ = true;
+  control_changed_.notify_all();
+}
+
+void Machine::RequestResume() {
+  const std::lock_guard lock(control_mutex_);
+  want_pause_ = false;
+  control_changed_.notify_all();
+}
+
+void Machine::OnShutdown(unsigned index) {
+  {
+    const std::lock_guard lock(control_mutex_);
+    if (!end_) crashed_cpu_ = index;
+  }
+  EndWith({EndReason::kGuestCrash, 0, fmt::format("triple fault on CPU {}", index)});
+}
+
+void Machine::OnEngineError(unsigned index, std::string error) {
+  {
+    const std::lock_guard lock(control_mutex_);
+    if (!end_) crashed_cpu_ = index;
+  }
+  EndWith({EndReason::kEngineError, 0, std::move(error)});
+}
+
+void Machine::PowerOff() { EndWith({EndReason::kPowerOff, 0, {}}); }
+
+void Machine::ResetMachine() {
+  if (config_.no_reboot) return EndWith({EndReason::kReset, 0, {}});
+  {
+    const std::lock_guard lock(control_mutex_);
+    want_reset_ = true;
+  }
+  control_changed_.notify_all();
+  ParkSoon();
+}
+
+void Machine::DebugExit(uint32_t value) { EndWith({EndReason::kDebugExit, value, {}}); }
+
+std::string Machine::StatisticsText() const {
+  std::string text;
+  const auto section = [&](std::string_view title, const std::vector<engine::Statistic>& statistics) {
+    if (statistics.empty()) return;
+    text += fmt::format("{}:\n", title);
+    for (const auto& [name, value] : statistics) text += fmt::format("  {:<40} {:>16}\n", name, value);
+  };
+  section(fmt::format("engine {}", engine_->name()), engine_->Statistics());
+  for (unsigned i = 0; i < runners_.size(); ++i) {
+    section(fmt::format("cpu {}", i), runners_[i]->Statistics());
+    const CpuHost& host = *hosts_[i];
+    section(fmt::format("cpu {} and the devices", i),
+            {{"port accesses", host.exits(CpuHost::kPort)},
+             {"memory-mapped accesses", host.exits(CpuHost::kMmio)},
+             {"machine MSR accesses", host.exits(CpuHost::kMsr)},
+             {"interrupts taken", host.exits(CpuHost::kInterrupt)}});
+  }
+  section("device traffic (reads and writes)", board_->Traffic());
+  return text;
+}
+
+}  // namespace nacre::machine

@@ -1,0 +1,97 @@
+#pragma once
+// One virtual machine from power-on to its end: guest memory, the board, an engine with its CPUs, and the control thread
+// that starts, resets, pauses and stops them.
+//
+// Threads: Create, Run and the destructor on one control thread. Devices and CPU threads report to it by Request..., which
+// like Stop may be called from any thread, with or without the device lock.
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "base/result.h"
+#include "engine/engine.h"
+#include "machine/board.h"
+#include "machine/cpu_host.h"
+#include "machine/guest_tsc.h"
+#include "machine/machine_config.h"
+#include "machine/vcpu_runner.h"
+#include "memory/guest_memory.h"
+#include "x86/cpu_model.h"
+
+namespace nacre::machine {
+
+class Machine final : private VcpuEvents, private devices::MachineControl {
+ public:
+  /// Opens every file, wires the board and loads the kernel: whatever can fail fails here.
+  static Result<std::unique_ptr<Machine>> Create(const MachineConfig& config);
+  ~Machine() override;
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
+
+  /// Runs the guest until it ends. Once.
+  RunResult Run();
+
+  // Any thread.
+  /// Run returns with EndReason::kLeft.
+  void Stop();
+  /// The guest sees its power button pressed.
+  void PressPowerButton();
+  void RequestPause();
+  void RequestResume();
+
+  /// For --engine-stats, after Run: lines of text.
+  std::string StatisticsText() const;
+  std::string_view engine_name() const { return engine_->name(); }
+
+ private:
+  explicit Machine(const MachineConfig& config) : config_(config) {}
+  Status Build();
+  Status BuildCpus();
+  Result<std::unique_ptr<engine::Engine>> MakeEngine() const;
+  /// Power-on: devices are reset; loads the kernel and sets every CPU's state.
+  Status StartGuest();
+  Status ResetGuest();
+  void ParkAll();
+  void ResumeAll();
+  void PauseTime();
+  void ResumeTime();
+  RunResult Control();
+  RunResult Finish(RunResult result);
+  std::string DescribeCpu(unsigned index);
+  void EndWith(RunResult result);
+  void ParkSoon();
+
+  void OnShutdown(unsigned index) override;
+  void OnEngineError(unsigned index, std::string error) override;
+  void PowerOff() override;
+  void ResetMachine() override;
+  void DebugExit(uint32_t value) override;
+
+  const MachineConfig config_;
+  std::mutex device_lock_;
+  std::unique_ptr<memory::GuestMemory> memory_;
+  std::optional<x86::CpuModel> model_;
+  std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<HostGuestTsc> tsc_;
+  std::vector<std::unique_ptr<CpuHost>> hosts_;
+  std::unique_ptr<Board> board_;
+  std::unique_ptr<engine::Engine> engine_;
+  std::vector<std::unique_ptr<VcpuRunner>> runners_;
+  std::thread loop_thread_;
+  uint64_t paused_at_tsc_ = 0;
+
+  std::mutex control_mutex_;
+  std::condition_variable control_changed_;
+  std::optional<RunResult> end_;
+  bool want_reset_ = false;
+  bool want_pause_ = false;
+  unsigned crashed_cpu_ = 0;
+};
+
+}  // namespace nacre::machine

@@ -1,0 +1,78 @@
+#pragma once
+// Everything that defines one virtual machine and how it is run: what the command line fills in and Machine::Create
+// reads. Plain data; strings are as the user gave them, already checked for form.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/bits.h"
+#include "network/user_net.h"
+
+namespace nacre::machine {
+
+enum class EngineKind : uint8_t { kInterp, kJit };
+
+struct DiskConfig {
+  std::string path;
+  bool read_only = false;
+  bool snapshot = false;      ///< writes are thrown away at the end
+  bool format_given = false;  ///< format=raw was said: a file that looks like another format is taken as raw
+};
+
+enum class NetworkKind : uint8_t { kNone, kUser };
+
+struct NetworkConfig {
+  NetworkKind kind = NetworkKind::kUser;
+  std::vector<network::PortForward> forwards;
+};
+
+enum class SerialKind : uint8_t { kNone, kStdio, kFile };
+
+struct SerialConfig {
+  SerialKind kind = SerialKind::kStdio;
+  std::string path;       ///< kFile
+  bool terminal = false;  ///< kStdio: input is a terminal in raw mode, where Ctrl-] leaves
+};
+
+struct MachineConfig {
+  // Direct boot.
+  std::string kernel;
+  std::vector<std::string> initrds;
+  std::string command_line;
+
+  uint64_t memory_bytes = 512 * kMiB;
+  unsigned cpu_count = 1;
+  std::string cpu_model = "default";
+  EngineKind engine = EngineKind::kJit;
+  bool lockstep = false;  ///< jit: run beside interp and stop at the first difference
+
+  std::vector<DiskConfig> disks;
+  std::vector<NetworkConfig> networks;
+  SerialConfig serial;
+  bool balloon = true;
+
+  bool debug_exit = false;  ///< port 0xf4 ends the run with status (value << 1) | 1
+  bool no_reboot = false;   ///< a reset ends the run
+  std::optional<uint64_t> timeout_ms;
+};
+
+/// How a run ended.
+enum class EndReason : uint8_t {
+  kPowerOff,
+  kReset,        ///< with no_reboot
+  kDebugExit,    ///< see RunResult::debug_exit_value
+  kLeft,         ///< the user left the console, or a signal asked to stop
+  kGuestCrash,   ///< triple fault
+  kEngineError,  ///< the engine could not go on
+  kTimeout
+};
+
+struct RunResult {
+  EndReason reason = EndReason::kPowerOff;
+  uint32_t debug_exit_value = 0;
+  std::string detail;  ///< of a crash or an error: lines for the user
+};
+
+}  // namespace nacre::machine

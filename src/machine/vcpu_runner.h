@@ -1,0 +1,83 @@
+#pragma once
+// The host thread of one virtual CPU: runs the engine, sleeps while the guest has halted, goes through INIT and SIPI, and
+// parks when the machine pauses, resets or ends.
+//
+// Threads: Request, ClearRequest and StartUp from any thread, with or without the device lock. Park, Resume and the
+// state by one control thread, never under the device lock (a vCPU that is about to park may be waiting for it).
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "engine/engine.h"
+
+namespace nacre::machine {
+
+/// Told on the vCPU's thread, which then parks by itself.
+class VcpuEvents {
+ public:
+  virtual ~VcpuEvents() = default;
+  virtual void OnShutdown(unsigned index) = 0;
+  virtual void OnEngineError(unsigned index, std::string error) = 0;
+};
+
+class VcpuRunner {
+ public:
+  /// The thread starts parked.
+  VcpuRunner(unsigned index, std::unique_ptr<engine::Vcpu> vcpu, VcpuEvents& events);
+  /// Parks and ends the thread.
+  ~VcpuRunner();
+  VcpuRunner(const VcpuRunner&) = delete;
+  VcpuRunner& operator=(const VcpuRunner&) = delete;
+
+  void Request(uint32_t bits);
+  void ClearRequest(uint32_t bits) { vcpu_->ClearRequest(bits); }
+  /// A SIPI; ignored unless the CPU waits for one.
+  void StartUp(uint8_t vector);
+
+  /// Returns when the thread is at an instruction boundary and stays there. `wait` false: only asks.
+  void Park(bool wait = true);
+  void Resume();
+
+  /// While parked: what the CPU goes on with.
+  x86::CpuState& state() { return state_; }
+  /// While parked.
+  const engine::Vcpu& vcpu() const { return *vcpu_; }
+  /// How often Run left, by reason, and how often the thread slept; while parked.
+  std::vector<engine::Statistic> Statistics() const;
+
+ private:
+  enum class Command : uint8_t { kPark, kRun, kQuit };
+  static constexpr int kNoSipi = -1;
+
+  void ThreadMain();
+  void RunUntilAsked();
+  /// False: asked to park.
+  bool WaitForSipi();
+  void OnInit();
+  void Sleep(uint32_t since);
+  void SleepUntilAsked();
+  void Wake();
+  bool asked() const { return asked_.load(std::memory_order_acquire); }
+
+  const unsigned index_;
+  std::unique_ptr<engine::Vcpu> vcpu_;
+  VcpuEvents& events_;
+  alignas(64) x86::CpuState state_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  Command command_ = Command::kPark;
+  bool parked_ = false;
+
+  std::atomic<bool> asked_ = false;  ///< command_ is not kRun: leave the engine
+  std::atomic<uint32_t> wakes_ = 0;  ///< counts everything that a sleeping CPU must look at
+  std::atomic<int> sipi_ = kNoSipi;
+  uint64_t runs_ = 0, halts_ = 0;
+  std::thread thread_;  ///< last: it uses the rest
+};
+
+}  // namespace nacre::machine

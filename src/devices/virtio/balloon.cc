@@ -95,9 +95,9 @@ void VirtioBalloon::ReadStats(unsigned index) {
   for (uint64_t at = 0; at < kMaxStats * kStatSize; at += kStatSize) {
     uint8_t entry[kStatSize];
     if (chain_.Read(at, entry) != kStatSize) break;
-    std::optional<uint64_t>* const fields[] = {
-        &stats.swapped_in, &stats.swapped_out, &stats.major_faults,    &stats.minor_faults,
-        &stats.free_bytes, &stats.total_bytes, &stats.available_bytes, &stats.cache_bytes};
+    std::optional<uint64_t>* const fields[] = {&stats.swapped_in,      &stats.swapped_out, &stats.major_faults,
+                                               &stats.minor_faults,    &stats.free_bytes,  &stats.total_bytes,
+                                               &stats.available_bytes, &stats.cache_bytes};
     const auto tag = LoadLe<uint16_t>(entry);
     if (tag < std::size(fields)) *fields[tag] = LoadLe<uint64_t>(entry + 2);
   }

@@ -18,8 +18,7 @@ class VirtioBalloon final : public VirtioDevice {
     std::optional<uint64_t> swapped_in, swapped_out, major_faults, minor_faults, free_bytes, total_bytes,
         available_bytes, cache_bytes;
   };
-  static std::unique_ptr<VirtioBalloon> Create(std::string name, memory::GuestMemory& memory,
-                                               Scheduler& scheduler);
+  static std::unique_ptr<VirtioBalloon> Create(std::string name, memory::GuestMemory& memory, Scheduler& scheduler);
 
   /// How much the guest is asked to give up altogether.
   void SetTarget(uint64_t size_bytes);

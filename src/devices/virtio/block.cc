@@ -13,22 +13,18 @@ namespace {
 using Kind = storage::DiskRequest::Kind;
 
 constexpr unsigned kFeatureSegMax = 2, kFeatureReadOnly = 5, kFeatureBlockSize = 6, kFeatureFlush = 9,
-                   kFeatureTopology = 10, kFeatureMultiQueue = 12, kFeatureDiscard = 13,
-                   kFeatureWriteZeroes = 14;
+                   kFeatureTopology = 10, kFeatureMultiQueue = 12, kFeatureDiscard = 13, kFeatureWriteZeroes = 14;
 // 5.2.6: struct virtio_blk_req.
-constexpr uint32_t kTypeIn = 0, kTypeOut = 1, kTypeFlush = 4, kTypeGetId = 8, kTypeDiscard = 11,
-                   kTypeWriteZeroes = 13;
+constexpr uint32_t kTypeIn = 0, kTypeOut = 1, kTypeFlush = 4, kTypeGetId = 8, kTypeDiscard = 11, kTypeWriteZeroes = 13;
 constexpr uint8_t kStatusOk = 0, kStatusIoError = 1, kStatusUnsupported = 2;
 constexpr uint64_t kHeaderSize = 16, kSegmentSize = 16, kIdSize = 20;
 constexpr uint32_t kFlagUnmap = 1;
 constexpr uint32_t kMaxRangeSectors = 4 * 1024 * 1024 - 8;  // just under 2 GiB a request
 
 uint64_t FeaturesFor(const storage::Disk& disk, const VirtioBlock::Options& options) {
-  uint64_t features =
-      Bit(kFeatureSegMax) | Bit(kFeatureBlockSize) | Bit(kFeatureFlush) | Bit(kFeatureTopology);
+  uint64_t features = Bit(kFeatureSegMax) | Bit(kFeatureBlockSize) | Bit(kFeatureFlush) | Bit(kFeatureTopology);
   if (options.queues > 1) features |= Bit(kFeatureMultiQueue);
-  return features |
-         (disk.read_only() ? Bit(kFeatureReadOnly) : Bit(kFeatureDiscard) | Bit(kFeatureWriteZeroes));
+  return features | (disk.read_only() ? Bit(kFeatureReadOnly) : Bit(kFeatureDiscard) | Bit(kFeatureWriteZeroes));
 }
 
 }  // namespace
@@ -46,8 +42,7 @@ class VirtioBlock::Request : public storage::DiskRequest {
   VirtioBlock* owner_;
 };
 
-Result<std::unique_ptr<VirtioBlock>> VirtioBlock::Create(const Options& options,
-                                                         std::unique_ptr<storage::Disk> disk,
+Result<std::unique_ptr<VirtioBlock>> VirtioBlock::Create(const Options& options, std::unique_ptr<storage::Disk> disk,
                                                          memory::GuestMemory& memory, Scheduler& scheduler) {
   if (options.queues < 1 || options.queues > 16)
     return Fail("{}: {} queues, from 1 to 16", options.name, options.queues);
@@ -58,8 +53,8 @@ Result<std::unique_ptr<VirtioBlock>> VirtioBlock::Create(const Options& options,
   return std::unique_ptr<VirtioBlock>(new VirtioBlock(options, std::move(disk), memory, scheduler));
 }
 
-VirtioBlock::VirtioBlock(const Options& options, std::unique_ptr<storage::Disk> disk,
-                         memory::GuestMemory& memory, Scheduler& scheduler)
+VirtioBlock::VirtioBlock(const Options& options, std::unique_ptr<storage::Disk> disk, memory::GuestMemory& memory,
+                         Scheduler& scheduler)
     : VirtioDevice({.name = options.name,
                     .type = VirtioType::kBlock,
                     .features = FeaturesFor(*disk, options),
@@ -124,8 +119,7 @@ bool VirtioBlock::Prepare(Request& request, uint32_t type, uint64_t sector) {
       request.kind = in ? Kind::kRead : Kind::kWrite;
       request.size_bytes = in ? in_bytes : out_bytes;
       request.offset = sector * storage::kSectorSize;
-      const bool bad = request.size_bytes % storage::kSectorSize != 0 ||
-                       request.size_bytes > disk_->size_bytes() ||
+      const bool bad = request.size_bytes % storage::kSectorSize != 0 || request.size_bytes > disk_->size_bytes() ||
                        sector > disk_->size_bytes() / storage::kSectorSize;
       if (bad) {
         Finish(request, kStatusIoError, 0);
@@ -135,8 +129,7 @@ bool VirtioBlock::Prepare(Request& request, uint32_t type, uint64_t sector) {
         Chain::Slice(request.chain.writable(), 0, in_bytes, request.vectors);
       else
         Chain::Slice(request.chain.readable(), kHeaderSize, out_bytes, request.vectors);
-      request.flush_after =
-          !in && !has_feature(kFeatureFlush);  // 5.2.6.2: such a driver counts on write-through
+      request.flush_after = !in && !has_feature(kFeatureFlush);  // 5.2.6.2: such a driver counts on write-through
       return true;
     }
     case kTypeFlush:

@@ -20,8 +20,7 @@ class VirtioBlock final : public VirtioDevice {
     uint16_t queues = 1;        ///< 1 to 16
     uint16_t queue_size = 256;  ///< a power of two, 4 to 1024
   };
-  static Result<std::unique_ptr<VirtioBlock>> Create(const Options& options,
-                                                     std::unique_ptr<storage::Disk> disk,
+  static Result<std::unique_ptr<VirtioBlock>> Create(const Options& options, std::unique_ptr<storage::Disk> disk,
                                                      memory::GuestMemory& memory, Scheduler& scheduler);
   ~VirtioBlock() override;
 

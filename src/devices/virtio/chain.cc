@@ -46,12 +46,10 @@ uint64_t Chain::Write(memory::GuestMemory& memory, uint64_t offset, std::span<co
   });
 }
 
-void Chain::Slice(std::span<const GuestBuffer> part, uint64_t offset, uint64_t size_bytes,
-                  std::vector<iovec>& to) {
-  const uint64_t got =
-      ForRange(part, offset, size_bytes, [&](const GuestBuffer& buffer, uint64_t at, uint64_t size) {
-        to.push_back({buffer.host + at, size});
-      });
+void Chain::Slice(std::span<const GuestBuffer> part, uint64_t offset, uint64_t size_bytes, std::vector<iovec>& to) {
+  const uint64_t got = ForRange(part, offset, size_bytes, [&](const GuestBuffer& buffer, uint64_t at, uint64_t size) {
+    to.push_back({buffer.host + at, size});
+  });
   NACRE_CHECK(got == size_bytes);
 }
 

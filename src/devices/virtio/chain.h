@@ -32,8 +32,7 @@ class Chain {
   /// Copies into the device-writable part and marks the pages written. Returns the bytes copied.
   uint64_t Write(memory::GuestMemory& memory, uint64_t offset, std::span<const uint8_t> from) const;
   /// Appends host vectors of [offset, offset + size_bytes) of a part; the range must lie inside it.
-  static void Slice(std::span<const GuestBuffer> part, uint64_t offset, uint64_t size_bytes,
-                    std::vector<iovec>& to);
+  static void Slice(std::span<const GuestBuffer> part, uint64_t offset, uint64_t size_bytes, std::vector<iovec>& to);
   /// After a back end wrote through Slice's vectors.
   void MarkWritten(memory::GuestMemory& memory, uint64_t offset, uint64_t size_bytes) const;
 

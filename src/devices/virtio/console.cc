@@ -11,8 +11,8 @@ constexpr unsigned kFeatureSize = 0, kFeatureMultiport = 1, kFeatureEmergencyWri
 constexpr unsigned kControlReceive = 2, kControlTransmit = 3;  // 5.3.2
 // 5.3.6.2: struct virtio_console_control.
 constexpr uint64_t kControlSize = 8;
-constexpr uint16_t kDeviceReady = 0, kDeviceAdd = 1, kPortReady = 3, kConsolePort = 4, kResize = 5,
-                   kPortOpen = 6, kPortName = 7;
+constexpr uint16_t kDeviceReady = 0, kDeviceAdd = 1, kPortReady = 3, kConsolePort = 4, kResize = 5, kPortOpen = 6,
+                   kPortName = 7;
 constexpr size_t kMaxInput = 4096;
 constexpr size_t kMaxControl = 256;
 constexpr size_t kMaxPorts = 16;
@@ -67,8 +67,7 @@ void VirtioConsole::OnQueue(unsigned index) {
       const bool complete = chain.Read(0, message) == kControlSize;
       queue(kControlTransmit).Push(chain, 0);
       if (complete)
-        HandleControl(LoadLe<uint32_t>(message), LoadLe<uint16_t>(message + 4),
-                      LoadLe<uint16_t>(message + 6));
+        HandleControl(LoadLe<uint32_t>(message), LoadLe<uint16_t>(message + 4), LoadLe<uint16_t>(message + 6));
     });
     return;
   }
@@ -100,8 +99,7 @@ void VirtioConsole::Receive(unsigned port) {
       if (ring.EnableNotification()) continue;
       break;
     }
-    const auto size =
-        static_cast<size_t>(std::min<uint64_t>(from.input.size(), receive_chain_.writable_bytes()));
+    const auto size = static_cast<size_t>(std::min<uint64_t>(from.input.size(), receive_chain_.writable_bytes()));
     const std::vector<uint8_t> bytes(from.input.begin(), from.input.begin() + static_cast<ptrdiff_t>(size));
     receive_chain_.Write(memory(), 0, bytes);
     ring.Push(receive_chain_, static_cast<uint32_t>(size));
@@ -117,8 +115,7 @@ void VirtioConsole::Transmit(unsigned port) {
   const unsigned index = TransmitQueue(port);
   VirtQueue& ring = queue(index);
   ring.DisableNotification();
-  uint64_t budget =
-      256 * kKiB;  // then the event loop goes on, so that a chatty guest leaves the lock to others
+  uint64_t budget = 256 * kKiB;  // then the event loop goes on, so that a chatty guest leaves the lock to others
   bool stuck = false;
   do {
     while (!stuck && budget > 0 && ring.Pop(transmit_chain_)) {
@@ -162,8 +159,7 @@ void VirtioConsole::HandleControl(uint32_t id, uint16_t event, uint16_t value) {
       SendResize();
     }
     const std::string& name = port.options.name;
-    if (!name.empty())
-      SendControl(id, kPortName, 1, {reinterpret_cast<const uint8_t*>(name.data()), name.size()});
+    if (!name.empty()) SendControl(id, kPortName, 1, {reinterpret_cast<const uint8_t*>(name.data()), name.size()});
     if (port.host_open) SendControl(id, kPortOpen, 1);
   } else if (event == kPortOpen) {
     port.guest_open = value != 0;

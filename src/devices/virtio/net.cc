@@ -39,8 +39,8 @@ Result<MacAddress> ParseMac(std::string_view text) {
   unsigned part[6];
   int end = 0;
   const std::string copy(text);
-  if (std::sscanf(copy.c_str(), "%2x:%2x:%2x:%2x:%2x:%2x%n", &part[0], &part[1], &part[2], &part[3], &part[4],
-                  &part[5], &end) != 6 ||
+  if (std::sscanf(copy.c_str(), "%2x:%2x:%2x:%2x:%2x:%2x%n", &part[0], &part[1], &part[2], &part[3], &part[4], &part[5],
+                  &end) != 6 ||
       static_cast<size_t>(end) != copy.size())
     return Fail("MAC address '{}': give six hexadecimal bytes, as in 52:54:00:12:34:56", text);
   for (unsigned i = 0; i < 6; ++i) mac[i] = static_cast<uint8_t>(part[i]);
@@ -48,14 +48,13 @@ Result<MacAddress> ParseMac(std::string_view text) {
   return mac;
 }
 
-std::unique_ptr<VirtioNet> VirtioNet::Create(const Options& options,
-                                             std::unique_ptr<network::NetBackend> backend,
+std::unique_ptr<VirtioNet> VirtioNet::Create(const Options& options, std::unique_ptr<network::NetBackend> backend,
                                              memory::GuestMemory& memory, Scheduler& scheduler) {
   return std::unique_ptr<VirtioNet>(new VirtioNet(options, std::move(backend), memory, scheduler));
 }
 
-VirtioNet::VirtioNet(const Options& options, std::unique_ptr<network::NetBackend> backend,
-                     memory::GuestMemory& memory, Scheduler& scheduler)
+VirtioNet::VirtioNet(const Options& options, std::unique_ptr<network::NetBackend> backend, memory::GuestMemory& memory,
+                     Scheduler& scheduler)
     : VirtioDevice({.name = options.name,
                     .type = VirtioType::kNet,
                     .features = Bit(kFeatureChecksum) | Bit(kFeatureGuestChecksum) | Bit(kFeatureMtu) |
@@ -91,8 +90,7 @@ void VirtioNet::OnQueue(unsigned index) {
 void VirtioNet::Transmit(const Chain& chain) {
   uint8_t header[kHeaderSize];
   const uint64_t total = chain.readable_bytes();
-  if (total < kHeaderSize + kMinFrame || total > kHeaderSize + kMaxFrame ||
-      chain.Read(0, header) != kHeaderSize) {
+  if (total < kHeaderSize + kMinFrame || total > kHeaderSize + kMaxFrame || chain.Read(0, header) != kHeaderSize) {
     ++counters_.dropped_frames;
     return;
   }
@@ -179,9 +177,7 @@ void VirtioNet::LinkChanged() {
   ConfigChanged();
 }
 
-void VirtioNet::OnReset() {
-  backend_->ReceiveReady();
-}  // what waited for the driver is dropped: it is not there
+void VirtioNet::OnReset() { backend_->ReceiveReady(); }  // what waited for the driver is dropped: it is not there
 
 void VirtioNet::OnLoaded() { StoreLe<uint16_t>(&config_[6], backend_->link_up() ? kStatusLinkUp : 0); }
 

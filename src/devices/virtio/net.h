@@ -23,8 +23,7 @@ class VirtioNet final : public VirtioDevice, private network::FrameReceiver {
     MacAddress mac = {0x52, 0x54, 0x00, 0x12, 0x34, 0x56};
     uint16_t queue_size = 256;
   };
-  static std::unique_ptr<VirtioNet> Create(const Options& options,
-                                           std::unique_ptr<network::NetBackend> backend,
+  static std::unique_ptr<VirtioNet> Create(const Options& options, std::unique_ptr<network::NetBackend> backend,
                                            memory::GuestMemory& memory, Scheduler& scheduler);
   ~VirtioNet() override;
 

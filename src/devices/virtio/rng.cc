@@ -10,10 +10,9 @@ namespace {
 constexpr uint64_t kMaxBytes = 4096;  // a request; 5.4.6.2 lets the device fill less than the buffer
 }
 
-std::unique_ptr<VirtioRng> VirtioRng::Create(std::string name, memory::GuestMemory& memory,
-                                             Scheduler& scheduler) {
-  return std::unique_ptr<VirtioRng>(new VirtioRng(
-      {.name = std::move(name), .type = VirtioType::kRng, .queue_sizes = {64}}, memory, scheduler));
+std::unique_ptr<VirtioRng> VirtioRng::Create(std::string name, memory::GuestMemory& memory, Scheduler& scheduler) {
+  return std::unique_ptr<VirtioRng>(
+      new VirtioRng({.name = std::move(name), .type = VirtioType::kRng, .queue_sizes = {64}}, memory, scheduler));
 }
 
 void VirtioRng::OnQueue(unsigned index) {

@@ -9,8 +9,7 @@ namespace nacre::devices {
 
 class VirtioRng final : public VirtioDevice {
  public:
-  static std::unique_ptr<VirtioRng> Create(std::string name, memory::GuestMemory& memory,
-                                           Scheduler& scheduler);
+  static std::unique_ptr<VirtioRng> Create(std::string name, memory::GuestMemory& memory, Scheduler& scheduler);
   std::span<const uint8_t> config() const override { return {}; }
 
  private:

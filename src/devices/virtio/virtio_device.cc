@@ -15,8 +15,7 @@ VirtioDevice::VirtioDevice(Setup setup, memory::GuestMemory& memory, Scheduler& 
       scheduler_(scheduler) {
   NACRE_CHECK(setup.queue_sizes.size() <= 64);
   for (uint16_t size : setup.queue_sizes)
-    queues_.push_back(
-        std::make_unique<VirtQueue>(memory, size, [this](const char* reason) { NeedsReset(reason); }));
+    queues_.push_back(std::make_unique<VirtQueue>(memory, size, [this](const char* reason) { NeedsReset(reason); }));
   pending_timer_ = scheduler.CreateTimer([this] { RunPending(); });
 }
 
@@ -48,8 +47,7 @@ void VirtioDevice::SetStatus(uint8_t value) {
   // 2.2.2, 6.2: refuse features that were not offered, and drivers from before version 1.
   const bool acceptable = (accepted_ & ~offered_) == 0 && has_feature(virtio_feature::kVersion1);
   if ((added & kFeaturesOk) != 0 && !acceptable) added &= static_cast<uint8_t>(~kFeaturesOk);
-  if ((added & kDriverOk) != 0 && ((status_ | added) & kFeaturesOk) == 0)
-    added &= static_cast<uint8_t>(~kDriverOk);
+  if ((added & kDriverOk) != 0 && ((status_ | added) & kFeaturesOk) == 0) added &= static_cast<uint8_t>(~kDriverOk);
   status_ |= added;
   if ((added & kDriverOk) == 0 || needs_reset()) return;
   OnDriverOk();

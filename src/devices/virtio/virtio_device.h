@@ -20,8 +20,7 @@ enum class VirtioType : uint16_t { kNet = 1, kBlock = 2, kConsole = 3, kRng = 4,
 
 /// Status register bits (2.1).
 namespace virtio_status {
-inline constexpr uint8_t kAcknowledge = 1, kDriver = 2, kDriverOk = 4, kFeaturesOk = 8, kNeedsReset = 64,
-                         kFailed = 128;
+inline constexpr uint8_t kAcknowledge = 1, kDriver = 2, kDriverOk = 4, kFeaturesOk = 8, kNeedsReset = 64, kFailed = 128;
 }
 /// Feature bits that belong to no device type (chapter 6).
 namespace virtio_feature {
@@ -126,8 +125,7 @@ class VirtioDevice {
   std::string broken_reason_;
   Chain scratch_;
   uint64_t pending_queues_ = 0;
-  bool pending_interrupts_ =
-      false;  ///< after a load: interrupt every queue, since completions may have come late
+  bool pending_interrupts_ = false;  ///< after a load: interrupt every queue, since completions may have come late
   std::unique_ptr<Timer> pending_timer_;
 };
 

@@ -25,15 +25,13 @@ struct Field {
   uint8_t offset;
   uint8_t size;
 };
-constexpr unsigned kDeviceFeatureSelect = 0, kDeviceFeature = 4, kDriverFeatureSelect = 8,
-                   kDriverFeature = 12, kConfigVector = 16, kNumQueues = 18, kDeviceStatus = 20,
-                   kConfigGeneration = 21, kQueueSelect = 22, kQueueSize = 24, kQueueVector = 26,
-                   kQueueEnable = 28, kQueueNotifyOff = 30, kQueueDescriptors = 32, kQueueDriver = 40,
-                   kQueueDevice = 48, kCommonSize = 56;
+constexpr unsigned kDeviceFeatureSelect = 0, kDeviceFeature = 4, kDriverFeatureSelect = 8, kDriverFeature = 12,
+                   kConfigVector = 16, kNumQueues = 18, kDeviceStatus = 20, kConfigGeneration = 21, kQueueSelect = 22,
+                   kQueueSize = 24, kQueueVector = 26, kQueueEnable = 28, kQueueNotifyOff = 30, kQueueDescriptors = 32,
+                   kQueueDriver = 40, kQueueDevice = 48, kCommonSize = 56;
 // 64-bit fields are written as two halves (4.1.3.1).
-constexpr Field kFields[] = {{0, 4},  {4, 4},  {8, 4},  {12, 4}, {16, 2}, {18, 2}, {20, 1},
-                             {21, 1}, {22, 2}, {24, 2}, {26, 2}, {28, 2}, {30, 2}, {32, 4},
-                             {36, 4}, {40, 4}, {44, 4}, {48, 4}, {52, 4}};
+constexpr Field kFields[] = {{0, 4},  {4, 4},  {8, 4},  {12, 4}, {16, 2}, {18, 2}, {20, 1}, {21, 1}, {22, 2}, {24, 2},
+                             {26, 2}, {28, 2}, {30, 2}, {32, 4}, {36, 4}, {40, 4}, {44, 4}, {48, 4}, {52, 4}};
 
 uint32_t ClassCode(VirtioType type) {
   switch (type) {
@@ -87,8 +85,7 @@ VirtioPci::VirtioPci(std::unique_ptr<VirtioDevice> device, const PciWiring& wiri
 
 VirtioPci::~VirtioPci() { device_->Attach(nullptr); }
 
-uint8_t VirtioPci::AddStructure(uint8_t type, uint64_t offset, uint64_t size_bytes, uint32_t extra,
-                                bool has_extra) {
+uint8_t VirtioPci::AddStructure(uint8_t type, uint64_t offset, uint64_t size_bytes, uint32_t extra, bool has_extra) {
   std::array<uint8_t, kCapSize + 4> capability{};
   std::array<uint8_t, kCapSize + 4> mask{};
   const unsigned size = has_extra ? kCapSize + 4 : kCapSize;
@@ -139,13 +136,11 @@ uint64_t VirtioPci::GetField(unsigned offset) {
     case kDeviceFeatureSelect:
       return device_feature_select_;
     case kDeviceFeature:
-      return device_feature_select_ > 1 ? 0
-                                        : Bits(device_->offered_features(), 32 * device_feature_select_, 32);
+      return device_feature_select_ > 1 ? 0 : Bits(device_->offered_features(), 32 * device_feature_select_, 32);
     case kDriverFeatureSelect:
       return driver_feature_select_;
     case kDriverFeature:
-      return driver_feature_select_ > 1 ? 0
-                                        : Bits(device_->driver_features(), 32 * driver_feature_select_, 32);
+      return driver_feature_select_ > 1 ? 0 : Bits(device_->driver_features(), 32 * driver_feature_select_, 32);
     case kConfigVector:
       return config_vector_;
     case kNumQueues:
@@ -159,8 +154,7 @@ uint64_t VirtioPci::GetField(unsigned offset) {
     default:
       break;
   }
-  if (queue_select_ >= device_->queue_count())
-    return 0;  // 4.1.4.3.1: size 0 says that there is no such queue
+  if (queue_select_ >= device_->queue_count()) return 0;  // 4.1.4.3.1: size 0 says that there is no such queue
   const VirtQueue& queue = device_->queue(queue_select_);
   switch (offset) {
     case kQueueSize:
@@ -262,8 +256,7 @@ uint64_t VirtioPci::ReadIsr(uint64_t offset, unsigned) {
 uint64_t VirtioPci::ReadDevice(uint64_t offset, unsigned size) {
   const std::span<const uint8_t> config = device_->config();
   uint64_t value = 0;
-  for (unsigned i = 0; i < size && offset + i < config.size(); ++i)
-    value |= uint64_t{config[offset + i]} << (8 * i);
+  for (unsigned i = 0; i < size && offset + i < config.size(); ++i) value |= uint64_t{config[offset + i]} << (8 * i);
   return value;
 }
 
@@ -299,8 +292,7 @@ void VirtioPci::AfterConfigWrite(unsigned offset, unsigned size) {
   const auto at = LoadLe<uint32_t>(capability + kCapOffset);
   const auto length = LoadLe<uint32_t>(capability + kCapLength);
   const auto value = LoadLe<uint32_t>(capability + kCapData);
-  if (bus::IoHandler* block = BlockAt(at, length))
-    block->Write(at % kBlockSize, length, MaskToSize(value, length));
+  if (bus::IoHandler* block = BlockAt(at, length)) block->Write(at % kBlockSize, length, MaskToSize(value, length));
 }
 
 // -- interrupts

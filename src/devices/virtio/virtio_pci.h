@@ -19,8 +19,8 @@ class VirtioPci final : public PciDevice, private VirtioDevice::Transport {
   VirtioDevice& device() { return *device_; }
 
   // Where the structures lie in BAR 0.
-  static constexpr uint64_t kCommonOffset = 0, kIsrOffset = 0x1000, kDeviceOffset = 0x2000,
-                            kNotifyOffset = 0x3000, kBlockSize = 0x1000, kBarSize = 0x4000;
+  static constexpr uint64_t kCommonOffset = 0, kIsrOffset = 0x1000, kDeviceOffset = 0x2000, kNotifyOffset = 0x3000,
+                            kBlockSize = 0x1000, kBarSize = 0x4000;
   static constexpr uint32_t kNotifyMultiplier = 4;
   static constexpr uint16_t kNoVector = 0xffff;  // VIRTIO_MSI_NO_VECTOR
 
@@ -32,9 +32,7 @@ class VirtioPci final : public PciDevice, private VirtioDevice::Transport {
    public:
     Block(VirtioPci* owner, Access read, Store write) : owner_(owner), read_(read), write_(write) {}
     uint64_t Read(uint64_t offset, unsigned size) override { return (owner_->*read_)(offset, size); }
-    void Write(uint64_t offset, unsigned size, uint64_t value) override {
-      (owner_->*write_)(offset, size, value);
-    }
+    void Write(uint64_t offset, unsigned size, uint64_t value) override { (owner_->*write_)(offset, size, value); }
 
    private:
     VirtioPci* owner_;

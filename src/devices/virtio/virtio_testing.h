@@ -71,8 +71,7 @@ class RingDriver {
   }
   std::optional<UsedEntry> GetUsed() { return packed_ ? GetUsedPacked() : GetUsedSplit(); }
 
-  void SetDescriptor(uint64_t table, unsigned index, uint64_t address, uint32_t size, uint16_t a,
-                     uint16_t b) {
+  void SetDescriptor(uint64_t table, unsigned index, uint64_t address, uint32_t size, uint16_t a, uint16_t b) {
     Poke<uint64_t>(table + index * 16, address);
     Poke<uint32_t>(table + index * 16 + 8, size);
     Poke<uint16_t>(table + index * 16 + 12, a);
@@ -118,8 +117,7 @@ class RingDriver {
   uint16_t AddSplit(const std::vector<TestBuffer>& buffers, bool indirect) {
     const uint64_t table = indirect ? NextTable() : setup.descriptors;
     std::vector<uint16_t> indices;
-    for (size_t i = 0; i < buffers.size(); ++i)
-      indices.push_back(indirect ? static_cast<uint16_t>(i) : Take());
+    for (size_t i = 0; i < buffers.size(); ++i) indices.push_back(indirect ? static_cast<uint16_t>(i) : Take());
     for (size_t i = 0; i < buffers.size(); ++i) {
       const bool last = i + 1 == buffers.size();
       SetDescriptor(table, indices[i], buffers[i].address, buffers[i].size,
@@ -335,9 +333,7 @@ class VirtioBench {
   RingDriver& ring(unsigned index) { return *rings[index]; }
   uint8_t ReadIsr() { return static_cast<uint8_t>(memory_bus.Read(kBar0 + VirtioPci::kIsrOffset, 1)); }
 
-  void Fill(uint64_t address, std::span<const uint8_t> data) {
-    EXPECT_TRUE(memory.Write(GuestPhys(address), data));
-  }
+  void Fill(uint64_t address, std::span<const uint8_t> data) { EXPECT_TRUE(memory.Write(GuestPhys(address), data)); }
   std::vector<uint8_t> Get(uint64_t address, size_t size) {
     std::vector<uint8_t> data(size);
     EXPECT_TRUE(memory.Read(GuestPhys(address), data));

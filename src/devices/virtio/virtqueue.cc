@@ -47,8 +47,7 @@ struct VirtQueue::Walk {
   bool writable_seen = false;
 };
 
-VirtQueue::VirtQueue(memory::GuestMemory& memory, uint16_t max_size,
-                     std::function<void(const char*)> on_broken)
+VirtQueue::VirtQueue(memory::GuestMemory& memory, uint16_t max_size, std::function<void(const char*)> on_broken)
     : memory_(memory), max_size_(max_size), on_broken_(std::move(on_broken)) {
   NACRE_CHECK(std::has_single_bit(max_size) && max_size <= 32768);
   setup_.size = max_size;
@@ -93,8 +92,7 @@ bool VirtQueue::MapRings() {
     device_size = kRingEntries + 8 * size + 2;
     driver_align = 2;
   }
-  if (setup_.descriptors % 16 != 0 || setup_.driver_area % driver_align != 0 ||
-      setup_.device_area % device_align != 0)
+  if (setup_.descriptors % 16 != 0 || setup_.driver_area % driver_align != 0 || setup_.device_area % device_align != 0)
     return false;
   descriptors_ = memory_.HostPointer(GuestPhys(setup_.descriptors), size * kDescriptorSize);
   driver_area_ = memory_.HostPointer(GuestPhys(setup_.driver_area), driver_size);
@@ -123,8 +121,7 @@ bool VirtQueue::HasAvailable() const {
 
 VirtQueue::Descriptor VirtQueue::LoadSplit(const uint8_t* table, uint32_t index) const {
   const uint8_t* at = table + index * kDescriptorSize;
-  return {LoadLe<uint64_t>(at), LoadLe<uint32_t>(at + 8), LoadLe<uint16_t>(at + 12),
-          LoadLe<uint16_t>(at + 14)};
+  return {LoadLe<uint64_t>(at), LoadLe<uint32_t>(at + 8), LoadLe<uint16_t>(at + 12), LoadLe<uint16_t>(at + 14)};
 }
 
 bool VirtQueue::AddBuffer(const Descriptor& descriptor, Walk& walk, Chain& chain) {
@@ -274,8 +271,7 @@ void VirtQueue::Stage(const Chain& chain, uint32_t written_bytes) {
   uint8_t* at = descriptors_ + next_used_ * kDescriptorSize;
   StoreLe<uint32_t>(at + 8, written_bytes);
   StoreLe<uint16_t>(at + 12, chain.id);
-  const uint16_t flags =
-      static_cast<uint16_t>((used_wrap_ ? kAvail | kUsed : 0) | (written_bytes > 0 ? kWrite : 0));
+  const uint16_t flags = static_cast<uint16_t>((used_wrap_ ? kAvail | kUsed : 0) | (written_bytes > 0 ? kWrite : 0));
   if (staged_ == 0) {
     staged_start_ = next_used_;
     staged_flags_ = flags;
@@ -318,8 +314,8 @@ bool VirtQueue::TakeInterrupt() {
     if (!features_.event_index)
       wanted = (LoadAcquire(driver_area_ + kRingFlags) & 1) == 0;
     else
-      wanted = whole_lap ||
-               PassedEvent(LoadAcquire(driver_area_ + kRingEntries + 2 * setup_.size), next_used_, old_index);
+      wanted =
+          whole_lap || PassedEvent(LoadAcquire(driver_area_ + kRingEntries + 2 * setup_.size), next_used_, old_index);
   } else {
     const uint16_t flags = LoadAcquire(driver_area_ + kEventFlags) & 3;
     wanted = flags != kEventDisable;

@@ -92,9 +92,7 @@ class VirtQueue {
   bool AddBuffer(const Descriptor& descriptor, Walk& walk, Chain& chain);
   bool AddIndirect(const Descriptor& table, Walk& walk, Chain& chain);
   Descriptor LoadSplit(const uint8_t* table, uint32_t index) const;
-  void MarkRing(uint64_t address, uint64_t size_bytes) {
-    memory_.MarkWritten(GuestPhys(address), size_bytes);
-  }
+  void MarkRing(uint64_t address, uint64_t size_bytes) { memory_.MarkWritten(GuestPhys(address), size_bytes); }
 
   memory::GuestMemory& memory_;
   const uint16_t max_size_;

@@ -1,0 +1,294 @@
+// virtio console, rng and balloon.
+
+#include <gtest/gtest.h>
+
+#include "devices/virtio/balloon.h"
+#include "devices/virtio/console.h"
+#include "devices/virtio/rng.h"
+#include "devices/virtio/virtio_testing.h"
+
+namespace nacre::devices {
+namespace {
+
+constexpr uint64_t kData = 0x40'0000;
+
+class VirtioConsoleTest : public testing::TestWithParam<bool>, public VirtioBench {
+ protected:
+  VirtioConsoleTest() {
+    auto created = VirtioConsole::Create(
+        {.ports = {{.output = [this](auto data) { return Output(data); }, .input_ready = [this] { ++input_ready; }},
+                   {.name = "org.nacre.agent",
+                    .console = false,
+                    .output = [this](auto data) { return agent.append(Text(data)), data.size(); }}}},
+        memory, scheduler);
+    EXPECT_TRUE(created.has_value());
+    console = created->get();
+    Plug(std::move(*created));
+  }
+  static std::string Text(std::span<const uint8_t> data) { return {data.begin(), data.end()}; }
+  static std::span<const uint8_t> Bytes(std::string_view text) {
+    return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+  }
+  size_t Output(std::span<const uint8_t> data) {
+    const size_t taken = std::min(data.size(), output_room);
+    output_room -= taken;
+    output += Text(data.first(taken));
+    return taken;
+  }
+  void Send(unsigned queue, std::string_view text) {
+    Fill(kData, Bytes(text));
+    ring(queue).Add({{kData, static_cast<uint32_t>(text.size())}});
+    Kick(queue);
+  }
+  void Control(uint32_t id, uint16_t event, uint16_t value) {
+    memory.WriteValue(GuestPhys(kData + 0x1000), id);
+    memory.WriteValue(GuestPhys(kData + 0x1004), event);
+    memory.WriteValue(GuestPhys(kData + 0x1006), value);
+    ring(3).Add({{kData + 0x1000, 8}});
+    Kick(3);
+    EXPECT_TRUE(ring(3).GetUsed());
+  }
+  struct Message {
+    uint32_t id;
+    uint16_t event;
+    uint16_t value;
+    std::string data;
+    bool operator==(const Message&) const = default;
+  };
+  /// Gives one buffer and takes one message.
+  std::optional<Message> NextControl() {
+    const uint64_t at = kData + 0x2000 + 128 * (control_buffers++ % 32);
+    control_at[ring(2).Add({{at, 128, true}})] = at;
+    Kick(2);
+    const auto used = ring(2).GetUsed();
+    if (!used) return std::nullopt;
+    const auto bytes = Get(control_at[static_cast<uint16_t>(used->id)], used->written);
+    return Message{LoadLe<uint32_t>(&bytes[0]), LoadLe<uint16_t>(&bytes[4]), LoadLe<uint16_t>(&bytes[6]),
+                   Text(std::span(bytes).subspan(8))};
+  }
+  std::string TakeInput(unsigned queue) {
+    const auto used = ring(queue).GetUsed();
+    return used ? Text(Get(kData + 0x4000, used->written)) : "(none)";
+  }
+
+  VirtioConsole* console = nullptr;
+  std::string output, agent;
+  size_t output_room = ~size_t{0};
+  unsigned input_ready = 0;
+  unsigned control_buffers = 0;
+  std::map<uint16_t, uint64_t> control_at;
+};
+INSTANTIATE_TEST_SUITE_P(Rings, VirtioConsoleTest, testing::Bool(),
+                         [](const auto& kind) { return std::string(kind.param ? "Packed" : "Split"); });
+
+TEST_P(VirtioConsoleTest, OnePortWithoutMultiport) {
+  Start(0, GetParam());
+  Send(1, "hello\n");
+  EXPECT_EQ("hello\n", output);
+  EXPECT_TRUE(ring(1).GetUsed());
+  ring(0).Add({{kData + 0x4000, 64, true}});
+  Kick(0);
+  EXPECT_EQ(3u, console->Input(0, Bytes("abc")));
+  EXPECT_EQ("abc", TakeInput(0));
+  EXPECT_TRUE(line.level);
+}
+
+TEST_P(VirtioConsoleTest, InputWaitsForBuffersAndIsBounded) {
+  Start(0, GetParam());
+  const std::string text(10'000, 'x');
+  const size_t taken = console->Input(0, Bytes(text));
+  EXPECT_EQ(4096u, taken);
+  EXPECT_EQ(0u, console->Input(0, Bytes("y")));
+  ring(0).Add({{kData + 0x4000, 4000, true}});
+  Kick(0);
+  EXPECT_EQ(4000u, TakeInput(0).size());
+  EXPECT_EQ(1u, input_ready);
+}
+
+TEST_P(VirtioConsoleTest, OutputThatIsNotTakenWaits) {
+  Start(0, GetParam());
+  output_room = 3;
+  Send(1, "hello");
+  EXPECT_EQ("hel", output);
+  EXPECT_FALSE(ring(1).GetUsed());
+  output_room = 100;
+  console->OutputReady(0);
+  EXPECT_EQ("hello", output);
+  EXPECT_TRUE(ring(1).GetUsed());
+}
+
+TEST_P(VirtioConsoleTest, Clause5_3_6_2_PortsAreAnnouncedAndOpened) {
+  Start(Bit(0) | Bit(1), GetParam());
+  EXPECT_EQ(2u, Config(4, 4)) << "max_nr_ports";
+  Control(0, 0, 1);  // DEVICE_READY
+  EXPECT_EQ((Message{0, 1, 0, ""}), NextControl());
+  EXPECT_EQ((Message{1, 1, 0, ""}), NextControl());
+  Control(0, 3, 1);  // PORT_READY
+  EXPECT_EQ((Message{0, 4, 1, ""}), NextControl()) << "CONSOLE_PORT";
+  EXPECT_EQ((Message{0, 5, 0, std::string("\x50\0\x19\0", 4)}), NextControl()) << "RESIZE 80x25";
+  EXPECT_EQ((Message{0, 6, 1, ""}), NextControl()) << "PORT_OPEN";
+  Control(1, 3, 1);
+  EXPECT_EQ((Message{1, 7, 1, "org.nacre.agent"}), NextControl());
+  EXPECT_EQ((Message{1, 6, 1, ""}), NextControl());
+  EXPECT_EQ(std::nullopt, NextControl());
+
+  ring(4).Add({{kData + 0x4000, 64, true}});
+  Kick(4);
+  console->Input(1, Bytes("early"));
+  EXPECT_EQ("(none)", TakeInput(4)) << "the guest has not opened the port";
+  Control(1, 6, 1);
+  EXPECT_TRUE(console->guest_connected(1));
+  EXPECT_EQ("early", TakeInput(4));
+  Send(5, "to the agent");
+  EXPECT_EQ("to the agent", agent);
+  EXPECT_EQ("", output);
+
+  console->Resize(132, 50);
+  console->SetHostConnected(1, false);
+  // One buffer waits already from the call that found nothing.
+  const auto used = ring(2).GetUsed();
+  ASSERT_TRUE(used);
+  EXPECT_EQ(12u, used->written);
+  EXPECT_EQ((Message{1, 6, 0, ""}), NextControl());
+}
+
+TEST_P(VirtioConsoleTest, ControlMessagesThatMakeNoSenseAreIgnored) {
+  Start(Bit(1), GetParam());
+  for (uint32_t id : {0u, 1u, 2u, 1000u, ~0u})
+    for (uint16_t event = 0; event < 12; ++event)
+      for (uint16_t value : {0, 1, 65535}) Control(id, event, value);
+  for (int i = 0; i < 2000; ++i) Control(0, 0, 1);  // what piles up is bounded
+  EXPECT_EQ(15, Status());
+}
+
+TEST_P(VirtioConsoleTest, Clause5_3_4_EmergencyWriteNeedsNoDriver) {
+  memory_bus.Write(kBar0 + VirtioPci::kDeviceOffset + 8, 4, 'E');
+  EXPECT_EQ("E", output);
+}
+
+TEST_P(VirtioConsoleTest, StateMovesOnInTheMiddleOfAnOutput) {
+  Start(0, GetParam());
+  output_room = 3;
+  Send(1, "hello");
+  console->Input(0, Bytes("typed"));
+  VirtioBench other;
+  std::string rest;
+  auto created =
+      VirtioConsole::Create({.ports = {{.output = [&](auto data) { return rest.append(Text(data)), data.size(); }},
+                                       {.console = false, .output = [](auto data) { return data.size(); }}}},
+                            other.memory, other.scheduler);
+  other.Plug(std::move(*created));
+  CopyStateTo(other);
+  other.scheduler.Advance(1);
+  EXPECT_EQ("lo", rest);
+  other.ring(0).Add({{kData + 0x4000, 64, true}});
+  other.Kick(0);
+  EXPECT_EQ(5u, other.ring(0).GetUsed()->written);
+}
+
+// -- rng
+
+TEST(VirtioRng, FillsEveryPartAndIsBounded) {
+  VirtioBench bench;
+  bench.Plug(VirtioRng::Create("rng", bench.memory, bench.scheduler));
+  bench.Start(0, false);
+  bench.ring(0).Add({{kData, 10, true}, {kData + 0x1000, 100'000, true}});
+  bench.Kick(0);
+  const auto used = bench.ring(0).GetUsed();
+  ASSERT_TRUE(used);
+  EXPECT_EQ(4096u, used->written);
+  EXPECT_NE(std::vector<uint8_t>(10), bench.Get(kData, 10));
+  EXPECT_EQ(std::vector<uint8_t>(100), bench.Get(kData + 0x1000 + 4086, 100));
+  bench.ring(0).Add({{kData, 10}});
+  bench.Kick(0);
+  EXPECT_EQ(0u, bench.ring(0).GetUsed()->written) << "nothing to write to";
+}
+
+// -- balloon
+
+class VirtioBalloonTest : public testing::TestWithParam<bool>, public VirtioBench {
+ protected:
+  VirtioBalloonTest() : VirtioBench(64 * kMiB) {
+    auto created = VirtioBalloon::Create("balloon", memory, scheduler);
+    balloon = created.get();
+    Plug(std::move(created));
+  }
+  bool IsZero(uint64_t address, size_t size) { return Get(address, size) == std::vector<uint8_t>(size); }
+  void Touch(uint64_t address, size_t size) { Fill(address, std::vector<uint8_t>(size, 0x5a)); }
+  VirtioBalloon* balloon = nullptr;
+};
+INSTANTIATE_TEST_SUITE_P(Rings, VirtioBalloonTest, testing::Bool(),
+                         [](const auto& kind) { return std::string(kind.param ? "Packed" : "Split"); });
+
+TEST_P(VirtioBalloonTest, InflatingGivesPagesBack) {
+  Start(0, GetParam());
+  Touch(0x200'0000, 16 * kPageSize);
+  for (unsigned i = 0; i < 8; ++i) memory.WriteValue(GuestPhys(kData + 4 * i), uint32_t{0x2000 + i});
+  memory.WriteValue(GuestPhys(kData + 32), uint32_t{0x200c});
+  memory.WriteValue(GuestPhys(kData + 36), uint32_t{0x200b});
+  memory.WriteValue(GuestPhys(kData + 40), uint32_t{0xffffffff});  // not RAM: ignored
+  ring(0).Add({{kData, 44}});
+  Kick(0);
+  ASSERT_TRUE(ring(0).GetUsed());
+  EXPECT_TRUE(IsZero(0x200'0000, 8 * kPageSize));
+  EXPECT_FALSE(IsZero(0x200'8000, kPageSize));
+  EXPECT_TRUE(IsZero(0x200'b000, 2 * kPageSize));
+  EXPECT_FALSE(IsZero(0x200'd000, kPageSize));
+  EXPECT_EQ(10 * kPageSize, balloon->discarded_bytes());
+  ring(1).Add({{kData, 44}});
+  Kick(1);
+  EXPECT_TRUE(ring(1).GetUsed());
+  EXPECT_EQ(15, Status());
+}
+
+TEST_P(VirtioBalloonTest, TheTargetIsToldAndTheActualSizeRead) {
+  Start(0, GetParam());
+  balloon->SetTarget(16 * kMiB);
+  EXPECT_EQ(2, ReadIsr());
+  EXPECT_EQ(4096u, Config(0, 4));
+  memory_bus.Write(kBar0 + VirtioPci::kDeviceOffset + 4, 4, 1000);
+  EXPECT_EQ(1000 * kPageSize, balloon->actual_bytes());
+  memory_bus.Write(kBar0 + VirtioPci::kDeviceOffset, 4, 7);
+  EXPECT_EQ(4096u, Config(0, 4)) << "the target is the host's";
+  balloon->SetTarget(~uint64_t{0});
+  EXPECT_EQ(64 * kMiB, balloon->target_bytes());
+}
+
+TEST_P(VirtioBalloonTest, FreePagesAreReportedOnEitherQueueNumber) {
+  for (auto [features, queue] : {std::pair{Bit(5), 2u}, {Bit(5) | Bit(1), 3u}, {Bit(5), 4u}, {Bit(5) | Bit(1), 4u}}) {
+    Start(features, GetParam());
+    Touch(0x200'0000, 4 * kPageSize);
+    ring(queue).Add({{0x200'0000, 2 * kPageSize, true}, {0x200'3000, kPageSize, true}});
+    Kick(queue);
+    ASSERT_TRUE(ring(queue).GetUsed());
+    EXPECT_TRUE(IsZero(0x200'0000, 2 * kPageSize));
+    EXPECT_FALSE(IsZero(0x200'2000, kPageSize));
+    EXPECT_TRUE(IsZero(0x200'3000, kPageSize));
+  }
+}
+
+TEST_P(VirtioBalloonTest, Clause5_5_6_3_StatisticsStayUntilNewOnesAreWanted) {
+  Start(Bit(1), GetParam());
+  const auto put = [&](unsigned index, uint16_t tag, uint64_t value) {
+    memory.WriteValue(GuestPhys(kData + 10 * index), tag);
+    memory.WriteValue(GuestPhys(kData + 10 * index + 2), value);
+  };
+  put(0, 4, 1234);
+  put(1, 5, 5678);
+  put(2, 999, 1);
+  ring(2).Add({{kData, 30}});
+  Kick(2);
+  EXPECT_FALSE(ring(2).GetUsed());
+  EXPECT_EQ(1234u, balloon->stats().free_bytes);
+  EXPECT_EQ(5678u, balloon->stats().total_bytes);
+  EXPECT_FALSE(balloon->stats().cache_bytes);
+  balloon->RequestStats();
+  ASSERT_TRUE(ring(2).GetUsed());
+  put(0, 4, 4321);
+  ring(2).Add({{kData, 30}});
+  Kick(2);
+  EXPECT_EQ(4321u, balloon->stats().free_bytes);
+}
+
+}  // namespace
+}  // namespace nacre::devices

@@ -191,11 +191,13 @@ static void smep_and_smap(void) {
   CHECK_FAULT(kPF, 3, *AT(0) = 1);
   CHECK_OK(__asm__ volatile("stac"); (void)*AT(0); __asm__ volatile("clac"));
   CHECK_FAULT(kPF, 3, *AT(0) = 1);
-  // An implicit supervisor access does not look at AC: a descriptor in a user page.
-  struct table_pointer saved = gdt_pointer, moved = {gdt_pointer.limit, BASE};
-  memcpy(page_a, gdt, sizeof(gdt));
-  STRICT(CHECK_FAULT(kPF, 1, __asm__ volatile("stac; lgdt %0; mov %1, %%ds" ::"m"(moved), "r"(0x10))));
-  __asm__ volatile("lgdt %0; clac" ::"m"(saved));
+  // An implicit supervisor access does not look at AC: a descriptor of an LDT in a user page.
+  gdt[9] = 0x0000820000000fff;
+  gdt[10] = BASE >> 32;
+  ((uint64_t*)page_a)[1] = gdt[2];
+  __asm__ volatile("lldt %w0" ::"r"(0x48));
+  STRICT(CHECK_FAULT(kPF, 1, __asm__ volatile("stac; mov %0, %%ds" ::"r"(0xc))));
+  __asm__ volatile("lldt %w0; clac" ::"r"(0));
   CHECK_FAULT(0x80, 0, run_user(user_reads, 2));
   write_cr4(read_cr4() & ~(1ul << 21));
   CHECK_OK((void)*AT(0));

@@ -143,7 +143,8 @@ static void gs_swapped(void) {
 static void compatibility_mode(void) {
   section("compatibility mode");
   // User code at 0x20: 40 is INC EAX, addresses are 32 bits wide and wrap, PUSH is of 4 bytes.
-  static USER_DATA uint8_t code[] = {0x31, 0xc0,                          // xor eax, eax
+  static USER_DATA uint8_t code[] = {0xb8, 0x2b, 0, 0, 0, 0x8e, 0xd8,     // mov eax, 0x2b; mov ds, eax
+                                     0x31, 0xc0,                          // xor eax, eax
                                      0x40,                                // inc eax
                                      0x89, 0xe2,                          // mov edx, esp
                                      0x50,                                // push eax

@@ -96,7 +96,7 @@ bool Core::ReadMsr(uint32_t index, uint64_t& value) {
       return true;
     case kArchCapabilities:
       if (!config.model->HasFeature(7, 0, 'd', 29)) return Gp();
-      value = 0;
+      value = x86::CpuModel::arch_capabilities();
       return true;
     case kPat: value = s.msr.pat; return true;
     case kMtrrCap: value = kMtrrCapValue; return true;
@@ -165,7 +165,7 @@ bool Core::WriteMsr(uint32_t index, uint64_t value) {
       s.msr.tsc_adjust = value;
       return true;
     case kSpecCtrl:
-      if (!has_spec_ctrl || (value & ~uint64_t{7})) return Gp();
+      if (!has_spec_ctrl || (value & ~config.model->spec_ctrl_mask())) return Gp();
       s.msr.spec_ctrl = value;
       return true;
     case kPredCmd: return has_spec_ctrl && !(value & ~uint64_t{1}) ? true : Gp();

@@ -1,0 +1,212 @@
+// x87, SSE and AVX as an operating system uses them: #NM on demand, #MF, #XM, saving and restoring, state that survives
+// interrupts, alignment.
+#include "guest.h"
+
+static uint8_t area[4096] __attribute__((aligned(64)));
+static float ones[4] __attribute__((aligned(16))) = {1, 1, 1, 1};
+static float zeros[4] __attribute__((aligned(16)));
+
+static void set_cr0(reg clear, reg set) { write_cr0((read_cr0() & ~clear) | set); }
+enum { kMp = 2, kEm = 4, kTs = 8, kNe = 0x20 };
+enum { kOsFxsr = 1 << 9, kOsXmmExcpt = 1 << 10, kOsXsave = 1 << 18 };
+
+static void addps(void) { __asm__ volatile("addps %xmm1, %xmm0"); }
+static void fninit(void) { __asm__ volatile("fninit"); }
+
+static void guards(void) {
+  section("#UD and #NM");
+  set_cr0(kEm | kTs, kMp | kNe);
+  write_cr4(read_cr4() & ~(reg)(kOsFxsr | kOsXmmExcpt));
+  CHECK_FAULT(kUD, 0, addps());  // OSFXSR is clear
+  write_cr4(read_cr4() | kOsFxsr | kOsXmmExcpt);
+  CHECK_OK(addps());
+  CHECK_OK(fninit());
+  set_cr0(0, kTs);
+  CHECK_FAULT(kNM, 0, addps());
+  CHECK_FAULT(kNM, 0, fninit());
+  CHECK_FAULT(kNM, 0, __asm__ volatile("fwait"));
+  STRICT(CHECK_FAULT(kNM, 0, __asm__ volatile("emms")));
+  CHECK_FAULT(kNM, 0, __asm__ volatile("fxsave %0" : "=m"(area)));
+  CHECK_OK(__asm__ volatile("sfence; prefetcht0 %0; movnti %1, %0" : "+m"(area) : "r"(1)));
+  set_cr0(kMp, 0);
+  CHECK_OK(__asm__ volatile("fwait"));
+  set_cr0(kTs, kMp | kEm);
+  CHECK_FAULT(kUD, 0, addps());
+  CHECK_FAULT(kNM, 0, fninit());
+  STRICT(CHECK_FAULT(kUD, 0, __asm__ volatile("emms")));
+  set_cr0(kEm, 0);
+  CHECK_FAULT(kGP, 0, __asm__ volatile("movaps 4+%0, %%xmm0" ::"m"(*area)));
+  CHECK_OK(__asm__ volatile("movups 4+%0, %%xmm0" ::"m"(*area)));
+}
+
+static unsigned switches;
+static void on_demand(struct frame* frame) {
+  (void)frame;
+  ++switches;
+  __asm__ volatile("clts");
+  __asm__ volatile("fxrstor %0" ::"m"(area));
+}
+
+// What a lazy operating system does: the state is loaded by the first #NM.
+static void lazily(void) {
+  section("state loaded on demand");
+  uint64_t value = 0x1122334455667788;
+  __asm__ volatile("fninit; movq %0, %%xmm3; movlhps %%xmm3, %%xmm3; fxsave %1" ::"r"(value), "m"(area) : "memory");
+  __asm__ volatile("pxor %xmm3, %xmm3");
+  guest_handlers[kNM] = on_demand;
+  set_cr0(0, kTs);
+  uint64_t got;
+  __asm__ volatile("movq %%xmm3, %0" : "=r"(got));
+  CHECK_EQ(got, value);
+  CHECK_EQ(switches, 1);
+  CHECK_EQ(read_cr0() & kTs, 0);
+  guest_handlers[kNM] = 0;
+}
+
+static void x87_errors(void) {
+  section("#MF");
+  const uint16_t unmasked = 0x37b;
+  CHECK_OK(__asm__ volatile("fninit; fldcw %0; fldz; fld1; fdiv %%st(1), %%st" ::"m"(unmasked)));
+  CHECK_FAULT(kMF, 0, __asm__ volatile("fwait"));
+  STRICT(CHECK_FAULT(kMF, 0, __asm__ volatile("fld1")));
+  uint16_t status;
+  __asm__ volatile("fnstsw %0" : "=a"(status));
+  CHECK_EQ(status & 0xff, 0x84);
+  CHECK_OK(__asm__ volatile("fnclex; fwait"));
+  CHECK_OK(__asm__ volatile("fninit; fldz; fld1; fdiv %st(1), %st; fwait"));
+}
+
+static void simd_errors(void) {
+  section("#XM");
+  uint32_t mxcsr = 0x1d80, got;
+  __asm__ volatile("ldmxcsr %0; movaps %1, %%xmm0; movaps %2, %%xmm1" ::"m"(mxcsr), "m"(ones), "m"(zeros));
+  STRICT(CHECK_FAULT(kXM, 0, __asm__ volatile("divps %xmm1, %xmm0")));
+  __asm__ volatile("stmxcsr %0" : "=m"(got));
+  STRICT(CHECK_EQ(got, 0x1d84));
+  STRICT(write_cr4(read_cr4() & ~(reg)kOsXmmExcpt));
+  STRICT(CHECK_FAULT(kUD, 0, __asm__ volatile("divps %xmm1, %xmm0")));
+  uint32_t lane;
+  __asm__ volatile("movd %%xmm0, %0" : "=r"(lane));
+  STRICT(CHECK_EQ(lane, 0x3f800000));
+  write_cr4(read_cr4() | kOsXmmExcpt);
+  mxcsr = 0x10000;
+  STRICT(CHECK_FAULT(kGP, 0, __asm__ volatile("ldmxcsr %0" ::"m"(mxcsr))));
+  mxcsr = 0x1f80;
+  __asm__ volatile("ldmxcsr %0" ::"m"(mxcsr));
+  __asm__ volatile("divps %xmm1, %xmm0; movd %xmm0, %eax");
+}
+
+static int ticks;
+static void clobber(struct frame* frame) {
+  (void)frame;
+  ++ticks;
+  __asm__ volatile("fxsave64 %0; fninit; fldpi; pcmpeqb %%xmm5, %%xmm5; xorps %%xmm6, %%xmm6; fxrstor64 %0" ::"m"(area)
+                   : "memory");
+  pic_eoi(0);
+}
+
+static void through_interrupts(void) {
+  section("state through interrupts");
+  guest_handlers[0x20] = clobber;
+  pic_setup(0x20, 1);
+  pit_rate(1193);
+  __asm__ volatile("fninit; fld1; xorps %xmm5, %xmm5; pcmpeqb %xmm6, %xmm6; psrlq $63, %xmm6");  // xmm6: ones
+  sti();
+  uint64_t count = 0, sum = 0;
+  double st = 0;
+  // XMM5 counts in both lanes, ST counts too.
+  while (ticks < 20 && count < 400000000) {
+    __asm__ volatile("paddq %%xmm6, %%xmm5; paddq %%xmm6, %%xmm5; paddq %%xmm6, %%xmm5; fld1; faddp" ::: "memory");
+    ++count;
+  }
+  cli();
+  __asm__ volatile("movq %%xmm5, %0" : "=r"(sum));
+  __asm__ volatile("fstpl %0" : "=m"(st));
+  uint64_t whole;
+  __asm__ volatile("fldl %1; fistpll %0" : "=m"(whole) : "m"(st));
+  CHECK(ticks >= 20);
+  CHECK_EQ(sum, 3 * count);
+  CHECK_EQ(whole, count + 1);
+}
+
+static uint64_t xgetbv(void) {
+  uint32_t low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (uint64_t)high << 32 | low;
+}
+static void xsetbv(uint32_t index, uint64_t value) {
+  __asm__ volatile("xsetbv" ::"c"(index), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)));
+}
+
+static void xsave_and_avx(void) {
+  section("XSAVE and AVX");
+  if (!(cpuid(1, 0).c >> 26 & 1)) return skip("XSAVE");
+  CHECK_FAULT(kUD, 0, xgetbv());
+  write_cr4(read_cr4() | kOsXsave);
+  CHECK(cpuid(1, 0).c >> 27 & 1);
+  CHECK_FAULT(kGP, 0, xsetbv(0, 0));  // x87 is always on
+  CHECK_FAULT(kGP, 0, xsetbv(0, 5));  // AVX without SSE
+  CHECK_FAULT(kGP, 0, xsetbv(1, 1));
+  CHECK_FAULT(kGP, 0, xsetbv(0, 1ull << 62 | 3));
+  CHECK_OK(xsetbv(0, 1));
+  CHECK_EQ(xgetbv(), 1);
+  if (!(cpuid(1, 0).c >> 28 & 1)) return skip("AVX");
+  CHECK_FAULT(kUD, 0, __asm__ volatile("vaddps %ymm0, %ymm0, %ymm0"));
+  xsetbv(0, 3);
+  CHECK_FAULT(kUD, 0, __asm__ volatile("vaddps %xmm0, %xmm0, %xmm0"));
+  xsetbv(0, 7);
+  CHECK_OK(__asm__ volatile("vaddps %ymm0, %ymm0, %ymm0"));
+  CHECK_EQ(cpuid(0xd, 0).b, 832);
+  set_cr0(0, kTs);
+  CHECK_FAULT(kNM, 0, __asm__ volatile("vaddps %ymm0, %ymm0, %ymm0"));
+  STRICT(CHECK_FAULT(kNM, 0, __asm__ volatile("xsave %0" ::"m"(area), "a"(7), "d"(0))));
+  set_cr0(kTs, 0);
+  // Round trip of an upper half.
+  uint64_t value = 0x123456789abcdef0, got = 0;
+  memset(area, 0, sizeof(area));
+  __asm__ volatile("vmovq %0, %%xmm9; vinsertf128 $1, %%xmm9, %%ymm9, %%ymm9; xsave64 %1; vzeroall" ::"r"(value), "m"(area),
+                   "a"(7), "d"(0)
+                   : "memory");
+  CHECK_EQ(*(uint64_t*)(area + 576 + 9 * 16), value);
+  CHECK_EQ(*(uint64_t*)(area + 512) & 6, 6);
+  __asm__ volatile("xrstor64 %1; vextractf128 $1, %%ymm9, %%xmm1; vmovq %%xmm1, %0" : "=r"(got) : "m"(area), "a"(7), "d"(0));
+  CHECK_EQ(got, value);
+  *(uint64_t*)(area + 512) = 3;
+  __asm__ volatile("xrstor64 %1; vextractf128 $1, %%ymm9, %%xmm1; vmovq %%xmm1, %0" : "=r"(got) : "m"(area), "a"(7), "d"(0));
+  CHECK_EQ(got, 0);
+  *(uint64_t*)(area + 512) = 8;
+  CHECK_FAULT(kGP, 0, __asm__ volatile("xrstor64 %0" ::"m"(area), "a"(7), "d"(0)));
+  *(uint64_t*)(area + 512) = 7;
+  CHECK_FAULT(kGP, 0, __asm__ volatile("xrstor64 8+%0" ::"m"(*area), "a"(7), "d"(0)));
+  // 256-bit arithmetic, legacy SSE keeps the upper half, VEX.128 clears it.
+  static uint32_t eight[8] __attribute__((aligned(32))) = {1, 2, 3, 4, 5, 6, 7, 8};
+  uint32_t out[8] __attribute__((aligned(32)));
+  __asm__ volatile("vmovups %1, %%ymm2; paddd %%xmm2, %%xmm2; vmovups %%ymm2, %0" : "=m"(out) : "m"(eight));
+  CHECK_EQ(out[3], 8);
+  CHECK_EQ(out[4], 5);
+  __asm__ volatile("vmovups %1, %%ymm2; vpaddd %%xmm2, %%xmm2, %%xmm2; vmovups %%ymm2, %0" : "=m"(out) : "m"(eight));
+  CHECK_EQ(out[3], 8);
+  CHECK_EQ(out[4], 0);
+  CHECK_FAULT(kGP, 0, __asm__ volatile("vmovaps 16+%0, %%ymm2" ::"m"(*eight)));
+  // A gather whose third element is not there: what is done stays done.
+  if (!(cpuid(7, 0).b >> 5 & 1)) return skip("AVX2");
+  static const uint64_t index[4] = {0, 8, 0x7000000000, 16};
+  static uint64_t memory[3] = {100, 200, 300};
+  uint64_t mask[4], data[4];
+  STRICT(CHECK_FAULT(kPF, 0, __asm__ volatile("vmovdqu %0, %%ymm1; vpcmpeqd %%ymm2, %%ymm2, %%ymm2; vpxor %%ymm0, %%ymm0, %%ymm0;"
+                                       "vpgatherqq %%ymm2, (%1, %%ymm1, 1), %%ymm0" ::"m"(index), "r"(memory))));
+  __asm__ volatile("vmovdqu %%ymm2, %0; vmovdqu %%ymm0, %1" : "=m"(mask), "=m"(data));
+  STRICT(CHECK_EQ(data[0], 100));
+  STRICT(CHECK_EQ(data[1], 200));
+  STRICT(CHECK_EQ(mask[1], 0));
+  STRICT(CHECK_EQ(mask[2], ~0ull));
+}
+
+void guest_main(void) {
+  guards();
+  lazily();
+  x87_errors();
+  simd_errors();
+  through_interrupts();
+  xsave_and_avx();
+}

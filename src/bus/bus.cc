@@ -113,8 +113,7 @@ std::vector<Traffic> AddressMap::traffic() const {
     found->reads += block->reads;
     found->writes += block->writes;
   }
-  std::ranges::sort(
-      result, [](const Traffic& a, const Traffic& b) { return a.reads + a.writes > b.reads + b.writes; });
+  std::ranges::sort(result, [](const Traffic& a, const Traffic& b) { return a.reads + a.writes > b.reads + b.writes; });
   return result;
 }
 

@@ -266,7 +266,10 @@ class Builder {
 
   void AddMemory(const ZydisDecodedOperand& source, bool visible) {
     const bool vsib = source.mem.type == ZYDIS_MEMOP_TYPE_VSIB;
-    const uint8_t base = AddressRegister(source.mem.base);
+    // Mod 0 with a SIB base of 5 is a displacement and no register, whatever REX.B (SDM 2A table 2-5, 2.2.1.2). Zydis
+    // 4.0 says rBP or r13 with a 67 prefix.
+    const bool no_base = visible && out_.has(kInsnSib) && (out_.modrm >> 6) == 0 && (out_.sib & 7) == 5;
+    const uint8_t base = no_base ? kNoRegister : AddressRegister(source.mem.base);
     const uint8_t index = AddressRegister(source.mem.index);
     if (base < 16) out_.gpr_read |= static_cast<uint16_t>(1u << base);
     if (index < 16 && !vsib) out_.gpr_read |= static_cast<uint16_t>(1u << index);
@@ -280,7 +283,7 @@ class Builder {
     out_.base = base;
     out_.index = index;
     out_.scale = index == kNoRegister ? 0 : source.mem.scale;
-    out_.displacement = visible ? source.mem.disp.value : 0;
+    out_.displacement = no_base ? z_.raw.disp.value : visible ? source.mem.disp.value : 0;
     out_.segment = ResolveSegment(base, visible);
   }
 
@@ -355,6 +358,12 @@ class Builder {
   }
 
   void Flags() {
+    switch (z_.mnemonic) {
+      case ZYDIS_MNEMONIC_VPTEST: case ZYDIS_MNEMONIC_VTESTPS: case ZYDIS_MNEMONIC_VTESTPD:
+        out_.flags_written = rflags::kArithmetic;  // Zydis 4.0 knows of none
+        return;
+      default: break;
+    }
     if (!z_.cpu_flags) return;
     const ZydisAccessedFlags& flags = *z_.cpu_flags;
     constexpr auto kMask = static_cast<ZydisAccessedFlagsMask>(rflags::kArithmetic);
@@ -394,17 +403,26 @@ class Builder {
   void Kinds() {
     if (z_.meta.isa_ext == ZYDIS_ISA_EXT_X87) out_.attributes |= kInsnX87;
     if (z_.mnemonic == ZYDIS_MNEMONIC_FISTTP) out_.attributes |= kInsnX87;
-    if (z_.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER || z_.mnemonic == ZYDIS_MNEMONIC_VZEROALL ||
-        z_.mnemonic == ZYDIS_MNEMONIC_EMMS || z_.mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
-        z_.mnemonic == ZYDIS_MNEMONIC_STMXCSR || z_.mnemonic == ZYDIS_MNEMONIC_VLDMXCSR ||
-        z_.mnemonic == ZYDIS_MNEMONIC_VSTMXCSR)
-      out_.attributes |= kInsnVector;
+    if (VectorWithoutOperand()) out_.attributes |= kInsnVector;
     if (Privileged()) out_.attributes |= kInsnPrivileged;
     const bool vector = out_.has(kInsnVector);
     if (out_.encoding != Encoding::kLegacy && out_.encoding != Encoding::k3dNow)
       out_.vector_length = static_cast<uint8_t>(z_.avx.vector_length / 8);
     if (vector && out_.vector_length == 0) out_.vector_length = widest_;
     if (!vector) out_.vector_length = 0;
+  }
+
+  /// Vector instructions (MXCSR is state of theirs) whose operands do not show it.
+  bool VectorWithoutOperand() const {
+    switch (z_.mnemonic) {
+      case ZYDIS_MNEMONIC_VZEROUPPER: case ZYDIS_MNEMONIC_VZEROALL: case ZYDIS_MNEMONIC_EMMS:
+      case ZYDIS_MNEMONIC_LDMXCSR: case ZYDIS_MNEMONIC_STMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR:
+      case ZYDIS_MNEMONIC_VSTMXCSR:
+      case ZYDIS_MNEMONIC_CVTSD2SI: case ZYDIS_MNEMONIC_CVTTSD2SI: case ZYDIS_MNEMONIC_CVTSS2SI:
+      case ZYDIS_MNEMONIC_CVTTSS2SI: case ZYDIS_MNEMONIC_VCVTSD2SI: case ZYDIS_MNEMONIC_VCVTTSD2SI:
+      case ZYDIS_MNEMONIC_VCVTSS2SI: case ZYDIS_MNEMONIC_VCVTTSS2SI: return true;
+      default: return false;
+    }
   }
 
   /// SDM 3A 5.9 and the instructions' pages. STAC and CLAC are not among them: they raise #UD, not #GP.
@@ -464,20 +482,28 @@ class Builder {
 }  // namespace
 
 DecodeStatus Decode(std::span<const uint8_t> bytes, CodeSize code_size, Instruction& out) {
-  bytes = bytes.first(std::min(bytes.size(), kMaxLength));
-  if (bytes.empty()) return DecodeStatus::kTruncated;
+  const size_t size = std::min(bytes.size(), kMaxLength);
+  if (size == 0) return DecodeStatus::kTruncated;
+  uint8_t copy[kMaxLength];  // the bytes may be those in `out`
+  std::memcpy(copy, bytes.data(), size);
   ZydisDecodedInstruction zydis;
   ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
-  const ZyanStatus status =
-      ZydisDecoderDecodeFull(&DecoderFor(code_size), bytes.data(), bytes.size(), &zydis, operands);
+  const ZydisDecoder& decoder = DecoderFor(code_size);
+  const ZyanStatus status = ZydisDecoderDecodeFull(&decoder, copy, size, &zydis, operands);
   if (!ZYAN_SUCCESS(status)) {
     if (status == ZYDIS_STATUS_NO_MORE_DATA)
-      return bytes.size() < kMaxLength ? DecodeStatus::kTruncated : DecodeStatus::kTooLong;
+      return size < kMaxLength ? DecodeStatus::kTruncated : DecodeStatus::kTooLong;
     return status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? DecodeStatus::kTooLong : DecodeStatus::kInvalid;
   }
   // Knights Corner's encoding, which no x86-64 CPU has.
   if (zydis.encoding == ZYDIS_INSTRUCTION_ENCODING_MVEX) return DecodeStatus::kInvalid;
-  Builder(zydis, operands, bytes.data(), code_size, out).Build();
+  if (zydis.mnemonic == ZYDIS_MNEMONIC_PAUSE && (zydis.attributes & ZYDIS_ATTRIB_HAS_REX) && zydis.raw.rex.B) {
+    // With REX.B, 90 is XCHG with r8, and F3 means nothing.
+    uint8_t without[kMaxLength];
+    for (size_t i = 0; i < size; ++i) without[i] = copy[i] == 0xf3 && i < zydis.raw.rex.offset ? 0x2e : copy[i];
+    ZydisDecoderDecodeFull(&decoder, without, size, &zydis, operands);
+  }
+  Builder(zydis, operands, copy, code_size, out).Build();
   return DecodeStatus::kOk;
 }
 

@@ -331,6 +331,7 @@ TEST(Decoder, Kinds) {
   EXPECT_TRUE(Must({0x0f, 0x77}).has(kInsnVector));
   EXPECT_TRUE(Must({0xc5, 0xf8, 0x77}).has(kInsnVector));
   EXPECT_TRUE(Must({0x0f, 0xae, 0x10}).has(kInsnVector));             // ldmxcsr
+  EXPECT_TRUE(Must({0xf2, 0x0f, 0x2d, 0x00}).has(kInsnVector));       // cvtsd2si eax, [rax]
   EXPECT_FALSE(Must({0x0f, 0xc3, 0x00}).has(kInsnVector));            // movnti
   EXPECT_FALSE(Must({0xc4, 0xe2, 0x7b, 0xf5, 0xc1}).has(kInsnVector));  // pdep
   EXPECT_EQ(Must({0xc5, 0xfd, 0x6f, 0xc1}).vector_length, 32);
@@ -402,6 +403,26 @@ TEST(Decoder, LengthLimits) {
   EXPECT_EQ(StatusOf({0x66, 0xc5, 0xf8, 0x77}), DecodeStatus::kInvalid);        // 66 before VEX
   EXPECT_EQ(StatusOf({0x48, 0xc5, 0xf8, 0x77}), DecodeStatus::kInvalid);        // REX before VEX
   EXPECT_EQ(StatusOf({0xc5, 0xf0, 0x6f, 0xc0, 0, 0}), DecodeStatus::kInvalid);  // unused VEX.vvvv must be 1111
+}
+
+TEST(Decoder, WhereZydisIsWrong) {
+  const Instruction mov = Must({0x67, 0x43, 0x8b, 0x04, 0x85, 0xf8, 1, 0, 0});  // mov eax, [r8d*4+0x1f8]
+  EXPECT_EQ(mov.base, kNoRegister);
+  EXPECT_EQ(mov.index, kR8);
+  EXPECT_EQ(mov.displacement, 0x1f8);
+  EXPECT_EQ(mov.gpr_read, Mask({kR8}));
+  const Instruction xchg = Must({0xf3, 0x41, 0x90});
+  EXPECT_EQ(xchg.mnemonic, ZYDIS_MNEMONIC_XCHG);
+  EXPECT_EQ(xchg.gpr_written, Mask({kRax, kR8}));
+  EXPECT_EQ(xchg.bytes[0], 0xf3);
+  EXPECT_EQ(Must({0xc4, 0xe2, 0x79, 0x17, 0xc1}).flags_written, rflags::kArithmetic);  // vptest
+}
+
+TEST(Decoder, InPlace) {
+  Instruction add = Must({0x48, 0x01, 0xc8});
+  EXPECT_EQ(Decode(add.bytes, CodeSize::k64, add), DecodeStatus::kOk);
+  EXPECT_EQ(add.mnemonic, ZYDIS_MNEMONIC_ADD);
+  EXPECT_EQ(add.length, 3);
 }
 
 TEST(Decoder, EveryPrefixOfAnInstructionIsTruncated) {

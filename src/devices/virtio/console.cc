@@ -18,6 +18,7 @@ constexpr size_t kMaxControl = 256;
 constexpr size_t kMaxPorts = 16;
 constexpr uint16_t kQueueSize = 64;
 constexpr uint64_t kPiece = 4096;
+constexpr uint64_t kMaxOutput = 1024 * 1024;  // of one buffer: a hostile one claims gigabytes
 
 unsigned ReceiveQueue(unsigned port) { return port == 0 ? 0 : 2 + 2 * port; }
 unsigned TransmitQueue(unsigned port) { return ReceiveQueue(port) + 1; }
@@ -29,8 +30,8 @@ Result<std::unique_ptr<VirtioConsole>> VirtioConsole::Create(Options options, me
   if (options.ports.empty() || options.ports.size() > kMaxPorts)
     return Fail("{}: {} ports, from 1 to {}", options.name, options.ports.size(), kMaxPorts);
   for (const PortOptions& port : options.ports)
-    if (port.name.size() > 64 || !port.output)
-      return Fail("{}: a port needs an output and a name of at most 64 characters", options.name);
+    if (port.name.size() > 64 || !port.backend)
+      return Fail("{}: a port needs a back end and a name of at most 64 characters", options.name);
   return std::unique_ptr<VirtioConsole>(new VirtioConsole(std::move(options), memory, scheduler));
 }
 
@@ -41,18 +42,24 @@ VirtioConsole::VirtioConsole(Options options, memory::GuestMemory& memory, Sched
                     .queue_sizes = std::vector<uint16_t>(2 + 2 * options.ports.size(), kQueueSize)},
                    memory, scheduler) {
   for (PortOptions& port : options.ports) {
-    ports_.push_back({.options = std::move(port), .input = {}});
+    ports_.push_back(std::make_unique<Port>(this, static_cast<unsigned>(ports_.size())));
+    ports_.back()->options = std::move(port);
   }
   StoreLe<uint16_t>(&config_[0], 80);
   StoreLe<uint16_t>(&config_[2], 25);
   StoreLe<uint32_t>(&config_[4], static_cast<uint32_t>(ports_.size()));
+  for (auto& port : ports_) port->options.backend->SetReceiver(port.get());
+}
+
+VirtioConsole::~VirtioConsole() {
+  for (auto& port : ports_) port->options.backend->SetReceiver(nullptr);
 }
 
 bool VirtioConsole::multiport() const { return has_feature(kFeatureMultiport); }
 
 void VirtioConsole::WriteConfig(uint32_t offset, std::span<const uint8_t> data) {
   // 5.3.4: a character written to emerg_wr appears even before the driver is set up.
-  if (offset == 8 && !data.empty()) ports_[0].options.output(data.first(1));
+  if (offset == 8 && !data.empty()) ports_[0]->options.backend->Write(data.first(1));
 }
 
 void VirtioConsole::OnQueue(unsigned index) {
@@ -74,25 +81,25 @@ void VirtioConsole::OnQueue(unsigned index) {
   const unsigned port = index < 2 ? 0 : (index - 2) / 2;
   if (port > 0 && !multiport()) return;
   if (index == ReceiveQueue(port))
-    Receive(port);
+    DeliverInput(port);
   else
     Transmit(port);
 }
 
-size_t VirtioConsole::Input(unsigned port, std::span<const uint8_t> data) {
-  Port& to = ports_[port];
-  const size_t taken = std::min(data.size(), kMaxInput - to.input.size());
-  to.input.insert(to.input.end(), data.begin(), data.begin() + static_cast<ptrdiff_t>(taken));
-  if (driver_ok()) Receive(port);
-  return taken;
+size_t VirtioConsole::Port::Room() { return kMaxInput - input.size(); }
+
+void VirtioConsole::Port::Receive(std::span<const uint8_t> bytes) {
+  const size_t taken = std::min(bytes.size(), Room());
+  input.insert(input.end(), bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(taken));
+  if (owner->driver_ok()) owner->DeliverInput(number);
 }
 
-void VirtioConsole::Receive(unsigned port) {
-  Port& from = ports_[port];
+void VirtioConsole::DeliverInput(unsigned port) {
+  Port& from = *ports_[port];
   const unsigned index = ReceiveQueue(port);
   VirtQueue& ring = queue(index);
   if (multiport() && !from.guest_open) return;  // Linux throws away what comes before a port is open
-  const bool was_full = from.input.size() == kMaxInput;
+  const bool was_full = from.Room() == 0;
   bool moved = false;
   while (!from.input.empty()) {
     if (!ring.Pop(receive_chain_)) {
@@ -100,49 +107,29 @@ void VirtioConsole::Receive(unsigned port) {
       break;
     }
     const auto size = static_cast<size_t>(std::min<uint64_t>(from.input.size(), receive_chain_.writable_bytes()));
-    const std::vector<uint8_t> bytes(from.input.begin(), from.input.begin() + static_cast<ptrdiff_t>(size));
+    const auto end = from.input.begin() + static_cast<ptrdiff_t>(size);
+    const std::vector<uint8_t> bytes(from.input.begin(), end);
     receive_chain_.Write(memory(), 0, bytes);
     ring.Push(receive_chain_, static_cast<uint32_t>(size));
-    from.input.erase(from.input.begin(), from.input.begin() + static_cast<ptrdiff_t>(size));
+    from.input.erase(from.input.begin(), end);
     moved = true;
   }
   if (moved) Signal(index);
-  if (was_full && from.input.size() < kMaxInput && from.options.input_ready) from.options.input_ready();
+  if (was_full && from.Room() > 0) from.options.backend->RoomAvailable();
 }
 
 void VirtioConsole::Transmit(unsigned port) {
-  Port& to = ports_[port];
   const unsigned index = TransmitQueue(port);
-  VirtQueue& ring = queue(index);
-  ring.DisableNotification();
-  uint64_t budget = 256 * kKiB;  // then the event loop goes on, so that a chatty guest leaves the lock to others
-  bool stuck = false;
-  do {
-    while (!stuck && budget > 0 && ring.Pop(transmit_chain_)) {
-      while (to.output_done < transmit_chain_.readable_bytes() && budget > 0) {
-        uint8_t piece[kPiece];
-        const uint64_t size = transmit_chain_.Read(to.output_done, piece);
-        const size_t taken = std::min<size_t>(to.options.output(std::span(piece).first(size)), size);
-        to.output_done += static_cast<uint32_t>(taken);
-        budget -= std::min<uint64_t>(budget, taken);
-        stuck = taken < size;
-        if (stuck) break;
-      }
-      if (to.output_done < transmit_chain_.readable_bytes()) {
-        ring.PutBack(transmit_chain_);
-        if (!stuck) break;
-      } else {
-        to.output_done = 0;
-        ring.Push(transmit_chain_, 0);
-      }
+  ForEachChain(index, [&](Chain& chain) {
+    uint8_t piece[kPiece];
+    const uint64_t total = std::min(chain.readable_bytes(), kMaxOutput);
+    for (uint64_t done = 0; done < total;) {
+      const uint64_t size = chain.Read(done, std::span(piece).first(std::min(kPiece, total - done)));
+      ports_[port]->options.backend->Write(std::span(piece).first(size));
+      done += size;
     }
-    if (budget == 0 && !stuck) LookAgain(index);
-  } while (!stuck && budget > 0 && ring.EnableNotification());
-  Signal(index);
-}
-
-void VirtioConsole::OutputReady(unsigned port) {
-  if (driver_ok()) Notify(TransmitQueue(port));
+    queue(index).Push(chain, 0);
+  });
 }
 
 void VirtioConsole::HandleControl(uint32_t id, uint16_t event, uint16_t value) {
@@ -151,7 +138,7 @@ void VirtioConsole::HandleControl(uint32_t id, uint16_t event, uint16_t value) {
     return;
   }
   if (id >= ports_.size()) return;
-  Port& port = ports_[id];
+  Port& port = *ports_[id];
   if (event == kPortReady && value == 1 && !port.announced) {
     port.announced = true;
     if (port.options.console) {
@@ -163,7 +150,7 @@ void VirtioConsole::HandleControl(uint32_t id, uint16_t event, uint16_t value) {
     if (port.host_open) SendControl(id, kPortOpen, 1);
   } else if (event == kPortOpen) {
     port.guest_open = value != 0;
-    if (port.guest_open) Receive(id);
+    if (port.guest_open) DeliverInput(id);
   }
 }
 
@@ -209,20 +196,17 @@ void VirtioConsole::Resize(uint16_t columns, uint16_t rows) {
 void VirtioConsole::SendResize() {
   if (!has_feature(kFeatureSize)) return;
   for (uint32_t i = 0; i < ports_.size(); ++i)
-    if (ports_[i].options.console && ports_[i].announced)
+    if (ports_[i]->options.console && ports_[i]->announced)
       SendControl(i, kResize, 0, std::span(config_).first(4));  // cols, rows
 }
 
 void VirtioConsole::SetHostConnected(unsigned port, bool connected) {
-  if (std::exchange(ports_[port].host_open, connected) == connected) return;
-  if (driver_ok() && multiport() && ports_[port].announced) SendControl(port, kPortOpen, connected ? 1 : 0);
+  if (std::exchange(ports_[port]->host_open, connected) == connected) return;
+  if (driver_ok() && multiport() && ports_[port]->announced) SendControl(port, kPortOpen, connected ? 1 : 0);
 }
 
 void VirtioConsole::OnReset() {
-  for (Port& port : ports_) {
-    port.guest_open = port.announced = false;
-    port.output_done = 0;
-  }
+  for (auto& port : ports_) port->guest_open = port->announced = false;
   control_.clear();
 }
 
@@ -233,12 +217,11 @@ void VirtioConsole::SerializeState(state::Archive& archive) {
         if (count != ports_.size()) archive.Reject(name() + ": the number of ports differs");
       },
       [&](state::Archive& element, size_t index) {
-        Port& port = ports_[index];
+        Port& port = *ports_[index];
         std::vector<uint8_t> input(port.input.begin(), port.input.end());
-        element.Field(1, port.output_done);
-        element.Field(2, port.guest_open);
-        element.Field(3, port.announced);
-        element.Bytes(4, input, kMaxInput);
+        element.Field(1, port.guest_open);
+        element.Field(2, port.announced);
+        element.Bytes(3, input, kMaxInput);
         if (element.loading()) port.input.assign(input.begin(), input.end());
       });
   archive.List(

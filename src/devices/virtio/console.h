@@ -4,11 +4,11 @@
 
 #include <array>
 #include <deque>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "base/char_backend.h"
 #include "base/result.h"
 #include "devices/virtio/virtio_device.h"
 
@@ -17,13 +17,9 @@ namespace nacre::devices {
 class VirtioConsole final : public VirtioDevice {
  public:
   struct PortOptions {
-    std::string name = {};  ///< empty for a console
-    bool console = true;    ///< the guest makes it a terminal (hvcN)
-    /// Takes bytes from the guest and returns how many; when it takes fewer, call OutputReady once it can
-    /// take more.
-    std::function<size_t(std::span<const uint8_t>)> output;
-    /// Input has room again after it took less than was offered. May be empty.
-    std::function<void()> input_ready = {};
+    CharBackend* backend = nullptr;  ///< not owned; outlives the device
+    std::string name = {};           ///< empty for a console
+    bool console = true;             ///< the guest makes it a terminal (hvcN)
   };
   struct Options {
     std::string name = "virtio-console0";
@@ -31,24 +27,27 @@ class VirtioConsole final : public VirtioDevice {
   };
   static Result<std::unique_ptr<VirtioConsole>> Create(Options options, memory::GuestMemory& memory,
                                                        Scheduler& scheduler);
+  ~VirtioConsole() override;
 
-  /// Bytes for the guest. Returns how many were taken (a few KiB wait for the guest at most).
-  size_t Input(unsigned port, std::span<const uint8_t> data);
-  void OutputReady(unsigned port);
   /// The terminal's size.
   void Resize(uint16_t columns, uint16_t rows);
   /// The other end of a named port is there or gone.
   void SetHostConnected(unsigned port, bool connected);
-  bool guest_connected(unsigned port) const { return ports_[port].guest_open; }
+  bool guest_connected(unsigned port) const { return ports_[port]->guest_open; }
 
   std::span<const uint8_t> config() const override { return config_; }
   void WriteConfig(uint32_t offset, std::span<const uint8_t> data) override;
 
  private:
-  struct Port {
+  struct Port final : CharReceiver {
+    Port(VirtioConsole* console, unsigned index) : owner(console), number(index) {}
+    size_t Room() override;
+    void Receive(std::span<const uint8_t> bytes) override;
+
+    VirtioConsole* owner;
+    const unsigned number;
     PortOptions options;
-    std::deque<uint8_t> input;
-    uint32_t output_done = 0;  ///< bytes of the first available chain that the output has taken already
+    std::deque<uint8_t> input;  ///< waits for the guest
     bool host_open = true;
     bool guest_open = false;
     bool announced = false;  ///< PORT_READY came: the guest knows the port
@@ -60,18 +59,17 @@ class VirtioConsole final : public VirtioDevice {
   void SerializeState(state::Archive& archive) override;
   void OnLoaded() override;
   bool multiport() const;
-  void Receive(unsigned port);
+  void DeliverInput(unsigned port);
   void Transmit(unsigned port);
   void HandleControl(uint32_t id, uint16_t event, uint16_t value);
   void SendControl(uint32_t id, uint16_t event, uint16_t value, std::span<const uint8_t> data = {});
   void SendResize();
   void FlushControl();
 
-  std::vector<Port> ports_;
+  std::vector<std::unique_ptr<Port>> ports_;
   std::array<uint8_t, 12> config_{};
   std::deque<std::vector<uint8_t>> control_;  // messages for the guest
   Chain receive_chain_;
-  Chain transmit_chain_;
 };
 
 }  // namespace nacre::devices

@@ -60,8 +60,8 @@ class VirtioFuzzTest : public testing::TestWithParam<VirtioType>, public VirtioB
         return VirtioNet::Create({}, std::make_unique<EchoNet>(), memory, scheduler);
       case VirtioType::kConsole: {
         VirtioConsole::Options options;
-        options.ports.push_back({.output = [](auto data) { return data.size() / 2 + 1; }});
-        options.ports.push_back({.name = "x", .console = false, .output = [](auto data) { return data.size(); }});
+        options.ports.push_back({.backend = &nowhere_});
+        options.ports.push_back({.backend = &nowhere_, .name = "x", .console = false});
         return std::move(*VirtioConsole::Create(std::move(options), memory, scheduler));
       }
       case VirtioType::kRng:
@@ -161,6 +161,7 @@ class VirtioFuzzTest : public testing::TestWithParam<VirtioType>, public VirtioB
   }
 
   std::shared_ptr<storage::AsyncIo> io;
+  NullCharBackend nowhere_;
   std::mt19937_64 random_{20240131};
   bool packed_ = false;
 };

@@ -12,28 +12,36 @@ namespace {
 
 constexpr uint64_t kData = 0x40'0000;
 
+class TestChars : public CharBackend {
+ public:
+  void Write(std::span<const uint8_t> bytes) override { output.append(bytes.begin(), bytes.end()); }
+  void RoomAvailable() override { ++room_available; }
+  void SetReceiver(CharReceiver* to) override { receiver = to; }
+  /// Offers input as a back end does: no more than there is room for.
+  size_t Type(std::string_view text) {
+    const size_t size = std::min(text.size(), receiver->Room());
+    receiver->Receive({reinterpret_cast<const uint8_t*>(text.data()), size});
+    return size;
+  }
+  std::string output;
+  unsigned room_available = 0;
+  CharReceiver* receiver = nullptr;
+};
+
 class VirtioConsoleTest : public testing::TestWithParam<bool>, public VirtioBench {
  protected:
   VirtioConsoleTest() {
     auto created = VirtioConsole::Create(
-        {.ports = {{.output = [this](auto data) { return Output(data); }, .input_ready = [this] { ++input_ready; }},
-                   {.name = "org.nacre.agent",
-                    .console = false,
-                    .output = [this](auto data) { return agent.append(Text(data)), data.size(); }}}},
-        memory, scheduler);
+        {.ports = {{.backend = &terminal}, {.backend = &agent, .name = "org.nacre.agent", .console = false}}}, memory,
+        scheduler);
     EXPECT_TRUE(created.has_value());
     console = created->get();
     Plug(std::move(*created));
   }
+  ~VirtioConsoleTest() override { pci.reset(); }
   static std::string Text(std::span<const uint8_t> data) { return {data.begin(), data.end()}; }
   static std::span<const uint8_t> Bytes(std::string_view text) {
     return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
-  }
-  size_t Output(std::span<const uint8_t> data) {
-    const size_t taken = std::min(data.size(), output_room);
-    output_room -= taken;
-    output += Text(data.first(taken));
-    return taken;
   }
   void Send(unsigned queue, std::string_view text) {
     Fill(kData, Bytes(text));
@@ -72,9 +80,7 @@ class VirtioConsoleTest : public testing::TestWithParam<bool>, public VirtioBenc
   }
 
   VirtioConsole* console = nullptr;
-  std::string output, agent;
-  size_t output_room = ~size_t{0};
-  unsigned input_ready = 0;
+  TestChars terminal, agent;
   unsigned control_buffers = 0;
   std::map<uint16_t, uint64_t> control_at;
 };
@@ -84,11 +90,11 @@ INSTANTIATE_TEST_SUITE_P(Rings, VirtioConsoleTest, testing::Bool(),
 TEST_P(VirtioConsoleTest, OnePortWithoutMultiport) {
   Start(0, GetParam());
   Send(1, "hello\n");
-  EXPECT_EQ("hello\n", output);
+  EXPECT_EQ("hello\n", terminal.output);
   EXPECT_TRUE(ring(1).GetUsed());
   ring(0).Add({{kData + 0x4000, 64, true}});
   Kick(0);
-  EXPECT_EQ(3u, console->Input(0, Bytes("abc")));
+  EXPECT_EQ(3u, terminal.Type("abc"));
   EXPECT_EQ("abc", TakeInput(0));
   EXPECT_TRUE(line.level);
 }
@@ -96,25 +102,12 @@ TEST_P(VirtioConsoleTest, OnePortWithoutMultiport) {
 TEST_P(VirtioConsoleTest, InputWaitsForBuffersAndIsBounded) {
   Start(0, GetParam());
   const std::string text(10'000, 'x');
-  const size_t taken = console->Input(0, Bytes(text));
-  EXPECT_EQ(4096u, taken);
-  EXPECT_EQ(0u, console->Input(0, Bytes("y")));
+  EXPECT_EQ(4096u, terminal.Type(text));
+  EXPECT_EQ(0u, terminal.Type("y"));
   ring(0).Add({{kData + 0x4000, 4000, true}});
   Kick(0);
   EXPECT_EQ(4000u, TakeInput(0).size());
-  EXPECT_EQ(1u, input_ready);
-}
-
-TEST_P(VirtioConsoleTest, OutputThatIsNotTakenWaits) {
-  Start(0, GetParam());
-  output_room = 3;
-  Send(1, "hello");
-  EXPECT_EQ("hel", output);
-  EXPECT_FALSE(ring(1).GetUsed());
-  output_room = 100;
-  console->OutputReady(0);
-  EXPECT_EQ("hello", output);
-  EXPECT_TRUE(ring(1).GetUsed());
+  EXPECT_EQ(1u, terminal.room_available);
 }
 
 TEST_P(VirtioConsoleTest, Clause5_3_6_2_PortsAreAnnouncedAndOpened) {
@@ -134,14 +127,14 @@ TEST_P(VirtioConsoleTest, Clause5_3_6_2_PortsAreAnnouncedAndOpened) {
 
   ring(4).Add({{kData + 0x4000, 64, true}});
   Kick(4);
-  console->Input(1, Bytes("early"));
+  agent.Type("early");
   EXPECT_EQ("(none)", TakeInput(4)) << "the guest has not opened the port";
   Control(1, 6, 1);
   EXPECT_TRUE(console->guest_connected(1));
   EXPECT_EQ("early", TakeInput(4));
   Send(5, "to the agent");
-  EXPECT_EQ("to the agent", agent);
-  EXPECT_EQ("", output);
+  EXPECT_EQ("to the agent", agent.output);
+  EXPECT_EQ("", terminal.output);
 
   console->Resize(132, 50);
   console->SetHostConnected(1, false);
@@ -163,27 +156,23 @@ TEST_P(VirtioConsoleTest, ControlMessagesThatMakeNoSenseAreIgnored) {
 
 TEST_P(VirtioConsoleTest, Clause5_3_4_EmergencyWriteNeedsNoDriver) {
   memory_bus.Write(kBar0 + VirtioPci::kDeviceOffset + 8, 4, 'E');
-  EXPECT_EQ("E", output);
+  EXPECT_EQ("E", terminal.output);
 }
 
-TEST_P(VirtioConsoleTest, StateMovesOnInTheMiddleOfAnOutput) {
+TEST_P(VirtioConsoleTest, InputThatWaitsMovesOn) {
   Start(0, GetParam());
-  output_room = 3;
-  Send(1, "hello");
-  console->Input(0, Bytes("typed"));
+  terminal.Type("typed");
   VirtioBench other;
-  std::string rest;
-  auto created =
-      VirtioConsole::Create({.ports = {{.output = [&](auto data) { return rest.append(Text(data)), data.size(); }},
-                                       {.console = false, .output = [](auto data) { return data.size(); }}}},
-                            other.memory, other.scheduler);
+  TestChars here, there;
+  auto created = VirtioConsole::Create({.ports = {{.backend = &here}, {.backend = &there, .console = false}}},
+                                       other.memory, other.scheduler);
   other.Plug(std::move(*created));
   CopyStateTo(other);
-  other.scheduler.Advance(1);
-  EXPECT_EQ("lo", rest);
   other.ring(0).Add({{kData + 0x4000, 64, true}});
   other.Kick(0);
   EXPECT_EQ(5u, other.ring(0).GetUsed()->written);
+  EXPECT_EQ("typed", Text(other.Get(kData + 0x4000, 5)));
+  other.pci.reset();
 }
 
 // -- rng

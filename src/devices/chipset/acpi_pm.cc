@@ -9,8 +9,7 @@ namespace {
 // PM1 status and enable (ACPI tables 4.13, 4.14).
 constexpr uint16_t kTimerBit = 1 << 0, kGlobalBit = 1 << 5, kPowerButton = 1 << 8, kSleepButton = 1 << 9,
                    kRtcBit = 1 << 10, kWake = 1 << 15;
-constexpr uint16_t kStatusMask =
-    kTimerBit | 1 << 4 | kGlobalBit | kPowerButton | kSleepButton | kRtcBit | kWake;
+constexpr uint16_t kStatusMask = kTimerBit | 1 << 4 | kGlobalBit | kPowerButton | kSleepButton | kRtcBit | kWake;
 constexpr uint16_t kEnableMask = kTimerBit | kGlobalBit | kPowerButton | kSleepButton | kRtcBit;
 // PM1 control (table 4.15).
 constexpr uint16_t kSciEnable = 1 << 0, kSleepEnable = 1 << 13;
@@ -130,8 +129,7 @@ void AcpiPm::WriteControlHigh(uint8_t value) {
 uint64_t AcpiPm::PmIo::Read(uint64_t offset, unsigned size) {
   if (offset == kTimerOffset && size == 4) return pm.TimerValue();
   uint64_t value = 0;
-  for (unsigned i = 0; i < size; ++i)
-    value |= uint64_t{pm.ReadPmByte(static_cast<unsigned>(offset + i))} << (8 * i);
+  for (unsigned i = 0; i < size; ++i) value |= uint64_t{pm.ReadPmByte(static_cast<unsigned>(offset + i))} << (8 * i);
   return value;
 }
 

@@ -31,8 +31,7 @@ void ApicBus::Route(const ApicMessage& message) {
     if (!apic->Matches(message.destination, message.logical)) continue;
     if (!one) {
       apic->Deliver(message.mode, message.vector, message.level);
-    } else if (apic->accepts_interrupts() &&
-               (!best || apic->processor_priority() < best->processor_priority())) {
+    } else if (apic->accepts_interrupts() && (!best || apic->processor_priority() < best->processor_priority())) {
       best = apic;
       best_index = index;
     }

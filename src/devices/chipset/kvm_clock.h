@@ -19,8 +19,8 @@ namespace nacre::devices {
 
 class KvmClock final : public bus::Device {
  public:
-  static constexpr uint32_t kMsrWallClockLegacy = 0x11, kMsrSystemTimeLegacy = 0x12,
-                            kMsrWallClock = 0x4b564d00, kMsrSystemTime = 0x4b564d01;
+  static constexpr uint32_t kMsrWallClockLegacy = 0x11, kMsrSystemTimeLegacy = 0x12, kMsrWallClock = 0x4b564d00,
+                            kMsrSystemTime = 0x4b564d01;
 
   /// `tsc`: of any CPU; their counters are in step. All must outlive the device.
   KvmClock(unsigned cpus, memory::GuestMemory& memory, Scheduler& scheduler, const GuestTsc& tsc,

@@ -11,10 +11,10 @@ namespace nacre::devices {
 namespace {
 
 // Register numbers: offset in the page >> 4, index in the x2APIC MSR range (SDM 3A table 11-1, 11-6).
-constexpr unsigned kId = 0x02, kVersion = 0x03, kTpr = 0x08, kApr = 0x09, kPpr = 0x0a, kEoi = 0x0b,
-                   kRemoteRead = 0x0c, kLdr = 0x0d, kDfr = 0x0e, kSvr = 0x0f, kIsr = 0x10, kTmr = 0x18,
-                   kIrr = 0x20, kEsr = 0x28, kIcrLow = 0x30, kIcrHigh = 0x31, kLvt = 0x32,
-                   kInitialCount = 0x38, kCurrentCount = 0x39, kDivide = 0x3e, kSelfIpi = 0x3f;
+constexpr unsigned kId = 0x02, kVersion = 0x03, kTpr = 0x08, kApr = 0x09, kPpr = 0x0a, kEoi = 0x0b, kRemoteRead = 0x0c,
+                   kLdr = 0x0d, kDfr = 0x0e, kSvr = 0x0f, kIsr = 0x10, kTmr = 0x18, kIrr = 0x20, kEsr = 0x28,
+                   kIcrLow = 0x30, kIcrHigh = 0x31, kLvt = 0x32, kInitialCount = 0x38, kCurrentCount = 0x39,
+                   kDivide = 0x3e, kSelfIpi = 0x3f;
 
 constexpr uint32_t kVersionValue = 0x00050014;  // integrated, six LVT entries, no EOI broadcast suppression
 constexpr uint32_t kErrorSendVector = 1 << 5, kErrorReceiveVector = 1 << 6, kErrorRegister = 1 << 7;
@@ -34,14 +34,8 @@ int LocalApic::Vectors::Highest() const {
   return -1;
 }
 
-LocalApic::LocalApic(unsigned id, ApicBus& apic_bus, Scheduler& scheduler, const GuestTsc& tsc,
-                     CpuSignals& cpu)
-    : id_(id),
-      name_(fmt::format("lapic{}", id)),
-      apic_bus_(apic_bus),
-      scheduler_(scheduler),
-      tsc_(tsc),
-      cpu_(cpu) {
+LocalApic::LocalApic(unsigned id, ApicBus& apic_bus, Scheduler& scheduler, const GuestTsc& tsc, CpuSignals& cpu)
+    : id_(id), name_(fmt::format("lapic{}", id)), apic_bus_(apic_bus), scheduler_(scheduler), tsc_(tsc), cpu_(cpu) {
   timer_ = scheduler_.CreateTimer([this] { OnTimer(); });
   apic_base_ = kDefaultBase | kBaseEnable | (bootstrap() ? kBaseBsp : 0);
   ResetRegisters();
@@ -228,8 +222,7 @@ void LocalApic::SendIpi(uint32_t low, uint32_t destination) {
   const bool assert = TestBit(low, 14);
   // The INIT level de-assert only set arbitration IDs, long ago (11.6.1).
   if (message.mode == DeliveryMode::kInit && level_trigger && !assert) return;
-  if ((message.mode == DeliveryMode::kFixed || message.mode == DeliveryMode::kLowestPriority) &&
-      message.vector < 16)
+  if ((message.mode == DeliveryMode::kFixed || message.mode == DeliveryMode::kLowestPriority) && message.vector < 16)
     return RaiseError(kErrorSendVector);
   switch (low >> 18 & 3) {
     case 0:
@@ -545,8 +538,7 @@ void LocalApic::OnTimer() {
   if (timer_mode() == TimerMode::kTscDeadline) {
     if (tsc_deadline_ == 0) return;
     // The converted time may be a tick early.
-    if (const int64_t due_ns = tsc_.ToNs(tsc_deadline_); due_ns > scheduler_.NowNs())
-      return timer_->Arm(due_ns);
+    if (const int64_t due_ns = tsc_.ToNs(tsc_deadline_); due_ns > scheduler_.NowNs()) return timer_->Arm(due_ns);
     tsc_deadline_ = 0;
   } else {
     if (!counting_) return;
@@ -589,8 +581,7 @@ void LocalApic::Serialize(state::Archive& archive) {
   if (!archive.loading()) return;
   if ((apic_base_ & (kBaseX2Apic | kBaseEnable)) == kBaseX2Apic)
     archive.Reject("local APIC: x2APIC mode without enable");
-  if (deadline_ns_ < 0 || deadline_ns_ > INT64_MAX / 2)
-    archive.Reject("local APIC: impossible timer deadline");
+  if (deadline_ns_ < 0 || deadline_ns_ > INT64_MAX / 2) archive.Reject("local APIC: impossible timer deadline");
   svr_ &= kSvrMask;
   divide_ &= 0xb;
   for (unsigned i = 0; i < kLvtCount; ++i) lvt_[i] &= kLvtMask[i];

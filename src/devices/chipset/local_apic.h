@@ -33,8 +33,7 @@ class LocalApic final : public bus::Device, public bus::IoHandler {
 
   // For the vCPU.
   static bool OwnsMsr(uint32_t index) {
-    return index == kMsrApicBase || index == kMsrTscDeadline ||
-           (index >= kMsrX2ApicFirst && index <= kMsrX2ApicLast);
+    return index == kMsrApicBase || index == kMsrTscDeadline || (index >= kMsrX2ApicFirst && index <= kMsrX2ApicLast);
   }
   /// False: #GP(0).
   bool ReadMsr(uint32_t index, uint64_t& value);
@@ -73,9 +72,7 @@ class LocalApic final : public bus::Device, public bus::IoHandler {
     void Set(unsigned vector) { words[vector / 64] |= uint64_t{1} << (vector % 64); }
     void Clear(unsigned vector) { words[vector / 64] &= ~(uint64_t{1} << (vector % 64)); }
     int Highest() const;
-    uint32_t Word32(unsigned index) const {
-      return static_cast<uint32_t>(words[index / 2] >> (32 * (index % 2)));
-    }
+    uint32_t Word32(unsigned index) const { return static_cast<uint32_t>(words[index / 2] >> (32 * (index % 2))); }
   };
 
   bool hardware_enabled() const { return (apic_base_ & kBaseEnable) != 0; }

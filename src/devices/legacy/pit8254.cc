@@ -20,8 +20,7 @@ bool Triggered(uint8_t mode) { return mode == 1 || mode == 5; }
 
 uint16_t ToBcd(uint32_t value) {
   uint16_t bcd = 0;
-  for (unsigned shift = 0; shift < 16; shift += 4, value /= 10)
-    bcd |= static_cast<uint16_t>((value % 10) << shift);
+  for (unsigned shift = 0; shift < 16; shift += 4, value /= 10) bcd |= static_cast<uint16_t>((value % 10) << shift);
   return bcd;
 }
 

@@ -37,9 +37,8 @@ class Pit8254 final : public bus::Device, public bus::IoHandler {
     bool null_count = true;     ///< a count was written but is not in the counting element yet
     bool counting = false;      ///< a count is loaded (and, in modes 1 and 5, the gate has triggered)
     uint32_t reload = 0x10000;  ///< in use
-    uint32_t next_reload =
-        0;                    ///< 0: none; takes effect at the end of the period (modes 2, 3) or at a trigger
-    uint64_t base_ticks = 0;  ///< ticks counted before start_ns
+    uint32_t next_reload = 0;   ///< 0: none; takes effect at the end of the period (modes 2, 3) or at a trigger
+    uint64_t base_ticks = 0;    ///< ticks counted before start_ns
     int64_t start_ns = 0;
     bool write_high = false;  ///< the next byte written is the high one
     uint8_t write_low = 0;

@@ -143,8 +143,7 @@ bool Rtc::AlarmBetween(int64_t from_second, int64_t to_second) const {
   const int64_t first = std::max(from_second, to_second - kSecondsPerDay + 1);
   for (int64_t second = first; second <= to_second; ++second) {
     const auto of_day = static_cast<unsigned>(second - FloorDiv(second, kSecondsPerDay) * kSecondsPerDay);
-    if (matches(cmos_[kSecondsAlarm], Encode(of_day % 60)) &&
-        matches(cmos_[kMinutesAlarm], Encode(of_day / 60 % 60)) &&
+    if (matches(cmos_[kSecondsAlarm], Encode(of_day % 60)) && matches(cmos_[kMinutesAlarm], Encode(of_day / 60 % 60)) &&
         matches(cmos_[kHoursAlarm], EncodeHour(of_day / 3600)))
       return true;
   }

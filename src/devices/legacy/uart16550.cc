@@ -11,12 +11,11 @@ namespace {
 enum : unsigned { kData = 0, kIer = 1, kIirFcr = 2, kLcr = 3, kMcr = 4, kLsr = 5, kMsr = 6, kScratch = 7 };
 constexpr uint8_t kIerReceive = 1, kIerTransmit = 2, kIerLine = 4, kIerModem = 8;
 // Interrupt identification in order of priority (PC16550D table V).
-constexpr uint8_t kIirNone = 1, kIirLine = 6, kIirReceive = 4, kIirTimeout = 12, kIirTransmit = 2,
-                  kIirModem = 0;
+constexpr uint8_t kIirNone = 1, kIirLine = 6, kIirReceive = 4, kIirTimeout = 12, kIirTransmit = 2, kIirModem = 0;
 constexpr uint8_t kLcrDlab = 0x80;
 constexpr uint8_t kMcrLoop = 0x10;
-constexpr uint8_t kLsrReady = 1, kLsrOverrun = 2, kLsrBreak = 0x10, kLsrErrors = 0x1e,
-                  kLsrTransmitEmpty = 0x60, kLsrFifoError = 0x80;
+constexpr uint8_t kLsrReady = 1, kLsrOverrun = 2, kLsrBreak = 0x10, kLsrErrors = 0x1e, kLsrTransmitEmpty = 0x60,
+                  kLsrFifoError = 0x80;
 constexpr uint8_t kTriggers[] = {1, 4, 8, 14};
 constexpr int64_t kFlushNs = 1'000'000;
 // Output code reads LSR once or twice before a byte; only code that waits for input reads it many times in a
@@ -73,8 +72,7 @@ bool Uart16550::listening() const { return (ier_ & kIerReceive) != 0 || polls_ >
 
 size_t Uart16550::Room() {
   // In loopback the line is cut off.
-  const size_t room =
-      !listening() || (mcr_ & kMcrLoop) != 0 || returned_count_ != 0 ? 0 : capacity() - fifo_count_;
+  const size_t room = !listening() || (mcr_ & kMcrLoop) != 0 || returned_count_ != 0 ? 0 : capacity() - fifo_count_;
   if (room == 0) room_wanted_ = true;
   return room;
 }
@@ -157,8 +155,7 @@ uint8_t Uart16550::ReadInterruptId() {
 }
 
 uint8_t Uart16550::ReadLineStatus() {
-  uint8_t status =
-      static_cast<uint8_t>(kLsrTransmitEmpty | line_errors_ | (fifo_count_ != 0 ? kLsrReady : 0));
+  uint8_t status = static_cast<uint8_t>(kLsrTransmitEmpty | line_errors_ | (fifo_count_ != 0 ? kLsrReady : 0));
   if (fifo_enabled_) {
     for (unsigned i = 0; i < fifo_count_; ++i) {
       if (fifo_errors_[(fifo_start_ + i) % kFifoSize] != 0) status |= kLsrFifoError;
@@ -173,8 +170,7 @@ uint8_t Uart16550::ReadLineStatus() {
 }
 
 uint8_t Uart16550::ModemLines() const {
-  if ((mcr_ & kMcrLoop) == 0)
-    return 0xb0;  // carrier, data set ready, clear to send: the other end is always there
+  if ((mcr_ & kMcrLoop) == 0) return 0xb0;  // carrier, data set ready, clear to send: the other end is always there
   // Loopback: RTS, DTR, OUT1, OUT2 come back as CTS, DSR, RI, DCD.
   return static_cast<uint8_t>((mcr_ & 2) << 3 | (mcr_ & 1) << 5 | (mcr_ & 0xc) << 4);
 }
@@ -281,8 +277,7 @@ void Uart16550::WriteByte(unsigned reg, uint8_t value) {
 
 uint64_t Uart16550::Read(uint64_t offset, unsigned size) {
   uint64_t value = 0;
-  for (unsigned i = 0; i < size; ++i)
-    value |= uint64_t{ReadByte(static_cast<unsigned>(offset + i))} << (8 * i);
+  for (unsigned i = 0; i < size; ++i) value |= uint64_t{ReadByte(static_cast<unsigned>(offset + i))} << (8 * i);
   return value;
 }
 
@@ -310,8 +305,8 @@ void Uart16550::Serialize(state::Archive& archive) {
   archive.Bytes(15, std::span<uint8_t>(returned_));
   archive.Field(16, returned_count_);
   if (!archive.loading()) return;
-  if (fifo_start_ >= kFifoSize || fifo_count_ > kFifoSize || returned_count_ > kFifoSize ||
-      trigger_ > kFifoSize || trigger_ == 0) {
+  if (fifo_start_ >= kFifoSize || fifo_count_ > kFifoSize || returned_count_ > kFifoSize || trigger_ > kFifoSize ||
+      trigger_ == 0) {
     archive.Reject("serial port: impossible FIFO state");
     Clear();
   }

@@ -34,8 +34,7 @@ void Msi::SendMessage(unsigned vector) {
 void Msi::Notify(unsigned vector) {
   if (!enabled() || vector >= vectors_) return;
   if (TestBit(LoadLe<uint32_t>(registers_ + kMask), vector)) {
-    StoreLe(registers_ + kPending,
-            static_cast<uint32_t>(LoadLe<uint32_t>(registers_ + kPending) | Bit(vector)));
+    StoreLe(registers_ + kPending, static_cast<uint32_t>(LoadLe<uint32_t>(registers_ + kPending) | Bit(vector)));
   } else {
     SendMessage(vector);
   }

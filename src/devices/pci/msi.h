@@ -11,8 +11,7 @@ namespace nacre::devices {
 
 class Msi {
  public:
-  static constexpr unsigned kBodySize =
-      22;  ///< control, address, data, reserved, mask, pending: offsets from cap + 2
+  static constexpr unsigned kBodySize = 22;  ///< control, address, data, reserved, mask, pending: offsets from cap + 2
   static constexpr uint16_t kEnable = 1 << 0;
 
   /// `registers`: the capability in configuration space (its ID byte). `vectors`: 1, 2, 4, 8, 16 or 32.

@@ -12,8 +12,7 @@ constexpr uint64_t kEntrySize = 16;
 
 }  // namespace
 
-Msix::Msix(unsigned vectors, bus::MsiSink& sink)
-    : sink_(sink), table_(vectors), pending_((vectors + 31) / 32) {
+Msix::Msix(unsigned vectors, bus::MsiSink& sink) : sink_(sink), table_(vectors), pending_((vectors + 31) / 32) {
   NACRE_CHECK(vectors >= 1 && vectors <= kMaxVectors);
   // Quadwords are the unit of the pending bits.
   if (pending_.size() % 2 != 0) pending_.push_back(0);
@@ -23,9 +22,7 @@ uint64_t Msix::PbaOffset(unsigned vectors) {
   return std::max<uint64_t>(AlignUp(vectors * kEntrySize, kPageSize / 2), kPageSize / 2);
 }
 
-uint64_t Msix::BlockSize(unsigned vectors) {
-  return AlignUp(PbaOffset(vectors) + AlignUp(vectors, 64) / 8, kPageSize);
-}
+uint64_t Msix::BlockSize(unsigned vectors) { return AlignUp(PbaOffset(vectors) + AlignUp(vectors, 64) / 8, kPageSize); }
 
 uint32_t Msix::ReadWord(uint64_t offset) const {
   if (const uint64_t vector = offset / kEntrySize; vector < table_.size()) {
@@ -53,12 +50,10 @@ void Msix::WriteWord(uint64_t offset, uint32_t value, uint32_t mask) {
   const auto merge = [&](uint32_t old) { return (old & ~mask) | (value & mask); };
   switch (offset % kEntrySize) {
     case 0:
-      entry.address =
-          (entry.address & ~uint64_t{0xffffffff}) | (merge(static_cast<uint32_t>(entry.address)) & ~3u);
+      entry.address = (entry.address & ~uint64_t{0xffffffff}) | (merge(static_cast<uint32_t>(entry.address)) & ~3u);
       break;
     case 4:
-      entry.address = Bits(entry.address, 0, 32) | uint64_t{merge(static_cast<uint32_t>(entry.address >> 32))}
-                                                       << 32;
+      entry.address = Bits(entry.address, 0, 32) | uint64_t{merge(static_cast<uint32_t>(entry.address >> 32))} << 32;
       break;
     case 8:
       entry.data = merge(entry.data);
@@ -139,8 +134,7 @@ void Msix::Serialize(state::Archive& archive) {
   }
   for (size_t i = 0; i < pending_.size(); ++i) pending_[i] = LoadLe<uint32_t>(&pending[i * 4]);
   // Bits beyond the last vector do not exist.
-  for (size_t bit = table_.size(); bit < pending_.size() * 32; ++bit)
-    pending_[bit / 32] &= ~(1u << (bit % 32));
+  for (size_t bit = table_.size(); bit < pending_.size() * 32; ++bit) pending_[bit / 32] &= ~(1u << (bit % 32));
 }
 
 }  // namespace nacre::devices

@@ -42,9 +42,7 @@ class Msix final : public bus::IoHandler {
     uint32_t data = 0;
     uint32_t control = 1;  ///< bit 0: masked
   };
-  bool Masked(unsigned vector) const {
-    return (control_ & kFunctionMask) != 0 || (table_[vector].control & 1) != 0;
-  }
+  bool Masked(unsigned vector) const { return (control_ & kFunctionMask) != 0 || (table_[vector].control & 1) != 0; }
   uint32_t ReadWord(uint64_t offset) const;
   void WriteWord(uint64_t offset, uint32_t value, uint32_t mask);
   void SendIfPending(unsigned vector);

@@ -45,8 +45,7 @@ PciDevice::PciDevice(std::string name, const PciIdentity& identity, const PciWir
   StoreLe(reset + kSubsystemVendor, identity.subsystem_vendor);
   StoreLe(reset + kSubsystemId, identity.subsystem);
   reset[kInterruptPin] = identity.interrupt_pin;
-  const uint16_t command =
-      kCommandIo | kCommandMemory | kCommandMaster | 1 << 6 | 1 << 8 | kCommandIntxDisable;
+  const uint16_t command = kCommandIo | kCommandMemory | kCommandMaster | 1 << 6 | 1 << 8 | kCommandIntxDisable;
   StoreLe(write_mask_.data() + kCommand, command);
   write_mask_[kCacheLine] = 0xff;
   write_mask_[kLatency] = 0xff;
@@ -88,8 +87,7 @@ uint8_t PciDevice::AllocateCapability(uint8_t id, unsigned size_bytes) {
   return last_capability_;
 }
 
-uint8_t PciDevice::AddCapability(uint8_t id, std::span<const uint8_t> body,
-                                 std::span<const uint8_t> write_mask) {
+uint8_t PciDevice::AddCapability(uint8_t id, std::span<const uint8_t> body, std::span<const uint8_t> write_mask) {
   NACRE_CHECK(write_mask.empty() || write_mask.size() == body.size());
   const uint8_t offset = AllocateCapability(id, static_cast<unsigned>(2 + body.size()));
   std::ranges::copy(body, reset_value_.begin() + offset + 2);

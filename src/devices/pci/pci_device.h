@@ -23,10 +23,10 @@ namespace nacre::devices {
 
 namespace pci {
 // Configuration space header, type 0.
-inline constexpr unsigned kVendorId = 0x00, kDeviceId = 0x02, kCommand = 0x04, kStatus = 0x06,
-                          kRevision = 0x08, kClass = 0x09, kCacheLine = 0x0c, kLatency = 0x0d,
-                          kHeaderType = 0x0e, kBar0 = 0x10, kSubsystemVendor = 0x2c, kSubsystemId = 0x2e,
-                          kCapabilities = 0x34, kInterruptLine = 0x3c, kInterruptPin = 0x3d;
+inline constexpr unsigned kVendorId = 0x00, kDeviceId = 0x02, kCommand = 0x04, kStatus = 0x06, kRevision = 0x08,
+                          kClass = 0x09, kCacheLine = 0x0c, kLatency = 0x0d, kHeaderType = 0x0e, kBar0 = 0x10,
+                          kSubsystemVendor = 0x2c, kSubsystemId = 0x2e, kCapabilities = 0x34, kInterruptLine = 0x3c,
+                          kInterruptPin = 0x3d;
 inline constexpr uint16_t kCommandIo = 1 << 0, kCommandMemory = 1 << 1, kCommandMaster = 1 << 2,
                           kCommandIntxDisable = 1 << 10;
 inline constexpr uint16_t kStatusInterrupt = 1 << 3, kStatusCapabilities = 1 << 4;
@@ -140,9 +140,7 @@ class PciDevice : public bus::Device, private bus::MsiSink {
   void Send(uint64_t address, uint32_t data) override {
     if (bus_master()) wiring_.msi->Send(address, data);
   }
-  uint16_t command() const {
-    return static_cast<uint16_t>(config_[pci::kCommand] | config_[pci::kCommand + 1] << 8);
-  }
+  uint16_t command() const { return static_cast<uint16_t>(config_[pci::kCommand] | config_[pci::kCommand + 1] << 8); }
   uint8_t AllocateCapability(uint8_t id, unsigned size_bytes);
   void ApplyConfig();
   void UpdateBars();

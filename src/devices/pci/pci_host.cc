@@ -79,9 +79,7 @@ Status PciHost::AssignResources(const PciWindows& windows) {
     const bool wide = kind == BarKind::kMemory64 || kind == BarKind::kMemory64Prefetchable;
     const bool high = wide && windows.memory64_end > windows.memory64_start;
     uint64_t& next = kind == BarKind::kIo ? io : high ? memory64 : memory32;
-    const uint64_t end = kind == BarKind::kIo ? windows.io_end
-                         : high               ? windows.memory64_end
-                                              : windows.memory32_end;
+    const uint64_t end = kind == BarKind::kIo ? windows.io_end : high ? windows.memory64_end : windows.memory32_end;
     const uint64_t address = AlignUp(next, request.size);
     if (address < next || address > end || request.size > end - address)
       return Fail("{}: no room for a PCI region of {} bytes", request.device->name(), request.size);
@@ -125,13 +123,11 @@ void PciHost::Io::Write(uint64_t offset, unsigned size, uint64_t value) {
   }
   PciDevice* device = host.Selected();
   if (!device || offset + size > 8) return;
-  device->ConfigWrite((host.address_ & 0xfc) + static_cast<unsigned>(offset - 4), size,
-                      static_cast<uint32_t>(value));
+  device->ConfigWrite((host.address_ & 0xfc) + static_cast<unsigned>(offset - 4), size, static_cast<uint32_t>(value));
 }
 
 uint64_t PciHost::Ecam::Read(uint64_t offset, unsigned size) {
-  PciDevice* device =
-      host.Find(static_cast<unsigned>(offset >> 20), static_cast<unsigned>(Bits(offset, 12, 8)));
+  PciDevice* device = host.Find(static_cast<unsigned>(offset >> 20), static_cast<unsigned>(Bits(offset, 12, 8)));
   const auto reg = static_cast<unsigned>(offset & 0xfff);
   if (!device || size > 4 || offset % size != 0) return MaskToSize(~uint64_t{0}, size);
   if (reg >= pci::kConfigSize) return 0;  // no extended capabilities
@@ -139,8 +135,7 @@ uint64_t PciHost::Ecam::Read(uint64_t offset, unsigned size) {
 }
 
 void PciHost::Ecam::Write(uint64_t offset, unsigned size, uint64_t value) {
-  PciDevice* device =
-      host.Find(static_cast<unsigned>(offset >> 20), static_cast<unsigned>(Bits(offset, 12, 8)));
+  PciDevice* device = host.Find(static_cast<unsigned>(offset >> 20), static_cast<unsigned>(Bits(offset, 12, 8)));
   if (!device || size > 4 || offset % size != 0) return;
   device->ConfigWrite(static_cast<unsigned>(offset & 0xfff), size, static_cast<uint32_t>(value));
 }

@@ -31,8 +31,8 @@ class PciHost final : public bus::Device {
 
   /// `pirq`: where PIRQA# to PIRQD# go; `pirq_number`: their numbers for the guest's interrupt line
   /// registers.
-  PciHost(const PciWiring& wiring, const std::array<bus::IrqLine*, 4>& pirq,
-          const std::array<uint8_t, 4>& pirq_number, const PciIdentity& bridge = kHostBridge);
+  PciHost(const PciWiring& wiring, const std::array<bus::IrqLine*, 4>& pirq, const std::array<uint8_t, 4>& pirq_number,
+          const PciIdentity& bridge = kHostBridge);
   ~PciHost() override;
 
   /// The device must outlive its traffic, not the host. Slot 0 is the bridge. Fails if the place is taken.

@@ -1,0 +1,116 @@
+// ACPI 6.5, section 4.8.
+
+#include "devices/chipset/acpi_pm.h"
+
+#include <gtest/gtest.h>
+
+#include "devices/chipset/device_testing.h"
+#include "devices/chipset/small_ports.h"
+
+namespace nacre::devices {
+namespace {
+
+class AcpiPmTest : public testing::Test {
+ protected:
+  void EnableAcpi() { pm_.smi_io().Write(0, 1, AcpiPm::kAcpiEnable); }
+
+  ManualScheduler scheduler_;
+  TestLine sci_;
+  TestMachine machine_;
+  AcpiPm pm_{scheduler_, sci_, machine_};
+};
+
+TEST_F(AcpiPmTest, SmiCommandTurnsAcpiModeOnAndOff_4_8_2_5) {
+  EXPECT_EQ(pm_.io().Read(4, 2) & 1, 0u);
+  pm_.io().Write(4, 2, 1);  // SCI_EN is not the operating system's to write
+  EXPECT_EQ(pm_.io().Read(4, 2) & 1, 0u);
+  EnableAcpi();
+  EXPECT_EQ(pm_.io().Read(4, 2) & 1, 1u);
+  pm_.smi_io().Write(0, 1, AcpiPm::kAcpiDisable);
+  EXPECT_EQ(pm_.io().Read(4, 2) & 1, 0u);
+}
+
+TEST_F(AcpiPmTest, PowerButtonRaisesTheSciUntilItIsCleared_4_8_2_2) {
+  EnableAcpi();
+  pm_.PressPowerButton();
+  EXPECT_FALSE(sci_.level);  // not enabled
+  pm_.io().Write(2, 2, 0x100);
+  EXPECT_TRUE(sci_.level);
+  EXPECT_EQ(pm_.io().Read(0, 2) & 0x100, 0x100u);
+  pm_.io().Write(0, 2, 0x100);
+  EXPECT_FALSE(sci_.level);
+  EXPECT_EQ(pm_.io().Read(0, 2) & 0x100, 0u);
+}
+
+TEST_F(AcpiPmTest, SoftOff_4_8_3_2_1) {
+  pm_.io().Write(4, 2, 0x2000 | 1 << 10);  // another sleep type
+  EXPECT_EQ(machine_.power_offs, 0);
+  pm_.io().Write(4, 2, AcpiPm::kSleepTypeS5 << 10);  // without SLP_EN
+  EXPECT_EQ(machine_.power_offs, 0);
+  pm_.io().Write(4, 2, 0x2000 | AcpiPm::kSleepTypeS5 << 10);
+  EXPECT_EQ(machine_.power_offs, 1);
+  EXPECT_EQ(pm_.io().Read(4, 2) & 0x2000, 0u);
+}
+
+TEST_F(AcpiPmTest, PmTimerRunsAt3579545Hz_4_8_3_3) {
+  const uint64_t before = pm_.io().Read(8, 4);
+  scheduler_.Advance(kNsPerSecond);
+  EXPECT_EQ(pm_.io().Read(8, 4) - before, 3'579'545u);
+  scheduler_.Advance(10 * kNsPerSecond);
+  EXPECT_LT(pm_.io().Read(8, 4), 1u << 24);
+}
+
+TEST_F(AcpiPmTest, TimerStatusWhenTheTopBitChanges_4_8_3_1_1) {
+  EnableAcpi();
+  pm_.io().Write(2, 2, 1);
+  scheduler_.Advance(TicksToNs((1 << 23) - 1, AcpiPm::kTimerHz));
+  EXPECT_FALSE(sci_.level);
+  scheduler_.Advance(1000);
+  EXPECT_TRUE(sci_.level);
+  pm_.io().Write(0, 2, 1);
+  EXPECT_FALSE(sci_.level);
+  scheduler_.Advance(TicksToNs(1 << 23, AcpiPm::kTimerHz));
+  EXPECT_TRUE(sci_.level);
+}
+
+TEST_F(AcpiPmTest, GeneralPurposeEvents_4_8_4_1) {
+  EnableAcpi();
+  pm_.RaiseGpe(3);
+  pm_.RaiseGpe(99);
+  EXPECT_EQ(pm_.gpe_io().Read(0, 1), 8u);
+  pm_.gpe_io().Write(2, 1, 8);
+  EXPECT_TRUE(sci_.level);
+  pm_.gpe_io().Write(0, 1, 8);
+  EXPECT_FALSE(sci_.level);
+}
+
+TEST(SmallPorts, ResetControlResetsOnTheRisingBit2) {
+  TestMachine machine;
+  ResetControl port(machine);
+  port.Write(0, 1, 0x02);
+  EXPECT_EQ(machine.resets, 0);
+  port.Write(0, 1, 0x06);
+  EXPECT_EQ(machine.resets, 1);
+  EXPECT_EQ(port.Read(0, 1), 0x06u);
+  port.Write(0, 1, 0x06);
+  EXPECT_EQ(machine.resets, 1);
+}
+
+TEST(SmallPorts, Port92ResetsAndKeepsA20) {
+  TestMachine machine;
+  SystemControlA port(machine);
+  EXPECT_EQ(port.Read(0, 1), 0x02u);
+  port.Write(0, 1, 0x01);
+  EXPECT_EQ(machine.resets, 1);
+}
+
+TEST(SmallPorts, DebugExitPassesTheValue) {
+  TestMachine machine;
+  DebugExitPort port(machine);
+  port.Write(0, 4, 0x10);
+  port.Write(1, 1, 0x20);
+  EXPECT_EQ(machine.exits, std::vector<uint32_t>{0x10});
+}
+
+}  // namespace
+}  // namespace nacre::devices

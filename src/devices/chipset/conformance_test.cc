@@ -1,0 +1,266 @@
+// Every device of chipset, legacy and pci through the suite of bus/conformance_testing.h.
+
+#include <gtest/gtest.h>
+
+#include "base/bits.h"
+#include "bus/conformance_testing.h"
+#include "devices/chipset/acpi_pm.h"
+#include "devices/chipset/device_testing.h"
+#include "devices/chipset/gsi_router.h"
+#include "devices/chipset/io_apic.h"
+#include "devices/chipset/kvm_clock.h"
+#include "devices/chipset/local_apic.h"
+#include "devices/chipset/small_ports.h"
+#include "devices/legacy/i8042.h"
+#include "devices/legacy/pic8259.h"
+#include "devices/legacy/pit8254.h"
+#include "devices/legacy/rtc.h"
+#include "devices/legacy/uart16550.h"
+#include "devices/pci/pci_host.h"
+
+namespace nacre::devices {
+namespace {
+
+using bus::ConformanceBlock;
+using bus::ConformanceSubject;
+
+template <typename Subject>
+void RunSuite() {
+  bus::RunConformance([] { return std::make_unique<Subject>(); });
+}
+
+struct LocalApicSubject final : ConformanceSubject {
+  LocalApicSubject() { apic_bus.SetExtIntSource(&pic); }
+  bus::Device& device() override { return apic; }
+  std::vector<ConformanceBlock> blocks() override { return {{&apic, 0x1000, 8}}; }
+  void Stimulate(uint64_t random) override {
+    const auto byte = static_cast<uint8_t>(random >> 8);
+    uint64_t value = 0;
+    switch (random % 10) {
+      case 0:
+        return apic.Deliver(static_cast<DeliveryMode>(byte & 7), static_cast<uint8_t>(random >> 16),
+                            TestBit(random, 40));
+      case 1:
+        apic.WriteMsr(LocalApic::kMsrApicBase, 0xfee00000 | (byte & 0xc) << 8);
+        return;
+      case 2:
+        apic.WriteMsr(0x800 + byte, random >> 16 & 0xfffff);
+        return;
+      case 3:
+        apic.ReadMsr(0x800 + byte, value);
+        return;
+      case 4:
+        apic.WriteMsr(LocalApic::kMsrTscDeadline, random >> (random % 61));
+        return;
+      case 5:
+        return apic.WriteCr8(byte & 15);
+      case 6:
+        return apic_bus.lint0().Set(TestBit(random, 20));
+      case 7:
+        return apic_bus.lint1().Set(TestBit(random, 20));
+      case 8:
+        apic.Write(0xf0, 4, 0x1ff);
+        return;
+      default:
+        apic.Acknowledge();
+    }
+  }
+  TestTsc tsc{scheduler()};
+  ApicBus apic_bus;
+  Pic8259 pic{apic_bus.lint0()};
+  TestCpu cpu;
+  LocalApic apic{0, apic_bus, scheduler(), tsc, cpu};
+};
+TEST(Conformance, LocalApic) { RunSuite<LocalApicSubject>(); }
+
+struct IoApicSubject final : ConformanceSubject {
+  bus::Device& device() override { return io_apic; }
+  std::vector<ConformanceBlock> blocks() override { return {{&io_apic, IoApic::kSize, 8}}; }
+  void Stimulate(uint64_t random) override { io_apic.SetPin(random % 30, TestBit(random, 10)); }
+  ApicBus apic_bus;
+  IoApic io_apic{1, apic_bus};
+};
+TEST(Conformance, IoApic) { RunSuite<IoApicSubject>(); }
+
+struct PicSubject final : ConformanceSubject {
+  bus::Device& device() override { return pic; }
+  std::vector<ConformanceBlock> blocks() override {
+    return {{&pic.master_io(), 2, 2}, {&pic.slave_io(), 2, 2}, {&pic.elcr_io(), 2, 2}};
+  }
+  void Stimulate(uint64_t random) override {
+    if (random % 3 == 0) {
+      pic.AcknowledgeExtInt();
+    } else {
+      pic.SetIrq(random >> 8 & 31, TestBit(random, 20));
+    }
+  }
+  TestLine intr;
+  Pic8259 pic{intr};
+};
+TEST(Conformance, Pic8259) { RunSuite<PicSubject>(); }
+
+struct PitSubject final : ConformanceSubject {
+  bus::Device& device() override { return pit; }
+  std::vector<ConformanceBlock> blocks() override { return {{&pit, 4, 4}, {&pit.speaker_io(), 1, 1}}; }
+  TestLine irq;
+  Pit8254 pit{scheduler(), irq};
+};
+TEST(Conformance, Pit8254) { RunSuite<PitSubject>(); }
+
+struct RtcSubject final : ConformanceSubject {
+  bus::Device& device() override { return rtc; }
+  std::vector<ConformanceBlock> blocks() override { return {{&rtc, 2, 2}}; }
+  bool battery_backed() const override { return true; }
+  TestWallClock wall{scheduler()};
+  TestLine irq;
+  Rtc rtc{scheduler(), wall, irq};
+};
+TEST(Conformance, Rtc) { RunSuite<RtcSubject>(); }
+
+struct UartSubject final : ConformanceSubject {
+  bus::Device& device() override { return uart; }
+  std::vector<ConformanceBlock> blocks() override { return {{&uart, Uart16550::kSize, 4}}; }
+  void Stimulate(uint64_t random) override {
+    if (random % 8 == 0) return uart.ReceiveBreak();
+    // Input is offered now, not kept for later: what waits outside is not the device's state.
+    if (backend.receiver && backend.receiver->Room() != 0) backend.Send("x");
+  }
+  TestCharBackend backend;
+  TestLine irq;
+  Uart16550 uart{"serial0", scheduler(), irq, backend};
+};
+TEST(Conformance, Uart16550) { RunSuite<UartSubject>(); }
+
+struct AcpiPmSubject final : ConformanceSubject {
+  bus::Device& device() override { return pm; }
+  std::vector<ConformanceBlock> blocks() override {
+    return {{&pm.io(), AcpiPm::kPmSize, 4}, {&pm.gpe_io(), AcpiPm::kGpeSize, 4}, {&pm.smi_io(), 2, 2}};
+  }
+  void Stimulate(uint64_t random) override {
+    if (random % 2 == 0) pm.PressPowerButton();
+    pm.RaiseGpe(random >> 8 & 31);
+  }
+  TestLine sci;
+  TestMachine machine;
+  AcpiPm pm{scheduler(), sci, machine};
+};
+TEST(Conformance, AcpiPm) { RunSuite<AcpiPmSubject>(); }
+
+struct I8042Subject final : ConformanceSubject {
+  bus::Device& device() override { return i8042; }
+  std::vector<ConformanceBlock> blocks() override { return {{&i8042.data_io(), 1, 1}, {&i8042.command_io(), 1, 1}}; }
+  TestLine irq;
+  TestMachine machine;
+  I8042 i8042{irq, machine};
+};
+TEST(Conformance, I8042) { RunSuite<I8042Subject>(); }
+
+struct KvmClockSubject final : ConformanceSubject {
+  bus::Device& device() override { return clock; }
+  std::vector<ConformanceBlock> blocks() override { return {}; }
+  void Stimulate(uint64_t random) override {
+    if (random % 8 == 0) return clock.Resumed();
+    constexpr uint32_t kMsrs[] = {KvmClock::kMsrWallClockLegacy, KvmClock::kMsrSystemTimeLegacy,
+                                  KvmClock::kMsrWallClock, KvmClock::kMsrSystemTime};
+    clock.WriteMsr(random >> 8 & 3, kMsrs[random >> 12 & 3], random >> 16 >> (random >> 4 & 31));
+  }
+  TestTsc tsc{scheduler()};
+  TestWallClock wall{scheduler()};
+  std::unique_ptr<memory::GuestMemory> memory = std::move(*memory::GuestMemory::Create(kMiB));
+  KvmClock clock{2, *memory, scheduler(), tsc, wall};
+};
+TEST(Conformance, KvmClock) { RunSuite<KvmClockSubject>(); }
+
+template <typename Port>
+struct PortSubject final : ConformanceSubject {
+  bus::Device& device() override { return port; }
+  std::vector<ConformanceBlock> blocks() override { return {{&port, 1, 1}}; }
+  TestMachine machine;
+  Port port{machine};
+};
+TEST(Conformance, ResetControl) { RunSuite<PortSubject<ResetControl>>(); }
+TEST(Conformance, SystemControlA) { RunSuite<PortSubject<SystemControlA>>(); }
+TEST(Conformance, DebugExit) { RunSuite<PortSubject<DebugExitPort>>(); }
+
+struct PostSubject final : ConformanceSubject {
+  bus::Device& device() override { return port; }
+  std::vector<ConformanceBlock> blocks() override { return {{&port, 1, 1}}; }
+  PostPort port;
+};
+TEST(Conformance, PostPort) { RunSuite<PostSubject>(); }
+
+/// A device with everything that PciDevice offers.
+class Everything final : public PciDevice {
+ public:
+  explicit Everything(const PciWiring& wiring) : PciDevice("everything", {0x1234, 1, 0, 0, 0xff0000, 0, 1}, wiring) {
+    AddBar(0, BarKind::kIo, 16);
+    AddBar(2, BarKind::kMemory64, 0x4000);
+    AddMsix(2, 0x1000, 65);
+    AddMsi(32);
+    Reset();
+  }
+  void Stimulate(uint64_t random) {
+    SetIntx(TestBit(random, 0));
+    NotifyVector(random >> 8 & 0x7f);
+  }
+
+ protected:
+  void ResetFunction() override {}
+  void SerializeFunction(state::Archive&) override {}
+};
+
+struct PciConfigBlock final : bus::IoHandler {
+  explicit PciConfigBlock(PciDevice& owner) : device(owner) {}
+  uint64_t Read(uint64_t offset, unsigned size) override {
+    return device.ConfigRead(static_cast<unsigned>(offset), size);
+  }
+  void Write(uint64_t offset, unsigned size, uint64_t value) override {
+    device.ConfigWrite(static_cast<unsigned>(offset), size, static_cast<uint32_t>(value));
+  }
+  PciDevice& device;
+};
+
+struct WholeBus final : bus::IoHandler {
+  explicit WholeBus(bus::MemoryBus& owner) : memory(owner) {}
+  uint64_t Read(uint64_t offset, unsigned size) override { return memory.Read(0xe0000000 + offset, size); }
+  void Write(uint64_t offset, unsigned size, uint64_t value) override {
+    memory.Write(0xe0000000 + offset, size, value);
+  }
+  bus::MemoryBus& memory;
+};
+
+struct PciDeviceSubject final : ConformanceSubject {
+  bus::Device& device() override { return card; }
+  std::vector<ConformanceBlock> blocks() override { return {{&config, 256, 4}, {&bar, 0x4000, 8}}; }
+  void Stimulate(uint64_t random) override {
+    if (random % 4 == 0) {
+      card.ConfigWrite(0x18, 4, 0xe0000000);
+      card.ConfigWrite(0x1c, 4, 0);
+      card.ConfigWrite(0x04, 2, 7);
+    }
+    card.Stimulate(random >> 16);
+  }
+  bus::PortBus ports;
+  bus::MemoryBus memory;
+  TestMsiSink msi;
+  Everything card{PciWiring{&ports, &memory, &msi}};
+  PciConfigBlock config{card};
+  WholeBus bar{memory};
+};
+TEST(Conformance, PciDevice) { RunSuite<PciDeviceSubject>(); }
+
+struct PciHostSubject final : ConformanceSubject {
+  bus::Device& device() override { return host; }
+  std::vector<ConformanceBlock> blocks() override {
+    return {{&host.io(), 8, 4}, {&host.ecam(), PciHost::kEcamSize, 8}};
+  }
+  bus::PortBus ports;
+  bus::MemoryBus memory;
+  TestMsiSink msi;
+  TestLine line;
+  PciHost host{PciWiring{&ports, &memory, &msi}, {&line, &line, &line, &line}, {10, 10, 11, 11}};
+};
+TEST(Conformance, PciHost) { RunSuite<PciHostSubject>(); }
+
+}  // namespace
+}  // namespace nacre::devices

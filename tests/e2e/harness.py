@@ -19,6 +19,7 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 GUESTS = ROOT / "build/guests"
 NACRE = pathlib.Path(os.environ.get("NACRE", ROOT / "build/release/nacre"))
+ENGINE = os.environ.get("NACRE_ENGINE", "jit")  # by hand: the same tests on another engine
 PROMPT = "/root# "
 LEAVE = b"\x1d"  # Ctrl-]
 CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}

@@ -1,15 +1,14 @@
 """Debian's three kernels to a shell on the translator, fed by a pipe from the first moment."""
 import time
 
-from harness import GuestCase, Nacre, PROMPT, boot_arguments, main
+from harness import ENGINE, GuestCase, Nacre, PROMPT, boot_arguments, main
 
 
 class Boot(GuestCase):
-    ENGINE = "jit"
     SECONDS = 120
 
     def check(self, kind, machine):
-        text = self.run_lines(["uname -a", "poweroff -f"], "--engine", self.ENGINE, *boot_arguments(kind),
+        text = self.run_lines(["uname -a", "poweroff -f"], "--engine", ENGINE, *boot_arguments(kind),
                               seconds=self.SECONDS)
         self.assertIn("Linux nacre 6.1.0", text)
         self.assertRegex(text, rf"Debian 6\.1\.\S+ \([0-9-]+\) {machine} GNU/Linux")
@@ -32,12 +31,12 @@ class Boot(GuestCase):
 
     def test_command_by_kernel_parameter(self):
         append = 'nacre.exec="cat /proc/cmdline; exit 5"'
-        with Nacre("run", "--engine", self.ENGINE, *boot_arguments("cloud-amd64", append)) as guest:
+        with Nacre("run", "--engine", ENGINE, *boot_arguments("cloud-amd64", append)) as guest:
             guest.expect("nacre.exec: status 5")
             self.check_exit(guest, 0)
 
     def test_kernel_log_has_no_complaint(self):
-        with Nacre("run", "--engine", self.ENGINE, *boot_arguments("cloud-amd64")) as guest:
+        with Nacre("run", "--engine", ENGINE, *boot_arguments("cloud-amd64")) as guest:
             guest.expect(PROMPT)
             log = guest.command_output("dmesg")
             for word in ("WARNING:", "BUG:", "Call Trace", "unchecked MSR access", "not responding",
@@ -50,7 +49,7 @@ class Boot(GuestCase):
             self.check_exit(guest, 0)
 
     def test_clock_and_sleep(self):
-        with Nacre("run", "--engine", self.ENGINE, *boot_arguments("cloud-amd64")) as guest:
+        with Nacre("run", "--engine", ENGINE, *boot_arguments("cloud-amd64")) as guest:
             guest.expect(PROMPT)
             times = [float(word) for word in
                      guest.command_output("cut -d' ' -f1 /proc/uptime; sleep 1; cut -d' ' -f1 /proc/uptime").split()]

@@ -5,7 +5,7 @@ import pathlib
 import random
 import tempfile
 
-from harness import GuestCase, Nacre, PROMPT, boot_arguments, main
+from harness import ENGINE, GuestCase, Nacre, PROMPT, boot_arguments, main
 
 
 class Disks(GuestCase):
@@ -19,7 +19,7 @@ class Disks(GuestCase):
         self.path.write_bytes(self.content)
 
     def guest(self, options=""):
-        return Nacre("run", "--engine", "jit", "--net", "none", "--disk", f"{self.path}{options}", *boot_arguments("cloud-amd64"))
+        return Nacre("run", "--engine", ENGINE, "--net", "none", "--disk", f"{self.path}{options}", *boot_arguments("cloud-amd64"))
 
     def write_and_leave(self, guest):
         output = guest.command_output("yes nacre | head -c 65536 | dd of=/dev/vda bs=4096 seek=100 conv=fsync 2>&1; sync")
@@ -69,7 +69,7 @@ class Disks(GuestCase):
 
 class SmallDevices(GuestCase):
     def test_random_numbers(self):
-        with Nacre("run", "--engine", "jit", *boot_arguments("cloud-amd64")) as guest:
+        with Nacre("run", "--engine", ENGINE, *boot_arguments("cloud-amd64")) as guest:
             guest.expect(PROMPT)
             self.assertIn("virtio_rng", guest.command_output("cat /sys/class/misc/hw_random/rng_available"))
             digests = {guest.command_output("head -c 4096 /dev/hwrng | sha256sum").split()[0] for _ in range(3)}
@@ -79,7 +79,7 @@ class SmallDevices(GuestCase):
 
     def test_memory_of_a_guest_is_what_it_touches(self):
         """512 MB, of which 100 MB are touched: less than 160 MB on the host."""
-        with Nacre("run", "--engine", "jit", "--memory", "512M", "--net", "none", *boot_arguments("cloud-amd64")) as guest:
+        with Nacre("run", "--engine", ENGINE, "--memory", "512M", "--net", "none", *boot_arguments("cloud-amd64")) as guest:
             guest.expect(PROMPT)
             guest.command_output("mount -t tmpfs -o size=200m big /mnt; head -c 100000000 /dev/zero | tr '\\0' x >/mnt/f")
             self.assertEqual(guest.command_output("stat -c %s /mnt/f").strip(), "100000000")
@@ -90,7 +90,7 @@ class SmallDevices(GuestCase):
             self.check_exit(guest, 0)
 
     def test_reboot_starts_again(self):
-        with Nacre("run", "--engine", "jit", *boot_arguments("cloud-amd64")) as guest:
+        with Nacre("run", "--engine", ENGINE, *boot_arguments("cloud-amd64")) as guest:
             guest.expect(PROMPT)
             guest.send("reboot -f\n")
             guest.expect("Leave with Ctrl-]")
@@ -121,7 +121,7 @@ class Benchmark(GuestCase):
         native = subprocess.run([bench, "5"], capture_output=True, text=True, check=True).stdout
         arguments = boot_arguments("cloud-amd64", "bench_percent=5")
         arguments[3] = initrd
-        with Nacre("run", "--engine", "jit", "--net", "none", *arguments) as guest:
+        with Nacre("run", "--engine", ENGINE, "--net", "none", *arguments) as guest:
             self.check_exit(guest, 0)
             self.assertEqual(sums(guest.text()), sums(native))
             self.assertGreater(len(sums(native)), 20)

@@ -2,7 +2,7 @@
 import gzip
 import re
 
-from harness import CRASHES, Folder, Nacre, boot_arguments, guest_file, main
+from harness import ENGINE, CRASHES, Folder, Nacre, boot_arguments, guest_file, main
 
 
 class HostileDrivers(Folder):
@@ -16,7 +16,7 @@ class HostileDrivers(Folder):
     def test_garbage_to_every_register(self):
         disk = self.write("disk", bytes(1 << 20))
         append = f'iomem=relaxed nacre.exec="{self.SCRIPT}; poweroff -f"'
-        with Nacre("run", "--engine", "jit", "--disk", disk, "--timeout", "100",
+        with Nacre("run", "--engine", ENGINE, "--disk", disk, "--timeout", "100",
                    *boot_arguments("cloud-amd64", append)) as guest:
             status = guest.wait(120)
             self.assertNotIn(status, CRASHES, guest.errors)
@@ -30,7 +30,7 @@ class Truncation(Folder):
         path = self.write("initrd", gzip.compress(whole[: len(whole) // 2])[:1000])
         arguments = boot_arguments("cloud-amd64")
         arguments[3] = path
-        with Nacre("run", "--engine", "jit", "--no-reboot", *arguments) as guest:
+        with Nacre("run", "--engine", ENGINE, "--no-reboot", *arguments) as guest:
             status = guest.wait(120)
             self.assertNotIn(status, CRASHES, guest.errors)
             self.assertTrue(re.search("panic|not syncing", guest.text()), guest.text()[-2000:])

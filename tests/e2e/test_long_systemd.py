@@ -4,7 +4,7 @@ import subprocess
 import tempfile
 import pathlib
 
-from harness import GuestCase, Nacre, boot_arguments, guest_file, main
+from harness import ENGINE, GuestCase, Nacre, boot_arguments, guest_file, main
 
 ROOT_PROMPT = "~# "
 BOOT_SECONDS = 300
@@ -18,7 +18,7 @@ class Systemd(GuestCase):
         subprocess.run(["cp", "--sparse=always", guest_file("debian12", "disk.img"), self.disk], check=True)
 
     def boot(self, append=""):
-        return Nacre("run", "--engine", "jit", "--memory", "512M", "--disk", self.disk, *boot_arguments("debian12", append))
+        return Nacre("run", "--engine", ENGINE, "--memory", "512M", "--disk", self.disk, *boot_arguments("debian12", append))
 
     def log_in(self, guest):
         guest.expect("debian12 login: ", BOOT_SECONDS)

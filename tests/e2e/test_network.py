@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 
-from harness import GuestCase, Nacre, PROMPT, boot_arguments, free_port, main
+from harness import ENGINE, GuestCase, Nacre, PROMPT, boot_arguments, free_port, main
 
 
 class Server:
@@ -47,7 +47,7 @@ class Network(GuestCase):
         self.addCleanup(self.server.close)
 
     def test_fetch_from_the_hosts_loopback(self):
-        with Nacre("run", "--engine", "jit", *boot_arguments("cloud-amd64")) as guest:
+        with Nacre("run", "--engine", ENGINE, *boot_arguments("cloud-amd64")) as guest:
             guest.expect(PROMPT)
             self.assertIn("inet 10.0.2.", guest.command_output("ip -4 addr show eth0"))
             digest = guest.command_output(f"wget -q -O - http://10.0.2.2:{self.server.port}/ | sha256sum", self.SECONDS)
@@ -57,7 +57,7 @@ class Network(GuestCase):
             self.check_exit(guest, 0)
 
     def test_ping_the_gateway(self):
-        with Nacre("run", "--engine", "jit", *boot_arguments("cloud-amd64")) as guest:
+        with Nacre("run", "--engine", ENGINE, *boot_arguments("cloud-amd64")) as guest:
             guest.expect(PROMPT)
             self.assertIn("3 packets received", guest.command_output("ping -c 3 -i 0.2 10.0.2.2"))
             guest.send("poweroff -f\n")
@@ -65,7 +65,7 @@ class Network(GuestCase):
 
     def test_port_forward_answers(self):
         port = free_port()
-        with Nacre("run", "--engine", "jit", "--net", f"user,forward=tcp:127.0.0.1:{port}-:80",
+        with Nacre("run", "--engine", ENGINE, "--net", f"user,forward=tcp:127.0.0.1:{port}-:80",
                    *boot_arguments("cloud-amd64")) as guest:
             guest.expect(PROMPT)
             guest.command_output("mkdir /tmp/www; head -c 100000 /dev/urandom >/tmp/www/f; httpd -p 80 -h /tmp/www")
@@ -96,7 +96,7 @@ class Network(GuestCase):
                 self.assertIn(str(port), guest.errors)
 
     def test_no_network(self):
-        text = self.run_lines(["ls /sys/class/net; poweroff -f"], "--engine", "jit", "--net", "none",
+        text = self.run_lines(["ls /sys/class/net; poweroff -f"], "--engine", ENGINE, "--net", "none",
                               *boot_arguments("cloud-amd64"))
         self.assertNotIn("eth0", text)
 

@@ -40,7 +40,12 @@ bool BitTest(Core& c, const Decoded& d) {
   uint64_t flags = c.state->rflags;
   const auto change = [&](T& value) { ApplyBit<op>(flags, value, masked); };
   if (d.insn.operand[0].kind == OperandKind::kRegister) {
-    INTERP_TRY(c.ModifyOperand<T>(d, 0, change, false));
+    if constexpr (op == BitOp::kTest) {
+      T value = c.ReadReg<T>(d.reg[0]);  // written back, a 32-bit one would lose its upper half
+      change(value);
+    } else {
+      INTERP_TRY(c.ModifyOperand<T>(d, 0, change, false));
+    }
   } else {
     // A register names a bit anywhere around the operand: the string starts at the operand (SDM 2A "BT").
     uint64_t offset = c.EffectiveAddress(d);

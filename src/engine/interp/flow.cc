@@ -233,19 +233,22 @@ bool Enter(Core& c, const Decoded& d) {
   const uint64_t mask = c.StackMask();
   const unsigned level = d.insn.immediate2 & 31;
   const uint64_t rsp = c.state->gpr[x86::kRsp], rbp = c.state->gpr[x86::kRbp];
-  uint64_t values[32];
-  unsigned count = 0;
-  values[count++] = rbp;
   const uint64_t frame = rsp - size;
-  for (unsigned i = 1; i < level; ++i)
-    INTERP_TRY(c.ReadSized(x86::kSs, (rbp - i * size) & mask, size, values[count++]));
-  // The frame pointer itself, as wide as the stack.
-  if (level > 0) values[count++] = mask == 0xffff ? (rsp & ~mask) | (frame & mask) : frame & mask;
-  const uint64_t top = rsp - count * size - (d.insn.immediate & 0xffff);
-  for (unsigned i = 0; i < count; ++i) INTERP_TRY(c.ProbeWrite(x86::kSs, (rsp - (i + 1) * size) & mask, size));
+  const unsigned pushes = level == 0 ? 1 : level + 1;
+  const uint64_t top = rsp - pushes * size - (d.insn.immediate & 0xffff);
+  uint64_t value;
+  for (unsigned i = 1; i < level; ++i) INTERP_TRY(c.ReadSized(x86::kSs, (rbp - i * size) & mask, size, value));
+  for (unsigned i = 1; i <= pushes; ++i) INTERP_TRY(c.ProbeWrite(x86::kSs, (rsp - i * size) & mask, size));
   INTERP_TRY(c.ProbeWrite(x86::kSs, top & mask, size));
-  for (unsigned i = 0; i < count; ++i)
-    INTERP_TRY(c.WriteSized(x86::kSs, (rsp - (i + 1) * size) & mask, size, values[i]));
+  // Nothing can fault any more. The display is copied pointer by pointer: later reads see earlier pushes.
+  INTERP_TRY(c.WriteSized(x86::kSs, frame & mask, size, rbp));
+  for (unsigned i = 1; i < level; ++i) {
+    INTERP_TRY(c.ReadSized(x86::kSs, (rbp - i * size) & mask, size, value));
+    INTERP_TRY(c.WriteSized(x86::kSs, (rsp - (i + 1) * size) & mask, size, value));
+  }
+  // The frame pointer itself, as wide as the stack.
+  value = mask == 0xffff ? (rsp & ~mask) | (frame & mask) : frame & mask;
+  if (level > 0) INTERP_TRY(c.WriteSized(x86::kSs, (rsp - pushes * size) & mask, size, value));
   c.WriteGpr(x86::kRbp, size, frame & mask);
   c.SetStackPointer(top);
   return true;

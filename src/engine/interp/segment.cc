@@ -262,11 +262,11 @@ bool Verify(Core& c, const Decoded& d) {
 bool Arpl(Core& c, const Decoded& d) {
   INTERP_TRY(RequireProtected(c));
   const uint16_t rpl = c.ReadReg<uint16_t>(d.reg[1]) & 3;
-  bool raised = false;
-  INTERP_TRY(c.ModifyOperand<uint16_t>(d, 0, [&](uint16_t& value) {
-    raised = (value & 3) < rpl;
-    if (raised) value = static_cast<uint16_t>((value & ~3) | rpl);
-  }));
+  uint16_t value;
+  INTERP_TRY(c.LoadOperand<uint16_t>(d, 0, value));
+  const bool raised = (value & 3) < rpl;
+  // Memory is written only where something changes.
+  if (raised) INTERP_TRY(c.StoreOperand<uint16_t>(d, 0, static_cast<uint16_t>((value & ~3) | rpl)));
   SetZf(c, raised);
   return true;
 }

@@ -1,0 +1,41 @@
+#pragma once
+// Runs the differential test: for every form, cases on the bare host and on a subject, compared. One thread.
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "engine/difftest/generator.h"
+#include "engine/difftest/guest.h"
+#include "engine/difftest/host_cpu.h"
+
+namespace nacre::engine::difftest {
+
+struct RunOptions {
+  uint64_t cases = 0;       ///< in all, spread over the forms
+  uint64_t seed = 1;
+  std::string form_filter;  ///< only forms whose name contains this
+  double seconds = 0;       ///< stop after this long, 0: never
+};
+
+struct FormFailure {
+  std::string form;
+  uint64_t seed = 0;  ///< of the case
+  std::string text;
+};
+
+struct RunReport {
+  uint64_t forms = 0, tested = 0, excluded = 0, absent = 0;
+  uint64_t cases = 0, faults = 0, mismatches = 0;
+  std::vector<std::string> never_made;  ///< forms of which no seed made a case
+  std::vector<FormFailure> failures;    ///< the first of each form
+};
+
+/// What one case's result must satisfy beside equality: the decoder's claims about what is written.
+std::string BrokenClaims(const TestCase& test, const Outcome& outcome);
+
+RunReport RunForms(const std::vector<Form>& forms, HostCpu& host, Guest& guest, Subject& subject,
+                   const RunOptions& options);
+
+}  // namespace nacre::engine::difftest

@@ -61,7 +61,6 @@ void VcpuRunner::Resume() {
     command_ = Command::kRun;
     asked_.store(false, std::memory_order_release);
     vcpu_->ClearRequest(engine::kRequestStop);
-    parked_ = false;  // here, so that a Park right after this waits for the thread
   }
   changed_.notify_all();
 }
@@ -73,6 +72,7 @@ void VcpuRunner::ThreadMain() {
     changed_.notify_all();
     changed_.wait(lock, [this] { return command_ != Command::kPark; });
     if (command_ == Command::kQuit) return;
+    parked_ = false;
     lock.unlock();
     vcpu_->Import(state_);
     RunUntilAsked();

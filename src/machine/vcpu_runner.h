@@ -71,7 +71,7 @@ class VcpuRunner {
   std::mutex mutex_;
   std::condition_variable changed_;
   Command command_ = Command::kPark;
-  bool parked_ = false;
+  bool parked_ = false;  ///< the thread waits for a command, and has not seen one that it must carry out
 
   std::atomic<bool> asked_ = false;  ///< command_ is not kRun: leave the engine
   std::atomic<uint32_t> wakes_ = 0;  ///< counts everything that a sleeping CPU must look at

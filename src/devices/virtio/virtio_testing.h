@@ -333,7 +333,10 @@ class VirtioBench {
   RingDriver& ring(unsigned index) { return *rings[index]; }
   uint8_t ReadIsr() { return static_cast<uint8_t>(memory_bus.Read(kBar0 + VirtioPci::kIsrOffset, 1)); }
 
-  void Fill(uint64_t address, std::span<const uint8_t> data) { EXPECT_TRUE(memory.Write(GuestPhys(address), data)); }
+  void Fill(uint64_t address, std::span<const uint8_t> data) {
+    if (data.empty()) return;
+    EXPECT_TRUE(memory.Write(GuestPhys(address), data));
+  }
   std::vector<uint8_t> Get(uint64_t address, size_t size) {
     std::vector<uint8_t> data(size);
     EXPECT_TRUE(memory.Read(GuestPhys(address), data));

@@ -88,8 +88,8 @@ std::span<const Masked> MaskedBytes(const Instruction& insn) {
 
 class Comparison {
  public:
-  Comparison(const TestCase& test, const Outcome& expected, const Outcome& got)
-      : test_(test), expected_(expected), got_(got) {}
+  Comparison(const TestCase& test, const Outcome& expected, const Outcome& got, const Tolerance& tolerance)
+      : test_(test), expected_(expected), got_(got), tolerance_(tolerance) {}
 
   std::string Run() {
     if (expected_.vector != got_.vector) {
@@ -145,6 +145,7 @@ class Comparison {
   void Flags() {
     uint64_t mask = rf::kArithmetic | rf::kDf | rf::kNt | rf::kAc | rf::kId;
     if (expected_.vector < 0) mask &= ~UndefinedFlags(test_.insn, test_.state);
+    if (expected_.vector >= 0 && tolerance_.fault_flags) mask &= ~uint64_t{test_.insn.flags_written};
     // REPE CMPS and the like that fault in the middle: Intel restores the flags (SDM 2B "REP"), AMD does not.
     if (expected_.vector >= 0 && (test_.insn.has(x86::kInsnRep) || test_.insn.has(x86::kInsnRepne)))
       mask &= ~rf::kArithmetic;
@@ -201,13 +202,14 @@ class Comparison {
   const TestCase& test_;
   const Outcome& expected_;
   const Outcome& got_;
+  const Tolerance& tolerance_;
   std::string text_;
 };
 
 }  // namespace
 
-std::string Differences(const TestCase& test, const Outcome& expected, const Outcome& got) {
-  return Comparison(test, expected, got).Run();
+std::string Differences(const TestCase& test, const Outcome& expected, const Outcome& got, const Tolerance& tolerance) {
+  return Comparison(test, expected, got, tolerance).Run();
 }
 
 std::string Describe(const TestCase& test) {

@@ -9,7 +9,9 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "base/bits.h"
 #include "engine/difftest/runner.h"
+#include "engine/jit/jit_engine.h"
 
 namespace nacre::engine::difftest {
 namespace {
@@ -76,6 +78,16 @@ TEST_P(DiffTest, InterpreterEqualsHost) {
   EXPECT_EQ(report.mismatches, 0u);
   EXPECT_TRUE(report.never_made.empty());
   EXPECT_GT(report.tested, Environment("NACRE_DIFFTEST_FORM").empty() ? 1000u : 0u);
+}
+
+TEST_P(DiffTest, TranslatorEqualsHost) {
+  auto engine = jit::CreateJitEngine({.code_cache_bytes = 16 * kMiB});
+  ASSERT_TRUE(engine.has_value()) << engine.error().message;
+  auto subject = MakeEngineSubject(**engine, *guest_, {.fault_flags = true});
+  ASSERT_TRUE(subject.has_value()) << subject.error().message;
+  const RunReport report = RunForms(forms_, *host_, *guest_, **subject, OptionsFromEnvironment(60'000));
+  Print(report);
+  EXPECT_EQ(report.mismatches, 0u);
 }
 
 INSTANTIATE_TEST_SUITE_P(CodeSizes, DiffTest, testing::Values(x86::CodeSize::k64, x86::CodeSize::k32),

@@ -18,6 +18,7 @@ class Subject {
   virtual ~Subject() = default;
   virtual std::string_view name() const = 0;
   virtual void Step(x86::CpuState& state) = 0;
+  virtual Tolerance tolerance() const { return {}; }
 };
 
 class Guest {
@@ -43,5 +44,7 @@ class Guest {
 };
 
 std::unique_ptr<Subject> MakeInterpreterSubject(const Guest& guest);
+/// One vCPU of `engine`, which must outlive the subject.
+Result<std::unique_ptr<Subject>> MakeEngineSubject(Engine& engine, const Guest& guest, const Tolerance& tolerance);
 
 }  // namespace nacre::engine::difftest

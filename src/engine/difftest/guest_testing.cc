@@ -176,7 +176,33 @@ class InterpreterSubject : public Subject {
   interp::Interpreter interpreter_;
 };
 
+class EngineSubject : public Subject {
+ public:
+  EngineSubject(std::string_view name, std::unique_ptr<Vcpu> vcpu, const Tolerance& tolerance)
+      : name_(name), vcpu_(std::move(vcpu)), tolerance_(tolerance) {}
+  Tolerance tolerance() const override { return tolerance_; }
+  std::string_view name() const override { return name_; }
+  void Step(x86::CpuState& state) override {
+    const uint64_t start = state.rip;
+    vcpu_->Import(state);
+    // The first call may do no more than to drop translations of the code that was replaced.
+    for (int i = 0; i < 4 && state.rip == start; ++i) {
+      vcpu_->Run(1);
+      vcpu_->Export(state);
+    }
+  }
+
+ private:
+  std::string name_;
+  std::unique_ptr<Vcpu> vcpu_;
+  Tolerance tolerance_;
+};
+
 }  // namespace
+
+Result<std::unique_ptr<Subject>> MakeEngineSubject(Engine& engine, const Guest& guest, const Tolerance& tolerance) {
+  return std::make_unique<EngineSubject>(engine.name(), NACRE_TRY(engine.CreateVcpu(guest.config())), tolerance);
+}
 
 std::unique_ptr<Subject> MakeInterpreterSubject(const Guest& guest) {
   return std::make_unique<InterpreterSubject>(guest.config());

@@ -59,7 +59,7 @@ RunReport RunForms(const std::vector<Form>& forms, HostCpu& host, Guest& guest, 
       host.Run(*test, *expected);
       guest.Run(*test, subject, *got);
       report.faults += expected->vector >= 0;
-      std::string difference = Differences(*test, *expected, *got) + BrokenClaims(*test, *expected);
+      std::string difference = Differences(*test, *expected, *got, subject.tolerance()) + BrokenClaims(*test, *expected);
       if (difference.empty()) continue;
       ++report.mismatches;
       if (failed[i]++ == 0)

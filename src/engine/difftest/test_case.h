@@ -49,8 +49,13 @@ std::vector<Form> EnumerateForms(const x86::CpuModel& model, x86::CodeSize size)
 /// Arithmetic flags that the manual leaves undefined for this instruction with these register values.
 uint64_t UndefinedFlags(const x86::Instruction& insn, const x86::CpuState& before);
 
+struct Tolerance {
+  /// At a fault, flags that the instruction would have overwritten may have been lost: who runs it again cannot tell.
+  bool fault_flags = false;
+};
+
 /// Differences of `got` from `expected`, one per line; empty: none. What the manual leaves open is not compared.
-std::string Differences(const TestCase& test, const Outcome& expected, const Outcome& got);
+std::string Differences(const TestCase& test, const Outcome& expected, const Outcome& got, const Tolerance& tolerance);
 
 /// Everything needed to look into a case by hand.
 std::string Describe(const TestCase& test);

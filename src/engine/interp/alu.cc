@@ -180,8 +180,10 @@ bool Cmpxchg16b(Core& c, const Decoded& d) {
   uint64_t linear;
   MemRef ref;
   const uint64_t offset = c.EffectiveAddress(d);
-  INTERP_TRY(c.Linear(c.OperandSegment(d), offset, 16, x86::Access::kWrite, linear));
+  // Only in 64-bit mode. Alignment is checked before the address: it is #GP(0) even on a stack outside the canonical.
+  linear = d.insn.segment >= x86::kFs ? offset + s.segment[d.insn.segment].base : offset;
   if (linear & 15) return c.Gp();
+  INTERP_TRY(c.Linear(c.OperandSegment(d), offset, 16, x86::Access::kWrite, linear));
   INTERP_TRY(c.Translate(linear, 16, x86::Access::kWrite, ref));
   unsigned __int128 expected = (static_cast<unsigned __int128>(s.gpr[x86::kRdx]) << 64) | s.gpr[x86::kRax];
   const uint64_t low = s.gpr[x86::kRbx], high = s.gpr[x86::kRcx];

@@ -33,7 +33,7 @@ class StackSwitch;
 using Handler = bool (*)(Core& core, const Decoded& decoded);
 
 /// A decoded instruction with what can be resolved once. The first two cache lines are what dispatch needs.
-struct Decoded {
+struct alignas(64) Decoded {
   uint64_t key = ~uint64_t{0};                ///< physical address and code size
   uint64_t bytes[2] = {}, mask[2] = {};       ///< the instruction's bytes, zero above `length`
   Handler handler = nullptr;
@@ -202,6 +202,7 @@ struct Core final : OperandMemory {
   }
   bool LinearSlow(x86::SegmentIndex segment, uint64_t offset, uint64_t size, x86::Access access, uint64_t& linear);
   static bool Canonical(uint64_t address) { return SignExtend(address, 48) == address; }
+  /// The linear address of an access, or a recorded #GP(0) or #SS(0): limits, rights, canonical form.
   bool Linear(x86::SegmentIndex segment, uint64_t offset, uint64_t size, x86::Access access, uint64_t& linear) {
     if (code64) [[likely]] {
       linear = segment >= x86::kFs ? offset + state->segment[segment].base : offset;
@@ -347,7 +348,7 @@ struct Core final : OperandMemory {
   void SetVirtual8086Segment(x86::SegmentIndex segment, uint16_t selector);
   void SetCpl(unsigned cpl);
   void DropInaccessibleSegments(unsigned cpl);
-  /// A code segment descriptor that control may go to: type, privilege, presence; recorded faults name `selector`.
+  /// #GP(0) unless `offset` can be RIP in the code segment `descriptor`.
   bool CheckCodeOffset(const Descriptor& descriptor, uint64_t offset);
 
   // ---- far.cc
@@ -416,7 +417,6 @@ struct Core final : OperandMemory {
   bool trap_by_new_tf = false; ///< SYSCALL, SYSRET: single-step is judged by the flags after
   bool no_trap = false;        ///< INT n, INT3, INTO entered a handler: TF was taken care of
   bool halt = false;
-  bool shutdown = false;       ///< delivery inside an instruction ended in a triple fault
   bool task_trap = false;      ///< T bit of a new TSS
   uint32_t debug_hits = 0;     ///< DR6 bits of data and I/O breakpoints of this instruction
   bool external = false;       ///< EXT bit for errors during the delivery of an event

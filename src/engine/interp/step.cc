@@ -119,13 +119,10 @@ StepResult Core::Step(CpuState& cpu) {
   next_rip = cpu.rip + d->length;
   if (!code64) next_rip &= 0xffffffff;
   shadow_sti = shadow_mov_ss = false;
-  keep_rf = unfinished = trap_by_new_tf = no_trap = halt = shutdown = task_trap = false;
+  keep_rf = unfinished = trap_by_new_tf = no_trap = halt = task_trap = false;
   debug_hits = 0;
   if (!d->handler(*this, *d)) [[unlikely]]
     return DeliverFault();
-  if (shutdown) [[unlikely]]
-    return StepResult::kShutdown;
-
   if (unfinished) [[unlikely]] {
     cpu.rflags |= rf::kRf;  // pushed by an interrupt between iterations (SDM 3B 17.3.1.1)
   } else {

@@ -221,7 +221,7 @@ void Pic8259::Chip::Write(uint64_t offset, unsigned size, uint64_t value) {
 
 uint64_t Pic8259::Elcr::Read(uint64_t offset, unsigned size) {
   const uint64_t both = owner->chips_[0].elcr | uint64_t{owner->chips_[1].elcr} << 8;
-  return MaskToSize(both >> (8 * offset), size);
+  return offset < 2 ? MaskToSize(both >> (8 * offset), size) : MaskToSize(~uint64_t{0}, size);
 }
 
 void Pic8259::Elcr::Write(uint64_t offset, unsigned size, uint64_t value) {

@@ -29,11 +29,7 @@ PciHost::PciHost(const PciWiring& wiring, const std::array<bus::IrqLine*, 4>& pi
   functions_[0] = bridge_.get();
 }
 
-PciHost::~PciHost() {
-  for (PciDevice* device : functions_) {
-    if (device) device->SetIntxLine(nullptr);
-  }
-}
+PciHost::~PciHost() = default;
 
 Status PciHost::Attach(PciDevice& device, unsigned slot, unsigned function) {
   if (slot >= 32 || function >= 8) return Fail("{}: no PCI slot {}.{}", device.name(), slot, function);

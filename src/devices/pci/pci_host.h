@@ -35,7 +35,8 @@ class PciHost final : public bus::Device {
           const PciIdentity& bridge = kHostBridge);
   ~PciHost() override;
 
-  /// The device must outlive its traffic, not the host. Slot 0 is the bridge. Fails if the place is taken.
+  /// Slot 0 is the bridge. Fails if the place is taken. Host and devices may be destroyed in any order, once the
+  /// machine has stopped: neither uses the other then.
   Status Attach(PciDevice& device, unsigned slot, unsigned function = 0);
   /// The first free slot, from 1.
   Result<unsigned> AttachAnywhere(PciDevice& device);

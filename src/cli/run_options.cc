@@ -191,6 +191,13 @@ constexpr std::array kOptions = std::to_array<Option>({
      [](RunOptions& o, std::string_view) -> Status { o.engine_stats = true; return {}; }},
     {"--lockstep", "", "run jit and interp side by side and stop at the first difference",
      [](RunOptions& o, std::string_view) -> Status { o.machine.lockstep = true; return {}; }},
+    {"--lockstep-from", "RIP", "with --lockstep: compare only once RIP has reached this address",
+     [](RunOptions& o, std::string_view value) -> Status {
+       char* end = nullptr;
+       o.machine.lockstep_from = std::strtoull(std::string(value).c_str(), &end, 16);
+       if (value.empty() || *end != 0) return Fail("--lockstep-from {}: give a hexadecimal address", value);
+       return {};
+     }},
     {"--help", "", "this text", [](RunOptions& o, std::string_view) -> Status { o.help = true; return {}; }},
 });
 

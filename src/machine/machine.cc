@@ -79,7 +79,7 @@ Status Machine::BuildCpus() {
 
 Result<std::unique_ptr<engine::Engine>> Machine::MakeEngine() const {
   if (config_.engine == EngineKind::kInterp) return engine::interp::CreateInterpEngine();
-  return engine::jit::CreateJitEngine({.lockstep = config_.lockstep});
+  return engine::jit::CreateJitEngine({.lockstep = config_.lockstep, .lockstep_from = config_.lockstep_from});
 }
 
 Machine::~Machine() {

@@ -46,6 +46,7 @@ struct MachineConfig {
   unsigned cpu_count = 1;
   std::string cpu_model = "default";
   EngineKind engine = EngineKind::kJit;
+  uint64_t lockstep_from = 0;  ///< RIP at which lockstep starts to compare
   bool lockstep = false;  ///< jit: run beside interp and stop at the first difference
 
   std::vector<DiskConfig> disks;

@@ -42,7 +42,7 @@ struct Block {
   uint32_t first_incoming = kNone;
   uint32_t map_begin = 0;         ///< first InstructionPlace
   uint16_t guest_length = 0;      ///< bytes, within the page
-  uint16_t live_out = 0;          ///< arithmetic flags that are right when the block is left at its end
+  uint16_t undefined_flags = 0;   ///< arithmetic flags that the manual leaves undefined at the end (for lockstep)
   uint16_t look_first = 0;        ///< page offsets of successors' bytes that decided which flags are dead at the end:
   uint16_t look_last = 0;         ///< [first, last], empty when first > last
   uint16_t instruction_count = 0;
@@ -58,6 +58,7 @@ struct Link {
   uint8_t* page_id_place = nullptr;  ///< links across pages: the 32-bit immediate that names the target page
   uint32_t page_id = 0;              ///< 0: not known yet
   bool page_id_negated = false;
+  uint16_t live_flags = 0;           ///< arithmetic flags that are right when the link is taken
   uint32_t next_incoming = kNone;
   uint32_t target_block = kNone;
 };

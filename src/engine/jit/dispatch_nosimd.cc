@@ -193,6 +193,7 @@ JitVcpu::Need JitVcpu::Dispatch() {
     }
     if (!vectors_live_) RestoreVectors();
     ++counters_.dispatches;
+    context.state.rflags &= ~x86::rflags::kRf;  // matters to instruction breakpoints only, which are not translated
     stubs_.enter(block.host);
     TakeExit();
     if (context.exit_code == kExitInterpret) return Need::kInterpret;

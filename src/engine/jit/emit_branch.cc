@@ -18,7 +18,12 @@ Mem SavedRcx() { return Context(offsetof(JitContext, saved_rcx)); }
 }  // namespace
 
 uint32_t Translator::NewLink(uint8_t* displacement, uint64_t target_rip, uint32_t target_flags) {
-  const uint32_t id = store_.AddLink({.displacement = displacement, .target_rip = target_rip, .target_flags = target_flags});
+  Link link;
+  link.displacement = displacement;
+  link.target_rip = target_rip;
+  link.target_flags = target_flags;
+  link.live_flags = LiveAt(target_rip);
+  const uint32_t id = store_.AddLink(link);
   cold_[cold_count_++] = {.kind = ColdExit::kLink, .displacement = displacement, .id = id};
   return id;
 }

@@ -116,6 +116,7 @@ interp::StepResult JitVcpu::InterpretOne() {
   if (mode_flags_ == kNone) ++counters_.interpreted_in_mode;
   if (interpret_site_ != kNone) ++interpreted_by_mnemonic_[store_.site(interpret_site_).mnemonic];
   interpret_site_ = kNone;
+  pending_link_ = kNone;  // RIP is about to move away from the link's target
   GatherFlags();
   const interp::StepResult result = interpreter_->Step(context_->state);
   ScatterFlags();
@@ -140,6 +141,7 @@ bool JitVcpu::AfterStep(interp::StepResult result, ExitReason& reason) {
 bool JitVcpu::ServeRequests(ExitReason& reason) {
   JitContext& context = *context_;
   CpuState& state = context.state;
+  pending_link_ = kNone;
   context.go.store(1);
   context.jump_mask.store(kJumpMask);
   context.no_request.store(1);

@@ -42,6 +42,7 @@ class JitVcpu::Lockstep {
   void RunShadow(const x86::CpuState& start, unsigned instructions);
   /// Empty when the states agree; `flags_mask`: the arithmetic flags that count.
   static std::string Compare(const x86::CpuState& expected, const x86::CpuState& got, uint64_t flags_mask);
+  void FindWrittenPages();
   std::string CompareMemory(const memory::GuestMemory& real);
   std::string Describe(const JitVcpu& vcpu, const Block& block, const x86::CpuState& start) const;
 
@@ -49,8 +50,10 @@ class JitVcpu::Lockstep {
   std::unique_ptr<memory::GuestMemory> memory_;
   std::unique_ptr<interp::Interpreter> shadow_;
   std::vector<x86::CpuState> states_;  ///< after 0, 1, ... instructions
+  std::vector<uint64_t> written_pages_;
   size_t steps_ = 0;                   ///< valid entries of states_ minus one
   uint64_t compared_ = 0;
+  bool active_ = false;                ///< lockstep_from has been reached
 };
 
 }  // namespace nacre::engine::jit

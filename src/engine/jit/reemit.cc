@@ -151,12 +151,24 @@ uint8_t* EmitModRmAndTail(uint8_t* at, const Instruction& insn, unsigned reg, un
   return at;
 }
 
+/// VEX.W chooses the width of a general register, and means nothing outside 64-bit code (SDM 2A 2.3.5.6 and the
+/// instructions' pages); where it chooses something else it counts everywhere.
+bool WidthIsVexW(const Instruction& insn) {
+  const uint8_t op = insn.opcode;
+  if (insn.map == 1) return op == 0x2a || op == 0x2c || op == 0x2d || op == 0x6e || op == 0x7e;
+  if (insn.map == 2) return op == 0xf2 || op == 0xf3 || (op >= 0xf5 && op <= 0xf7);
+  return op == 0x16 || op == 0x22 || op == 0xf0;
+}
+
 uint8_t* ReEmitVex(uint8_t* at, const Instruction& insn, const RegisterMap& map, int memory_base) {
   const uint8_t* vex = insn.bytes + insn.prefix_count;
   const bool three = vex[0] == 0xc4;
-  const uint8_t last = three ? vex[2] : vex[1];
+  const bool long_mode = insn.code_size == x86::CodeSize::k64;
+  uint8_t last = three ? vex[2] : vex[1];
+  if (!long_mode) last |= 0x40;  // there are 8 registers: B and the top bits of vvvv and is4 are ignored
+  if (!long_mode && three && WidthIsVexW(insn)) last &= 0x7f;
   const unsigned r = (vex[1] & 0x80) ? 0 : 8;
-  const unsigned b = three && !(vex[1] & 0x20) ? 8 : 0;
+  const unsigned b = three && long_mode && !(vex[1] & 0x20) ? 8 : 0;
   Fields fields{.reg = r | ((insn.modrm >> 3) & 7u), .rm = b | (insn.modrm & 7u), .vvvv = (~last >> 3) & 15u,
                 .rex_needed = false};
   Rename(insn, map, fields);
@@ -165,7 +177,9 @@ uint8_t* ReEmitVex(uint8_t* at, const Instruction& insn, const RegisterMap& map,
   *at++ = static_cast<uint8_t>((fields.reg >= 8 ? 0 : 0x80) | 0x40 | (rm >= 8 ? 0 : 0x20) | insn.map);
   *at++ = static_cast<uint8_t>((three ? last & 0x80 : 0) | (~fields.vvvv & 15) << 3 | (last & 7));
   *at++ = insn.opcode;
-  return EmitModRmAndTail(at, insn, fields.reg, fields.rm, memory_base);
+  at = EmitModRmAndTail(at, insn, fields.reg, fields.rm, memory_base);
+  if (!long_mode && insn.map == 3 && insn.opcode >= 0x4a && insn.opcode <= 0x4c) at[-1] &= 0x7f;
+  return at;
 }
 
 }  // namespace

@@ -102,7 +102,6 @@ void Translator::ComputeLiveness() {
     if (insn.branch == BranchKind::kJump || insn.branch == BranchKind::kCall)
       live = LiveAt(TruncateRip(NextRip(last) + insn.immediate));
   }
-  live_out_ = live;
   for (unsigned i = count_; i-- > 0;) {
     const Instruction& insn = insns_[i];
     // The interpreter takes over with all flags, and may deliver a fault that shows them.
@@ -207,7 +206,9 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
   const auto page_offset = static_cast<unsigned>(request.phys & kPageMask);
   length = std::min<unsigned>(length + 15, static_cast<unsigned>(kPageSize) - page_offset);
   block.guest_length = static_cast<uint16_t>(std::max(1u, length));
-  block.live_out = done == count_ ? live_out_ : live_before_[done];
+  for (unsigned i = 0; i < done; ++i)
+    block.undefined_flags = static_cast<uint16_t>((block.undefined_flags & ~insns_[i].flags_written) |
+                                                  insns_[i].flags_undefined);
   block.look_first = static_cast<uint16_t>(look_first_);
   block.look_last = static_cast<uint16_t>(look_last_);
   block.instruction_count = static_cast<uint16_t>(done);

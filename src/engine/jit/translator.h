@@ -119,7 +119,6 @@ class Translator {
   std::array<uint16_t, kMaxInstructions> live_before_{};  ///< arithmetic flags that must survive up to the instruction
   std::array<ColdExit, kMaxInstructions * 6> cold_;
   unsigned cold_count_ = 0;
-  uint16_t live_out_ = 0;    ///< arithmetic flags that the successors may read
   unsigned look_first_ = 0, look_last_ = 0;  ///< see Block
   uint64_t translated_instructions_ = 0;
 };

@@ -80,6 +80,12 @@ TEST_P(DiffTest, InterpreterEqualsHost) {
   EXPECT_GT(report.tested, Environment("NACRE_DIFFTEST_FORM").empty() ? 1000u : 0u);
 }
 
+TEST_P(DiffTest, DecoderNamesAllReadsAndWrites) {
+  const RunReport report = RunClaims(forms_, *host_, *guest_, OptionsFromEnvironment(60'000));
+  Print(report);
+  EXPECT_EQ(report.mismatches, 0u);
+}
+
 TEST_P(DiffTest, TranslatorEqualsHost) {
   auto engine = jit::CreateJitEngine({.code_cache_bytes = 16 * kMiB});
   ASSERT_TRUE(engine.has_value()) << engine.error().message;

@@ -218,10 +218,10 @@ bool Generator::Encode(const Form& form, TestCase& test) {
     if (model.encoding == Encoding::kVex) {
       const uint8_t* vex = model.bytes + model.prefix_count;
       bytes[n] = 0xc4;
-      bytes[n + 1] = long_mode ? static_cast<uint8_t>((vex[1] & 0x1f) | (random_() & 0xe0)) : vex[1];
-      const bool vvvv_used = Chance(60);
-      const uint8_t mask = long_mode ? 0x78 : 0x38;
-      bytes[n + 2] = vvvv_used ? static_cast<uint8_t>((vex[2] & ~mask) | (random_() & mask)) : vex[2];
+      // Outside 64-bit code R and X are 1 (else it is LES), B and the top bit of vvvv mean nothing.
+      const uint8_t free = long_mode ? 0xe0 : 0x20;
+      bytes[n + 1] = static_cast<uint8_t>((vex[1] & ~free) | (random_() & free));
+      bytes[n + 2] = Chance(60) ? static_cast<uint8_t>((vex[2] & ~0x78) | (random_() & 0x78)) : vex[2];
       if (Chance(20)) bytes[n + 2] ^= 0x80;  // W, where it is ignored
       n += 3;
     } else {

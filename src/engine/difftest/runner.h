@@ -32,8 +32,9 @@ struct RunReport {
   std::vector<FormFailure> failures;    ///< the first of each form
 };
 
-/// What one case's result must satisfy beside equality: the decoder's claims about what is written.
-std::string BrokenClaims(const TestCase& test, const Outcome& outcome);
+/// Checks on the bare host what the decoder says of each form: registers and flags that are not in gpr_read and
+/// flags_read have no influence, those not in gpr_written and flags_written do not change.
+RunReport RunClaims(const std::vector<Form>& forms, HostCpu& host, Guest& guest, const RunOptions& options);
 
 RunReport RunForms(const std::vector<Form>& forms, HostCpu& host, Guest& guest, Subject& subject,
                    const RunOptions& options);

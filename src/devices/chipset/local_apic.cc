@@ -412,7 +412,11 @@ bool LocalApic::ReadX2Apic(unsigned reg, uint64_t& value) const {
 
 /// Bits whose setting is #GP(0) in x2APIC mode (11.12.1.3).
 uint32_t LocalApic::X2ApicReserved(unsigned reg) {
-  if (reg >= kLvt && reg < kLvt + kLvtCount) return ~(kLvtMask[reg - kLvt] | 1u << 12);
+  if (reg >= kLvt && reg < kLvt + kLvtCount) {
+    // Delivery status and the LINT pins' remote IRR are read-only, not reserved: Linux writes back what it read.
+    const bool lint = reg == kLvt + kLvtLint0 || reg == kLvt + kLvtLint1;
+    return ~(kLvtMask[reg - kLvt] | 1u << 12 | (lint ? 1u << 14 : 0));
+  }
   switch (reg) {
     case kTpr:
     case kSelfIpi:

@@ -354,6 +354,8 @@ TEST_F(LocalApicTest, X2ApicRegisters_11_12_1) {
   EXPECT_FALSE(apic.WriteMsr(0x828, 1));
   EXPECT_FALSE(apic.WriteMsr(0x808, uint64_t{1} << 32));
   EXPECT_FALSE(apic.WriteMsr(0x8ff, 0));
+  EXPECT_TRUE(apic.WriteMsr(0x835, 0x5700));  // LVT LINT0 with its read-only bits
+  EXPECT_FALSE(apic.WriteMsr(0x834, 1u << 14));
 }
 
 TEST_F(LocalApicTest, X2ApicIpis_11_12_9_And_11_12_10) {

@@ -62,8 +62,14 @@ VectorResult VectorUnit::Impl::ByteMaskedStore(const VectorCall& call, const Vec
   uint8_t value[16], mask[16];
   std::memcpy(value, mmx ? MmxRegister(area, source.index) : area.xmm(source.index), bytes);
   std::memcpy(mask, mmx ? MmxRegister(area, mask_operand.index) : area.xmm(mask_operand.index), bytes);
-  for (unsigned i = 0; i < bytes; ++i)
-    if ((mask[i] & 0x80) != 0 && !at.Probe(i, 1)) return VectorResult::kMemoryFault;
+  unsigned selected = 0;
+  for (unsigned i = 0; i < bytes; ++i) {
+    if ((mask[i] & 0x80) == 0) continue;
+    ++selected;
+    if (!at.Probe(i, 1)) return VectorResult::kMemoryFault;
+  }
+  // With nothing selected faults "may still be signaled" (SDM 2B); AMD's CPUs do.
+  if (selected == 0 && !at.Probe(0, bytes)) return VectorResult::kMemoryFault;
   for (unsigned i = 0; i < bytes; ++i)
     if ((mask[i] & 0x80) != 0 && !at.Write(i, value + i, 1)) return VectorResult::kMemoryFault;
   // MASKMOVQ enters MMX state; run it on the bounce buffer for that.

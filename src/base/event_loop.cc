@@ -65,8 +65,7 @@ Result<std::unique_ptr<EventLoop>> EventLoop::Create(std::mutex& device_lock) {
   loop->event_fd_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!loop->epoll_.valid() || !loop->timer_fd_.valid() || !loop->event_fd_.valid())
     return FailErrno("cannot make the event loop's descriptors");
-  for (const auto& [fd, id] :
-       {std::pair{loop->timer_fd_.get(), kTimerId}, {loop->event_fd_.get(), kEventId}}) {
+  for (const auto& [fd, id] : {std::pair{loop->timer_fd_.get(), kTimerId}, {loop->event_fd_.get(), kEventId}}) {
     epoll_event event{};
     event.events = EPOLLIN;
     event.data.u64 = id;
@@ -97,15 +96,13 @@ void EventLoop::Wake() {
   [[maybe_unused]] const ssize_t written = ::write(event_fd_.get(), &one, sizeof one);
 }
 
-Result<std::unique_ptr<FdWatch>> EventLoop::Watch(int fd, uint32_t events,
-                                                  std::function<void(uint32_t)> callback) {
+Result<std::unique_ptr<FdWatch>> EventLoop::Watch(int fd, uint32_t events, std::function<void(uint32_t)> callback) {
   const uint64_t id = next_watch_id_++;
   if (events != 0) {
     epoll_event event{};
     event.events = events;
     event.data.u64 = id;
-    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0)
-      return FailErrno("cannot watch descriptor {}", fd);
+    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) return FailErrno("cannot watch descriptor {}", fd);
   }
   watches_.emplace(id, std::make_shared<WatchCallback>(std::move(callback)));
   return std::unique_ptr<FdWatch>(new FdWatch(this, id, fd, events));
@@ -131,16 +128,17 @@ void EventLoop::FireTimers() {
   // One pass over what is due now: a callback that arms a past deadline again gets its turn in the next
   // round, so that it cannot starve descriptors.
   const int64_t now_ns = clock_.NowNs();
-  std::vector<std::shared_ptr<TimerState>> due;
+  due_.clear();
   for (const auto& timer : timers_) {
-    if (timer->armed && timer->deadline_ns <= now_ns) due.push_back(timer);
+    if (timer->armed && timer->deadline_ns <= now_ns) due_.push_back(timer);
   }
-  std::ranges::stable_sort(due, {}, [](const auto& timer) { return timer->deadline_ns; });
-  for (const auto& timer : due) {
+  std::ranges::stable_sort(due_, {}, [](const auto& timer) { return timer->deadline_ns; });
+  for (const auto& timer : due_) {
     if (!timer->armed || timer->deadline_ns > now_ns) continue;  // an earlier callback changed it
     timer->armed = false;
     timer->callback();
   }
+  due_.clear();
   int64_t next_ns = kNever;
   for (const auto& timer : timers_) {
     if (timer->armed) next_ns = std::min(next_ns, timer->deadline_ns);

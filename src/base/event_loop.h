@@ -37,8 +37,7 @@ class FdWatch {
 
  private:
   friend class EventLoop;
-  FdWatch(EventLoop* loop, uint64_t id, int fd, uint32_t events)
-      : loop_(loop), id_(id), fd_(fd), events_(events) {}
+  FdWatch(EventLoop* loop, uint64_t id, int fd, uint32_t events) : loop_(loop), id_(id), fd_(fd), events_(events) {}
   EventLoop* loop_;
   uint64_t id_;
   int fd_;
@@ -59,8 +58,7 @@ class EventLoop final : public Scheduler {
 
   /// `callback` gets the ready events, level-triggered. Regular files cannot be watched: they are always
   /// ready.
-  Result<std::unique_ptr<FdWatch>> Watch(int fd, uint32_t events,
-                                         std::function<void(uint32_t events)> callback);
+  Result<std::unique_ptr<FdWatch>> Watch(int fd, uint32_t events, std::function<void(uint32_t events)> callback);
 
   /// Guest time stands still: timers do not fire; posted work and descriptors go on.
   void Pause();
@@ -102,6 +100,7 @@ class EventLoop final : public Scheduler {
   Fd event_fd_;
   int64_t wake_ns_;  ///< guest time for which the timer descriptor is set; kNever if it is not
   std::vector<std::shared_ptr<TimerState>> timers_;
+  std::vector<std::shared_ptr<TimerState>> due_;  ///< FireTimers's, kept for its memory
   uint64_t next_watch_id_ = 2;
   std::map<uint64_t, std::shared_ptr<WatchCallback>> watches_;
   std::atomic<bool> stop_ = false;

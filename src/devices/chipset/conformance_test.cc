@@ -7,6 +7,7 @@
 #include "devices/chipset/acpi_pm.h"
 #include "devices/chipset/device_testing.h"
 #include "devices/chipset/gsi_router.h"
+#include "devices/chipset/hpet.h"
 #include "devices/chipset/io_apic.h"
 #include "devices/chipset/kvm_clock.h"
 #include "devices/chipset/local_apic.h"
@@ -145,6 +146,15 @@ struct AcpiPmSubject final : ConformanceSubject {
   AcpiPm pm{scheduler(), sci, machine};
 };
 TEST(Conformance, AcpiPm) { RunSuite<AcpiPmSubject>(); }
+
+struct HpetSubject final : ConformanceSubject {
+  bus::Device& device() override { return hpet; }
+  std::vector<ConformanceBlock> blocks() override { return {{&hpet, Hpet::kSize, 8}}; }
+  TestLine lines[6];
+  TestMsiSink msi;
+  Hpet hpet{scheduler(), {&lines[0], &lines[1], {&lines[2], &lines[3], &lines[4], &lines[5]}}, msi};
+};
+TEST(Conformance, Hpet) { RunSuite<HpetSubject>(); }
 
 struct I8042Subject final : ConformanceSubject {
   bus::Device& device() override { return i8042; }

@@ -191,7 +191,7 @@ bool Cmpxchg16b(Core& c, const Decoded& d) {
   uint64_t seen[2] = {static_cast<uint64_t>(expected), static_cast<uint64_t>(expected >> 64)};
   if (ref.host[0]) {
     asm volatile("lock cmpxchg16b %[memory]"
-                 : [memory] "+m"(*reinterpret_cast<unsigned __int128*>(ref.host[0])), "+a"(seen[0]), "+d"(seen[1]),
+                 : [memory] "+m"(*reinterpret_cast<char(*)[16]>(ref.host[0])), "+a"(seen[0]), "+d"(seen[1]),
                    "=@ccz"(equal)
                  : "b"(low), "c"(high)
                  : "memory");

@@ -109,6 +109,17 @@ struct Event {
   bool set_rf = false;  ///< push RFLAGS with RF set
 };
 
+/// LOCK CMPXCHG on host memory, whatever its alignment. False: `expected` is now what was seen.
+template <typename T>
+bool HostCompareExchange(uint8_t* host, T& expected, T desired) {
+  bool equal;
+  asm volatile("lock cmpxchg %[desired], %[memory]"
+               : "+a"(expected), [memory] "+m"(*reinterpret_cast<char(*)[sizeof(T)]>(host)), "=@ccz"(equal)
+               : [desired] "q"(desired)
+               : "memory");
+  return equal;
+}
+
 struct FaultRecord {
   uint8_t vector = 0;
   bool has_error = false;
@@ -307,11 +318,10 @@ struct Core final : OperandMemory {
     // A locked access that spans cache lines is not made atomic: that would be a split lock on the host.
     if (locked && ref.host[0] && ref.first == ref.size &&
         (reinterpret_cast<uintptr_t>(ref.host[0]) & 63) + sizeof(T) <= 64) {
-      T* host = reinterpret_cast<T*>(ref.host[0]);
       for (T expected = value;;) {
         value = expected;
         change(value);
-        if (__atomic_compare_exchange_n(host, &expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) break;
+        if (HostCompareExchange(ref.host[0], expected, value)) break;
       }
       Written(ref.host[0], ref.phys[0], sizeof(T));
       return true;

@@ -102,6 +102,10 @@ class Comparison {
     Registers();
     Flags();
     Check("gs.base", expected_.gs_base, got_.gs_base);
+    Check("es", expected_.es, got_.es);
+    Check("cs", expected_.cs, got_.cs);
+    Check("ss", expected_.ss, got_.ss);
+    Check("ds", expected_.ds, got_.ds);
     Vectors();
     Memory();
     return std::move(text_);

@@ -140,30 +140,26 @@ const char* Excluded(const Instruction& insn) {
     case ZYDIS_MNEMONIC_CPUID: return "the host's own CPUID";
     case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDTSCP: case ZYDIS_MNEMONIC_RDRAND: case ZYDIS_MNEMONIC_RDSEED:
     case ZYDIS_MNEMONIC_RDPID: case ZYDIS_MNEMONIC_RDPMC: case ZYDIS_MNEMONIC_XGETBV: return "not deterministic";
-    case ZYDIS_MNEMONIC_SYSCALL: case ZYDIS_MNEMONIC_SYSENTER: case ZYDIS_MNEMONIC_INT: case ZYDIS_MNEMONIC_INT1:
-    case ZYDIS_MNEMONIC_INT3: case ZYDIS_MNEMONIC_INTO: return "enters the kernel";
-    case ZYDIS_MNEMONIC_IN: case ZYDIS_MNEMONIC_OUT: case ZYDIS_MNEMONIC_INSB: case ZYDIS_MNEMONIC_INSW:
-    case ZYDIS_MNEMONIC_INSD: case ZYDIS_MNEMONIC_OUTSB: case ZYDIS_MNEMONIC_OUTSW: case ZYDIS_MNEMONIC_OUTSD:
-    case ZYDIS_MNEMONIC_CLI: case ZYDIS_MNEMONIC_STI: return "depends on IOPL";
+    case ZYDIS_MNEMONIC_SYSCALL: case ZYDIS_MNEMONIC_SYSENTER: case ZYDIS_MNEMONIC_INT1: case ZYDIS_MNEMONIC_INT3:
+    case ZYDIS_MNEMONIC_INTO: return "enters the kernel";
+    case ZYDIS_MNEMONIC_SYSEXIT: return "undefined in long mode for AMD";
     case ZYDIS_MNEMONIC_SGDT: case ZYDIS_MNEMONIC_SIDT: case ZYDIS_MNEMONIC_SLDT: case ZYDIS_MNEMONIC_STR:
-    case ZYDIS_MNEMONIC_SMSW: return "privileged under UMIP";
-    case ZYDIS_MNEMONIC_LAR: case ZYDIS_MNEMONIC_LSL: case ZYDIS_MNEMONIC_VERR: case ZYDIS_MNEMONIC_VERW:
-      return "reads the kernel's descriptor tables";
-    case ZYDIS_MNEMONIC_LDS: case ZYDIS_MNEMONIC_LES: case ZYDIS_MNEMONIC_LFS: case ZYDIS_MNEMONIC_LGS:
-    case ZYDIS_MNEMONIC_LSS: return "loads a segment register";
-    case ZYDIS_MNEMONIC_STAC: case ZYDIS_MNEMONIC_CLAC: return "privileged";
+    case ZYDIS_MNEMONIC_SMSW: return "emulated by Linux under UMIP";
+    case ZYDIS_MNEMONIC_LFS: case ZYDIS_MNEMONIC_LGS: return "FS holds the host's thread, GS the test's base";
     case ZYDIS_MNEMONIC_VMCALL: case ZYDIS_MNEMONIC_VMMCALL: return "calls the hypervisor";
     case ZYDIS_MNEMONIC_RDFSBASE: case ZYDIS_MNEMONIC_WRFSBASE: return "FS holds the host's thread";
     case ZYDIS_MNEMONIC_XSAVEOPT: case ZYDIS_MNEMONIC_XSAVEOPT64: return "writes what the CPU tracked as modified";
     default: break;
   }
   if (insn.isa_set == ZYDIS_ISA_SET_PREFETCH_NOP && !insn.has_memory()) return "a NOP for Intel, undefined for AMD";
-  if (insn.has(x86::kInsnPrivileged)) return "privileged";
-  if (insn.branch == x86::BranchKind::kFar) return "far transfer";
   const bool to_segment = insn.operand_count > 0 && insn.operand[0].register_class == RegisterClass::kSegment &&
                           (insn.mnemonic == ZYDIS_MNEMONIC_MOV || insn.mnemonic == ZYDIS_MNEMONIC_POP);
-  if (to_segment) return "loads a segment register";
-  const bool near_branch = insn.branch != x86::BranchKind::kNone;
+  if (to_segment && insn.operand[0].index >= x86::kFs) return "FS holds the host's thread, GS the test's base";
+  const bool far_pointer = insn.branch == x86::BranchKind::kFar || insn.mnemonic == ZYDIS_MNEMONIC_LSS;
+  if (far_pointer && insn.has_memory() && insn.operand_size == 8) return "m16:64 is Intel's only";
+  if (insn.branch == x86::BranchKind::kFar && insn.operand_size == 2 && insn.mnemonic != ZYDIS_MNEMONIC_INT)
+    return "a 16-bit target lies outside the code pages";
+  const bool near_branch = insn.branch != x86::BranchKind::kNone && insn.branch != x86::BranchKind::kFar;
   if (near_branch && insn.code_size == CodeSize::k64 && insn.has(x86::kInsnOperandSizePrefix))
     return "66 before a near branch: Intel and AMD differ";
   if (near_branch && insn.code_size == CodeSize::k32 && insn.operand_size == 2)

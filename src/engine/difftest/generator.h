@@ -75,6 +75,9 @@ class Generator {
   void ShapeRegisters(TestCase& test);
   bool ShapeBranch(TestCase& test);
   uint64_t BranchTarget(const TestCase& test);
+  uint16_t Selector(bool code);
+  bool ShapeFar(TestCase& test);
+  void ShapeSelectors(TestCase& test);
   uint8_t* Data(TestCase& test, uint64_t address, unsigned size);
 
   const Guest& guest_;

@@ -620,9 +620,92 @@ bool Generator::ShapeBranch(TestCase& test) {
       if (uint8_t* at = Data(test, state.gpr[x86::kRsp], 8)) std::memcpy(at, &target, insn.operand_size);
       break;
     }
+    case x86::BranchKind::kFar: return ShapeFar(test);
     default: return true;
   }
   return x86::Decode({insn.bytes, 15}, insn.code_size, insn) == x86::DecodeStatus::kOk;
+}
+
+/// Selectors of which host and guest agree: null, Linux' user segments with any RPL, the kernel's (not ours to use), and
+/// what lies beyond both tables.
+uint16_t Generator::Selector(bool code) {
+  static constexpr uint16_t kUser[] = {NACRE_DIFF_CS32, NACRE_DIFF_SS, NACRE_DIFF_CS64};
+  switch (Below(12)) {
+    case 0: return static_cast<uint16_t>(Below(4));
+    case 1: return static_cast<uint16_t>((kUser[Below(3)] & ~3) | Below(4));
+    case 2: return static_cast<uint16_t>(0x10 | Below(4));
+    case 3: return static_cast<uint16_t>(0x8000 | (random_() & 0x7fff));
+    case 4: return static_cast<uint16_t>((random_() & 0x78) | 4 | Below(4));  // no LDT
+    default: return code ? (Chance(70) ? NACRE_DIFF_CS64 : NACRE_DIFF_CS32) : uint16_t{NACRE_DIFF_SS};
+  }
+}
+
+/// Far jumps, calls and returns, IRET, INT n.
+bool Generator::ShapeFar(TestCase& test) {
+  Instruction& insn = test.insn;
+  const CpuState& state = test.state;
+  const uint64_t target = BranchTarget(test);
+  const uint16_t selector = Selector(true);
+  const unsigned size = insn.operand_size;
+  uint8_t* stack = Data(test, state.gpr[x86::kRsp], 5 * 8);
+  switch (insn.mnemonic) {
+    case ZYDIS_MNEMONIC_INT: {
+      uint8_t& vector = insn.bytes[insn.immediate_at];
+      // Those that Linux lets user code raise.
+      while (vector == 3 || vector == 4 || vector == 0x80) vector = static_cast<uint8_t>(random_());
+      break;
+    }
+    case ZYDIS_MNEMONIC_RET: case ZYDIS_MNEMONIC_IRET: case ZYDIS_MNEMONIC_IRETD: case ZYDIS_MNEMONIC_IRETQ: {
+      if (!stack) return false;
+      // AMD looks at the stack beyond the immediate before it checks the selector.
+      if (insn.immediate_size == 2) StoreLe(insn.bytes + insn.immediate_at, static_cast<uint16_t>(Below(0x100)));
+      const uint64_t flags = random_() & ~(x86::rflags::kTf | x86::rflags::kAc | x86::rflags::kNt | x86::rflags::kVm);
+      const uint64_t frame[5] = {target, selector, flags, kDataMiddle + Below(0x100) * 8,
+                                 Chance(90) ? uint64_t{NACRE_DIFF_SS} : Selector(false)};
+      for (unsigned i = 0; i < 5; ++i) std::memcpy(stack + i * size, &frame[i], size);
+      break;
+    }
+    default:
+      if (insn.operand_count > 0 && insn.operand[0].kind == OperandKind::kFarPointer) {
+        std::memcpy(insn.bytes + insn.immediate_at, &target, 4);
+        StoreLe(insn.bytes + insn.immediate_at + 4, selector);
+      } else if (insn.has_memory()) {
+        const uint64_t address = OperandAddress(insn, state);
+        uint8_t* at = Data(test, address, size + 2);
+        if (!at) return address + size + 2 > kDataEnd && address < NACRE_DIFF_READONLY;  // a page fault
+        std::memcpy(at, &target, size);
+        StoreLe(at + size, selector);
+      }
+      break;
+  }
+  return x86::Decode({insn.bytes, 15}, insn.code_size, insn) == x86::DecodeStatus::kOk;
+}
+
+/// Instructions that take a selector.
+void Generator::ShapeSelectors(TestCase& test) {
+  const Instruction& insn = test.insn;
+  CpuState& state = test.state;
+  const uint16_t selector = Selector(false);
+  const auto put = [&](const x86::Operand& operand, unsigned offset) {
+    if (operand.kind == OperandKind::kRegister && operand.register_class == RegisterClass::kGpr) {
+      if (operand.index != x86::kRsp) state.gpr[operand.index] = (state.gpr[operand.index] & ~uint64_t{0xffff}) | selector;
+    } else if (uint8_t* at = Data(test, OperandAddress(insn, state) + offset, 2)) {
+      StoreLe(at, selector);
+    }
+  };
+  switch (insn.mnemonic) {
+    case ZYDIS_MNEMONIC_VERR: case ZYDIS_MNEMONIC_VERW: put(insn.operand[0], 0); break;
+    case ZYDIS_MNEMONIC_LAR: case ZYDIS_MNEMONIC_LSL: put(insn.operand[1], 0); break;
+    case ZYDIS_MNEMONIC_LSS: case ZYDIS_MNEMONIC_LDS: case ZYDIS_MNEMONIC_LES: put(insn.operand[1], insn.operand_size); break;
+    case ZYDIS_MNEMONIC_MOV:
+      if (insn.operand[0].register_class == RegisterClass::kSegment) put(insn.operand[1], 0);
+      break;
+    case ZYDIS_MNEMONIC_POP:
+      if (insn.operand[0].register_class == RegisterClass::kSegment)
+        if (uint8_t* at = Data(test, state.gpr[x86::kRsp], 2)) StoreLe(at, selector);
+      break;
+    default: break;
+  }
 }
 
 // --- a case ---------------------------------------------------------------------------------------------------------
@@ -661,6 +744,7 @@ bool Generator::Make(const Form& form, uint64_t seed, TestCase& test) {
   FillMemory(test, address);
   if (!PlaceImplicitMemory(test)) return false;
   ShapeMemory(test, address);
+  ShapeSelectors(test);
   if (insn.branch != x86::BranchKind::kNone && !ShapeBranch(test)) return false;
   return true;
 }

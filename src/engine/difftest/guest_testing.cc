@@ -83,6 +83,7 @@ void Guest::BuildTables() {
   put(kGdt + kTssSelector, 0x67 | Bits(tss, 0, 24) << 16 | uint64_t{0x8b} << 40 | Bits(tss, 24, 8) << 56);
   put(kGdt + kTssSelector + 8, tss >> 32);
   put(kTss + 4, kKernel + kStackTop);  // RSP0
+  put(kTss + 0x60, uint64_t{0x68} << 48);  // no I/O bitmap
   for (unsigned vector = 0; vector < 32; ++vector) {
     const uint64_t handler = kKernel + kHandlers + vector * kHandlerSpacing;
     put(kIdt + vector * 16, Bits(handler, 0, 16) | uint64_t{kKernelCs} << 16 | uint64_t{0x8e} << 40 |
@@ -131,7 +132,9 @@ void Guest::TakeException(const x86::CpuState& state, Outcome& outcome) {
   outcome.error_code = has_error ? static_cast<uint32_t>(frame[0]) : 0;
   outcome.cr2 = outcome.vector == x86::kPageFault ? state.cr2 : 0;
   outcome.rip = frame[1];
+  outcome.cs = static_cast<uint16_t>(frame[2]);
   outcome.rflags = frame[3];
+  outcome.ss = static_cast<uint16_t>(frame[5]);
   outcome.gpr[x86::kRsp] = frame[4];
 }
 
@@ -152,6 +155,10 @@ void Guest::Run(const TestCase& test, Subject& subject, Outcome& outcome) {
   outcome.rip = state.rip;
   outcome.rflags = state.rflags;
   outcome.gs_base = state.segment[x86::kGs].base;
+  outcome.es = state.segment[x86::kEs].selector;
+  outcome.cs = state.segment[x86::kCs].selector;
+  outcome.ss = state.segment[x86::kSs].selector;
+  outcome.ds = state.segment[x86::kDs].selector;
   if (state.cpl() == 0) {
     TakeException(state, outcome);
     const bool next = outcome.vector == x86::kGeneralProtection && outcome.rip != test.state.rip;

@@ -39,6 +39,7 @@ class HostCpu : private HostFaultHandler {
   bool stopped_ = false;  ///< by a signal
   int trap_ = 0;
   uint64_t error_ = 0, cr2_ = 0, fault_rip_ = 0;
+  uint16_t fault_cs_ = 0;
 };
 
 }  // namespace nacre::engine::difftest

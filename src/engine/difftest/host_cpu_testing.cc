@@ -118,6 +118,7 @@ bool HostCpu::OnHostFault(int, const siginfo_t&, ucontext_t& context) {
   error_ = static_cast<uint64_t>(regs[REG_ERR]);
   cr2_ = static_cast<uint64_t>(regs[REG_CR2]);
   fault_rip_ = static_cast<uint64_t>(regs[REG_RIP]);
+  fault_cs_ = static_cast<uint16_t>(regs[REG_CSGSFS]);
   regs[REG_RIP] = static_cast<greg_t>(TrampolineAddress(NacreDiffExitFault));
   regs[REG_RSP] = static_cast<greg_t>(Save<uint64_t>(NACRE_DIFF_HOST_RSP));
   regs[REG_EFL] = 2;
@@ -154,8 +155,13 @@ void HostCpu::Run(const TestCase& test, Outcome& outcome) {
   outcome.error_code = 0;
   outcome.cr2 = 0;
   outcome.rip = state.rip + test.insn.length;
+  outcome.cs = state.segment[x86::kCs].selector;
+  outcome.es = Save<uint16_t>(NACRE_DIFF_OUT_ES);
+  outcome.ss = Save<uint16_t>(NACRE_DIFF_OUT_SS);
+  outcome.ds = Save<uint16_t>(NACRE_DIFF_OUT_DS);
   if (stopped_) {
     outcome.rip = fault_rip_;
+    outcome.cs = fault_cs_;
     const bool landed = fault_rip_ != state.rip;  // on kStop, after a branch
     if (!landed) {
       outcome.vector = trap_;

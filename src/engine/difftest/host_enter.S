@@ -32,12 +32,14 @@ NacreDiffTrampoline:
     mov rax, qword ptr ds:SAVE(NACRE_DIFF_GS_BASE)
     wrgsbase rax
 1:
+    # As Linux leaves them: null in 64-bit code, flat in 32-bit code.
+    xor eax, eax
     cmp dword ptr ds:SAVE(NACRE_DIFF_COMPAT), 0
     je 2f
     mov eax, NACRE_DIFF_SS
+2:
     mov ds, eax
     mov es, eax
-2:
     push qword ptr ds:SAVE(NACRE_DIFF_RFLAGS)
     popfq
     mov rax, qword ptr ds:SAVE(NACRE_DIFF_GPR + 0)
@@ -86,6 +88,12 @@ NacreDiffExitFault:
     mov rsp, qword ptr ds:SAVE(NACRE_DIFF_HOST_RSP)
     push 2
     popfq
+    mov eax, es
+    mov dword ptr ds:SAVE(NACRE_DIFF_OUT_ES), eax
+    mov eax, ss
+    mov dword ptr ds:SAVE(NACRE_DIFF_OUT_SS), eax
+    mov eax, ds
+    mov dword ptr ds:SAVE(NACRE_DIFF_OUT_DS), eax
     mov eax, dword ptr ds:SAVE(NACRE_DIFF_XSAVE_MASK)
     xor edx, edx
     xsave64 ds:SAVE(NACRE_DIFF_XSAVE_OUT)
@@ -104,12 +112,9 @@ NacreDiffExitFault:
     mov rax, qword ptr ds:SAVE(NACRE_DIFF_HOST_GS)
     wrgsbase rax
 4:
-    cmp dword ptr ds:SAVE(NACRE_DIFF_COMPAT), 0
-    je 5f
     xor eax, eax
     mov ds, eax
     mov es, eax
-5:
     pop r15
     pop r14
     pop r13

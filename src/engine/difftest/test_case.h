@@ -36,6 +36,7 @@ struct Outcome {
   uint64_t rip = 0;
   uint64_t rflags = 0;
   uint64_t gs_base = 0;
+  uint16_t es = 0, cs = 0, ss = 0, ds = 0;
   x86::XsaveArea xsave;
   alignas(64) uint8_t data[NACRE_DIFF_DATA_BYTES] = {};
 };

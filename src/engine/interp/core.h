@@ -138,6 +138,8 @@ struct Core final : OperandMemory {
 
   // ---- step.cc
   StepResult Step(x86::CpuState& cpu);
+  bool DebugBefore();
+  bool DebugAfter(uint64_t flags_before);
   StepResult Inject(x86::CpuState& cpu, const Event& event);
   void UpdateAccessMode();
   bool Fault(uint8_t vector);

@@ -188,6 +188,11 @@ StepResult Core::DeliverEvent(Event event) {
     if (event.vector == x86::kDebug && event.kind == Event::Kind::kException) state->dr7 &= ~Bit(13);  // GD
     if (DeliverOnce(event)) {
       UpdateAccessMode();
+      if (task_trap) {  // the T bit of a task that took the event: #DB before its first instruction
+        task_trap = false;
+        state->dr6 |= Bit(15);
+        state->pending_debug = true;
+      }
       return StepResult::kOk;
     }
     if (fault.vector == x86::kPageFault) state->cr2 = fault.cr2;

@@ -92,28 +92,49 @@ void Core::UpdateAccessMode() {
   tlb_mode = alignment || (state->dr7 & 0xff) ? AccessMode::kSlow : mode;
 }
 
+/// #DB before the instruction: what is left of the one before, and instruction breakpoints.
+bool Core::DebugBefore() {
+  CpuState& cpu = *state;
+  const bool held_back = cpu.interrupt_shadow && cpu.shadow_is_mov_ss;
+  if (held_back) return true;
+  if (cpu.pending_debug) {
+    cpu.pending_debug = false;
+    fault = {.vector = x86::kDebug, .trap = true};
+    return false;
+  }
+  if (cpu.rflags & rf::kRf) return true;
+  const uint64_t linear = code64 ? cpu.rip : (cpu.segment[x86::kCs].base + cpu.rip) & 0xffffffff;
+  const uint32_t hits = InstructionBreakpoints(cpu, linear);
+  if (hits == 0) return true;
+  cpu.dr6 = (cpu.dr6 & ~uint64_t{0xf}) | hits;
+  return Fault(x86::kDebug);
+}
+
+/// #DB after the instruction: single step, data and I/O breakpoints, a task's T bit.
+bool Core::DebugAfter(uint64_t flags_before) {
+  CpuState& cpu = *state;
+  uint64_t bits = debug_hits;
+  const uint64_t tf_source = trap_by_new_tf ? cpu.rflags : flags_before;
+  if ((tf_source & rf::kTf) && !no_trap && !shadow_mov_ss) bits |= kDr6SingleStep;
+  if (task_trap) bits |= kDr6TaskSwitch;
+  if (bits == 0) return true;
+  cpu.dr6 = (cpu.dr6 & ~uint64_t{0xf}) | bits;
+  if (shadow_mov_ss) {
+    cpu.pending_debug = true;
+    return true;
+  }
+  fault = {.vector = x86::kDebug, .trap = true};
+  return false;
+}
+
 StepResult Core::Step(CpuState& cpu) {
   state = &cpu;
   if (cpu.halted) return StepResult::kHalted;
   UpdateAccessMode();
   const uint64_t flags_before = cpu.rflags;
   const bool debugging = (flags_before & (rf::kTf | rf::kRf)) || (cpu.dr7 & 0xff) || cpu.pending_debug;
-  const bool old_shadow = cpu.interrupt_shadow;
-  if (debugging) [[unlikely]] {
-    if (cpu.pending_debug && !(old_shadow && cpu.shadow_is_mov_ss)) {
-      cpu.pending_debug = false;
-      fault = {.vector = x86::kDebug, .trap = true};
-      next_rip = cpu.rip;
-      return DeliverFault();
-    }
-    const uint64_t linear = code64 ? cpu.rip : (cpu.segment[x86::kCs].base + cpu.rip) & 0xffffffff;
-    const bool suppressed = (flags_before & rf::kRf) || (old_shadow && cpu.shadow_is_mov_ss);
-    if (const uint32_t hits = suppressed ? 0 : InstructionBreakpoints(cpu, linear)) {
-      cpu.dr6 = (cpu.dr6 & ~uint64_t{0xf}) | hits;
-      Fault(x86::kDebug);
-      return DeliverFault();
-    }
-  }
+  if (debugging && !DebugBefore()) [[unlikely]]
+    return DeliverFault();
   const Decoded* d = FetchInstruction();
   if (!d) return DeliverFault();
   next_rip = cpu.rip + d->length;
@@ -123,6 +144,7 @@ StepResult Core::Step(CpuState& cpu) {
   debug_hits = 0;
   if (!d->handler(*this, *d)) [[unlikely]]
     return DeliverFault();
+
   if (unfinished) [[unlikely]] {
     cpu.rflags |= rf::kRf;  // pushed by an interrupt between iterations (SDM 3B 17.3.1.1)
   } else {
@@ -132,21 +154,8 @@ StepResult Core::Step(CpuState& cpu) {
   cpu.interrupt_shadow = shadow_sti || shadow_mov_ss;
   cpu.shadow_is_mov_ss = shadow_mov_ss;
   ++retired;
-  if (debugging || trap_by_new_tf || task_trap) [[unlikely]] {
-    uint64_t bits = debug_hits;
-    const uint64_t tf_source = trap_by_new_tf ? cpu.rflags : flags_before;
-    if ((tf_source & rf::kTf) && !no_trap && !shadow_mov_ss) bits |= kDr6SingleStep;
-    if (task_trap) bits |= kDr6TaskSwitch;
-    if (bits) {
-      cpu.dr6 = (cpu.dr6 & ~uint64_t{0xf}) | bits;
-      if (shadow_mov_ss) {
-        cpu.pending_debug = true;
-      } else {
-        fault = {.vector = x86::kDebug, .trap = true};
-        return DeliverFault();
-      }
-    }
-  }
+  if ((debugging || trap_by_new_tf || task_trap) && !DebugAfter(flags_before)) [[unlikely]]
+    return DeliverFault();
   if (halt) [[unlikely]] {
     cpu.halted = true;
     return StepResult::kHalted;

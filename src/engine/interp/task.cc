@@ -144,6 +144,47 @@ bool Core::TaskReturn() {
   return TaskSwitch(link, d, TaskSource::kReturn, nullptr);
 }
 
+namespace {
+
+/// CR3, RFLAGS and the general registers of the incoming task; `tss` is a copy of its TSS.
+bool LoadTaskRegisters(Core& c, const uint8_t* tss, const Layout& layout, bool nested) {
+  x86::CpuState& s = *c.state;
+  const bool wide = layout.gpr_size == 4;
+  if (wide && s.paging()) {
+    const uint64_t cr3 = Field(tss, kCr3At, 4);
+    if ((s.cr4 & x86::cr4::kPae) &&
+        !x86::LoadPdptes(*c.config.memory, s, cr3, c.config.model->physical_address_bits()))
+      return c.Gp();
+    s.cr3 = cr3;
+    c.NotifyFlush(false);
+  }
+  constexpr uint64_t kFlags = rf::kArithmetic | rf::kTf | rf::kIf | rf::kDf | rf::kIoplMask | rf::kNt | rf::kRf |
+                              rf::kVm | rf::kAc | rf::kVif | rf::kVip | rf::kId;
+  uint64_t flags = Field(tss, layout.eflags, layout.gpr_size) & (wide ? kFlags : kFlags & 0xffff);
+  if (nested) flags |= rf::kNt;
+  s.rflags = flags | rf::kFixed1;
+  for (unsigned i = 0; i < 8; ++i) {
+    const uint32_t value = Field(tss, layout.gpr + i * layout.gpr_size, layout.gpr_size);
+    s.gpr[i] = wide ? value : 0xffff0000u | value;
+  }
+  s.rip = c.next_rip = Field(tss, layout.eip, layout.gpr_size);
+  c.keep_rf = c.no_trap = true;
+  return true;
+}
+
+/// LDTR and the segment registers. A fault belongs to the new task, whose selectors are then visible but unusable.
+bool LoadTaskSelectors(Core& c, const uint8_t* tss, const Layout& layout) {
+  uint16_t selectors[6] = {};
+  for (unsigned i = 0; i < layout.segment_count; ++i)
+    selectors[i] = LoadLe<uint16_t>(tss + layout.segments + i * layout.segment_step);
+  if (LoadTaskLdt(c, LoadLe<uint16_t>(tss + layout.ldt))) return LoadTaskSegments(c, selectors);
+  for (unsigned i = 0; i < 6; ++i)
+    c.CommitNull(static_cast<SegmentIndex>(i), selectors[i], i == x86::kSs ? selectors[x86::kCs] & 3 : 0);
+  return false;
+}
+
+}  // namespace
+
 bool Core::TaskSwitch(uint16_t selector, const Descriptor& descriptor, TaskSource source, const Event* event) {
   x86::CpuState& s = *state;
   const Layout& layout = LayoutOf(descriptor.type());
@@ -171,41 +212,10 @@ bool Core::TaskSwitch(uint16_t selector, const Descriptor& descriptor, TaskSourc
   s.tr.attributes = descriptor.attributes() | 2;
   s.cr0 |= x86::cr0::kTs;
   s.dr7 &= ~uint64_t{0x155};  // local breakpoints and LE
-  if (wide && s.paging()) {
-    const uint64_t cr3 = Field(tss, kCr3At, 4);
-    if ((s.cr4 & x86::cr4::kPae) && !x86::LoadPdptes(*config.memory, s, cr3, config.model->physical_address_bits()))
-      return Gp();
-    s.cr3 = cr3;
-    NotifyFlush(false);
-  }
-  const uint64_t new_rip = Field(tss, layout.eip, layout.gpr_size);
-  uint64_t new_flags = Field(tss, layout.eflags, layout.gpr_size);
-  constexpr uint64_t kFlags = rf::kArithmetic | rf::kTf | rf::kIf | rf::kDf | rf::kIoplMask | rf::kNt | rf::kRf |
-                              rf::kVm | rf::kAc | rf::kVif | rf::kVip | rf::kId;
-  new_flags &= wide ? kFlags : kFlags & 0xffff;
-  if (nested) new_flags |= rf::kNt;
-  s.rflags = new_flags | rf::kFixed1;
-  for (unsigned i = 0; i < 8; ++i) {
-    const uint32_t value = Field(tss, layout.gpr + i * layout.gpr_size, layout.gpr_size);
-    s.gpr[i] = wide ? value : 0xffff0000u | value;
-  }
-  s.rip = next_rip = new_rip;
-  keep_rf = no_trap = true;
-  uint16_t selectors[6] = {};
-  for (unsigned i = 0; i < layout.segment_count; ++i)
-    selectors[i] = LoadLe<uint16_t>(tss + layout.segments + i * layout.segment_step);
-  const bool ldt_ok = LoadTaskLdt(*this, LoadLe<uint16_t>(tss + layout.ldt));
-  const FaultRecord ldt_fault = fault;
-  if (!ldt_ok) {
-    // The segments stay unusable, their selectors visible.
-    for (unsigned i = 0; i < 6; ++i)
-      CommitNull(static_cast<SegmentIndex>(i), selectors[i], i == x86::kSs ? selectors[x86::kCs] & 3 : 0);
-    fault = ldt_fault;
-    return false;
-  }
-  INTERP_TRY(LoadTaskSegments(*this, selectors));
+  INTERP_TRY(LoadTaskRegisters(*this, tss, layout, nested));
+  INTERP_TRY(LoadTaskSelectors(*this, tss, layout));
   UpdateAccessMode();
-  if (new_rip > s.segment[x86::kCs].limit) return Gp();
+  if (s.rip > s.segment[x86::kCs].limit) return Gp();
   if (wide && (tss[kTrapAt] & 1)) task_trap = true;
   if (event && event->has_error) INTERP_TRY(Push(wide ? 4 : 2, event->error));
   return true;

@@ -48,24 +48,25 @@ static void pit_and_pic(void) {
   CHECK_EQ(count[0], before);
   outb(0x21, 0xfe);
   allow();
-  CHECK_EQ(count[0], before + 1);
+  CHECK(count[0] > before);
   // No EOI: no further one.
-  pit_rate(2000);
   keep = true;
-  wait_for(&count[0], before + 2);
+  const unsigned last = count[0] + 1;
+  wait_for(&count[0], last);
   CHECK_EQ(read_isr() & 1, 1);
   for (int i = 0; i < 20000; ++i) (void)inb(0x80);
   allow();
-  CHECK_EQ(count[0], before + 2);
+  CHECK_EQ(count[0], last);
   keep = false;
   pic_eoi(0);
   CHECK_EQ(read_isr() & 1, 0);
-  wait_for(&count[0], before + 3);
-  // One-shot.
-  outb(0x21, 0xff);
-  pit_one_shot(3000);
+  wait_for(&count[0], last + 1);
+  // One-shot: mode 0 holds the output low, so what the controller has latched is forgotten before the count begins.
+  outb(0x43, 0x30);
   pic_setup(0x20, 1);
   const unsigned shot = count[0];
+  outb(0x40, 3000 & 0xff);
+  outb(0x40, 3000 >> 8);
   wait_for(&count[0], shot + 1);
   for (int i = 0; i < 20000; ++i) (void)inb(0x80);
   allow();

@@ -125,6 +125,8 @@ void guest_interrupt(struct frame* frame) {
 
 // Called by the boot code.
 void guest_start(void) {
+  // Entered as multiboot or as PVH says: magic number, or start_info's.
+  if (guest_magic != 0x2badb002) CHECK_EQ(*(const uint32_t*)(reg)guest_info, 0x336ec578);
   guest_strict = cpuid(0x40000000, 0).b != 0x54474354;  // "TCGT"
   guest_main();
   put_text(failures == 0 ? "PASS " : "FAILED ");
@@ -201,10 +203,4 @@ void pit_rate(uint16_t divisor) {
   outb(0x43, 0x34);
   outb(0x40, (uint8_t)divisor);
   outb(0x40, (uint8_t)(divisor >> 8));
-}
-
-void pit_one_shot(uint16_t count) {
-  outb(0x43, 0x30);
-  outb(0x40, (uint8_t)count);
-  outb(0x40, (uint8_t)(count >> 8));
 }

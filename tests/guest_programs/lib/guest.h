@@ -173,4 +173,3 @@ void set_gate(unsigned vector, void (*function)(void), uint16_t selector, uint8_
 void pic_setup(uint8_t first_vector, uint16_t unmasked);
 void pic_eoi(unsigned irq);
 void pit_rate(uint16_t divisor);  // channel 0, mode 2
-void pit_one_shot(uint16_t count);  // channel 0, mode 0

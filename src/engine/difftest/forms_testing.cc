@@ -89,6 +89,14 @@ class Enumerator {
     Try(bytes, length + 2);
   }
 
+  bool IsPrefix(unsigned opcode) const {
+    switch (opcode) {
+      case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: case 0x66: case 0x67: case 0xf0: case 0xf2:
+      case 0xf3: return true;
+      default: return size_ == CodeSize::k64 && opcode >= 0x40 && opcode < 0x50;
+    }
+  }
+
   void Legacy() {
     static constexpr uint8_t kPrefixes[][2] = {{0, 0},       {0x66, 0},    {0xf3, 0},   {0xf2, 0},
                                                {0x66, 0xf2}, {0x66, 0xf3}, {0xf0, 0},   {0x66, 0xf0}};
@@ -96,6 +104,7 @@ class Enumerator {
       for (unsigned rex = 0; rex < (size_ == CodeSize::k64 ? 2u : 1u); ++rex) {
         for (unsigned map = 0; map < 4; ++map) {
           for (unsigned opcode = 0; opcode < 256; ++opcode) {
+            if (map == 0 && IsPrefix(opcode)) continue;
             uint8_t bytes[15] = {};
             unsigned n = 0;
             for (uint8_t prefix : prefixes)

@@ -39,8 +39,9 @@ struct Sample {
     archive.Text(9, name, 32);
     archive.Section(10, 3, [this](Archive& inner, uint16_t version) {
       loaded_version = version;
-      inner.List(1, queue.size(), 8, [this](size_t count) { queue.resize(count); },
-                 [this](Archive& element, size_t i) { element.Field(1, queue[i]); });
+      inner.List(
+          1, queue.size(), 8, [this](size_t count) { queue.resize(count); },
+          [this](Archive& element, size_t i) { element.Field(1, queue[i]); });
     });
   }
   bool operator==(const Sample& other) const {
@@ -51,9 +52,7 @@ struct Sample {
   }
 };
 
-Sample Blank() {
-  return {0, 0, 0, false, Mode::kIdle, {0, 0, 0}, {0, 0, 0, 0}, {}, "", {}, 0};
-}
+Sample Blank() { return {0, 0, 0, false, Mode::kIdle, {0, 0, 0}, {0, 0, 0, 0}, {}, "", {}, 0}; }
 
 template <typename T>
 std::vector<uint8_t> Save(T& value) {
@@ -101,8 +100,8 @@ TEST(Archive, TheWireFormatIsPinned) {
   uint8_t value = 0x12;
   archive.Field(0x0304, value);
   archive.Section(2, 7, [](Archive&, uint16_t) {});
-  const std::vector<uint8_t> expected = {0x04, 0x03, 1, 0, 8, 0, 0, 0, 0x12, 0, 0, 0, 0, 0, 0, 0,
-                                         2,    0,    2, 0, 2, 0, 0, 0, 7,    0};
+  const std::vector<uint8_t> expected = {0x04, 0x03, 1, 0, 8, 0, 0, 0, 0x12, 0, 0, 0, 0,
+                                         0,    0,    0, 2, 0, 2, 0, 2, 0,    0, 0, 7, 0};
   EXPECT_EQ(archive.Finish(), expected);
 }
 
@@ -204,11 +203,13 @@ TEST(Archive, SizesAreBounded) {
 
 TEST(Archive, AListLongerThanItsBoundIsRejectedBeforeResize) {
   Archive saving = Archive::ForSaving();
-  saving.List(1, 9, 16, [](size_t) {}, [](Archive&, size_t) {});
+  saving.List(
+      1, 9, 16, [](size_t) {}, [](Archive&, size_t) {});
   const auto data = saving.Finish();
   bool resized = false;
   Archive loading = Archive::ForLoading(data);
-  loading.List(1, 0, 8, [&](size_t) { resized = true; }, [](Archive&, size_t) {});
+  loading.List(
+      1, 0, 8, [&](size_t) { resized = true; }, [](Archive&, size_t) {});
   EXPECT_FALSE(loading.ok());
   EXPECT_FALSE(resized);
 }

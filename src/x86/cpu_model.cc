@@ -190,9 +190,8 @@ Status CpuModel::AddFeatures(unsigned level) {
   for (const Feature& feature : FeatureTable()) {
     if (feature.level > level) continue;
     if (level == kLevelHost && !feature.software && !HostHas(feature)) continue;
-    const auto leaf = std::ranges::find_if(leaves_, [&](const Leaf& entry) {
-      return entry.leaf == feature.leaf && entry.subleaf == 0;
-    });
+    const auto leaf = std::ranges::find_if(
+        leaves_, [&](const Leaf& entry) { return entry.leaf == feature.leaf && entry.subleaf == 0; });
     if (leaf == leaves_.end()) return Fail("CPU model: no leaf {:#x} for {}", feature.leaf, feature.name);
     RegisterOf(leaf->value, feature.reg) |= static_cast<uint32_t>(Bit(feature.bit));
     for (ZydisISASet set : feature.isa_sets)
@@ -218,7 +217,7 @@ void CpuModel::AddBasicLeaves() {
   CpuidResult& version = AddLeaf(1);
   version.eax = kSignature;
   version.ebx = (std::min(cpu_count_, 255u) << 16) | (8 << 8);  // CLFLUSH line of 64 bytes
-  if (cpu_count_ > 1) version.edx |= 1u << 28;                   // HTT: the count above is valid
+  if (cpu_count_ > 1) version.edx |= 1u << 28;                  // HTT: the count above is valid
   AddLeaf(6);
   AddLeaf(7, 0, true);
   // Extended topology (SDM 3A 9.9.1): one thread per core, all cores in one package.
@@ -235,8 +234,8 @@ void CpuModel::AddCacheLeaves() {
     uint32_t type, level, size_kib, ways;
     bool shared;
   };
-  constexpr Cache kCaches[] = {{1, 1, 32, 8, false}, {2, 1, 32, 8, false}, {3, 2, 1024, 16, false},
-                               {3, 3, 16384, 16, true}};
+  constexpr Cache kCaches[] = {
+      {1, 1, 32, 8, false}, {2, 1, 32, 8, false}, {3, 2, 1024, 16, false}, {3, 3, 16384, 16, true}};
   const uint32_t cores = std::min(static_cast<uint32_t>(std::bit_ceil(cpu_count_)), 64u) - 1;
   uint32_t subleaf = 0;
   for (const Cache& cache : kCaches) {
@@ -311,13 +310,13 @@ CpuidResult CpuModel::Cpuid(uint32_t leaf, uint32_t subleaf, const CpuState& sta
       result.edx = apic_id;
       break;
     case 0xd:
-      if (subleaf == 0 && found)
-        result.ebx = (state.xcr0 & 4) ? XsaveArea::kAvxOffset + 256 : XsaveArea::kAvxOffset;
+      if (subleaf == 0 && found) result.ebx = (state.xcr0 & 4) ? XsaveArea::kAvxOffset + 256 : XsaveArea::kAvxOffset;
       break;
     case 0x80000001:
       if (!state.code64()) result.edx &= ~(1u << 11);  // Intel: SYSCALL only in 64-bit mode
       break;
-    default: break;
+    default:
+      break;
   }
   return result;
 }
@@ -331,8 +330,7 @@ uint64_t CpuModel::arch_capabilities() {
 }
 
 bool CpuModel::Adapt(Instruction& instruction) const {
-  const bool scan =
-      instruction.mnemonic == ZYDIS_MNEMONIC_TZCNT || instruction.mnemonic == ZYDIS_MNEMONIC_LZCNT;
+  const bool scan = instruction.mnemonic == ZYDIS_MNEMONIC_TZCNT || instruction.mnemonic == ZYDIS_MNEMONIC_LZCNT;
   if (scan && !Has(instruction)) {
     uint8_t bytes[15];
     std::memcpy(bytes, instruction.bytes, sizeof bytes);

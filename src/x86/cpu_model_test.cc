@@ -41,15 +41,15 @@ TEST(CpuModel, UnknownNamesAndCounts) {
 
 TEST(CpuModel, LevelTwoHasNoAvx) {
   const CpuModel model = Make("x86-64-v2", {.tsc_khz = 2'000'000});
-  EXPECT_TRUE(model.Has(Insn({0x66, 0x0f, 0x38, 0x00, 0xc1})));         // pshufb
-  EXPECT_TRUE(model.Has(Insn({0xf3, 0x0f, 0xb8, 0xc1})));               // popcnt
-  EXPECT_TRUE(model.Has(Insn({0x48, 0x0f, 0xc7, 0x0f})));               // cmpxchg16b
-  EXPECT_TRUE(model.Has(Insn({0x9e})));                                 // sahf in 64-bit mode
-  EXPECT_FALSE(model.Has(Insn({0xc5, 0xf8, 0x58, 0xc1})));              // vaddps
-  EXPECT_FALSE(model.Has(Insn({0x0f, 0xae, 0x20})));                    // xsave
-  EXPECT_FALSE(model.Has(Insn({0xc4, 0xe2, 0x78, 0xf2, 0xc1})));        // andn
-  EXPECT_FALSE(model.Has(Insn({0x0f, 0x38, 0xf0, 0x00})));              // movbe
-  EXPECT_FALSE(model.Has(Insn({0x0f, 0x38, 0xc8, 0xc1})));              // sha1nexte
+  EXPECT_TRUE(model.Has(Insn({0x66, 0x0f, 0x38, 0x00, 0xc1})));   // pshufb
+  EXPECT_TRUE(model.Has(Insn({0xf3, 0x0f, 0xb8, 0xc1})));         // popcnt
+  EXPECT_TRUE(model.Has(Insn({0x48, 0x0f, 0xc7, 0x0f})));         // cmpxchg16b
+  EXPECT_TRUE(model.Has(Insn({0x9e})));                           // sahf in 64-bit mode
+  EXPECT_FALSE(model.Has(Insn({0xc5, 0xf8, 0x58, 0xc1})));        // vaddps
+  EXPECT_FALSE(model.Has(Insn({0x0f, 0xae, 0x20})));              // xsave
+  EXPECT_FALSE(model.Has(Insn({0xc4, 0xe2, 0x78, 0xf2, 0xc1})));  // andn
+  EXPECT_FALSE(model.Has(Insn({0x0f, 0x38, 0xf0, 0x00})));        // movbe
+  EXPECT_FALSE(model.Has(Insn({0x0f, 0x38, 0xc8, 0xc1})));        // sha1nexte
   EXPECT_EQ(model.xcr0_mask(), 3u);
   EXPECT_EQ(model.cr4_mask() & cr4::kOsXsave, 0u);
   EXPECT_EQ(model.Cpuid(0xd, 0, LongMode(), 0).eax, 0u);
@@ -77,8 +77,8 @@ TEST(CpuModel, LevelThree) {
   if (!HostHasV3()) GTEST_SKIP() << "the host has no AVX2";
   const CpuModel model = Make("x86-64-v3", {.tsc_khz = 2'000'000});
   EXPECT_TRUE(model.Has(Insn({0xc5, 0xf8, 0x58, 0xc1})));
-  EXPECT_TRUE(model.Has(Insn({0xc4, 0xe2, 0x7b, 0xf5, 0xc1})));  // pdep
-  EXPECT_TRUE(model.Has(Insn({0xf3, 0x0f, 0xae, 0xc0})));        // rdfsbase
+  EXPECT_TRUE(model.Has(Insn({0xc4, 0xe2, 0x7b, 0xf5, 0xc1})));         // pdep
+  EXPECT_TRUE(model.Has(Insn({0xf3, 0x0f, 0xae, 0xc0})));               // rdfsbase
   EXPECT_FALSE(model.Has(Insn({0x62, 0xf1, 0x7c, 0x48, 0x58, 0xc1})));  // vaddps zmm
   EXPECT_FALSE(model.Has(Insn({0x66, 0x0f, 0x38, 0xcf, 0xc1})));        // gf2p8mulb
   EXPECT_FALSE(model.Has(Insn({0x0f, 0x01, 0xc8})));                    // monitor
@@ -133,7 +133,7 @@ TEST(CpuModel, IdentityLeaves) {
   EXPECT_EQ(model.Cpuid(0x40000010, 0, state, 0).eax, 2'596'098u);
   const CpuModel plain = Make("default", {.tsc_khz = 2'596'098, .paravirtual = false});
   EXPECT_EQ(plain.Cpuid(0x40000000, 0, state, 0).eax, 0u);
-  EXPECT_EQ(model.Cpuid(0xa, 0, state, 0).eax, 0u);      // no performance counters
+  EXPECT_EQ(model.Cpuid(0xa, 0, state, 0).eax, 0u);        // no performance counters
   EXPECT_EQ(model.Cpuid(0x1000, 0, state, 0).eax, 2596u);  // above the maximum: leaf 0x16
   EXPECT_EQ(model.Cpuid(4, 4, state, 0).eax, 0u);
   EXPECT_EQ(model.Cpuid(4, 3, state, 0).eax & 0xff, 3u | 3u << 5);

@@ -26,9 +26,9 @@ struct Decoders {
     constexpr ZydisStackWidth kStack[3] = {ZYDIS_STACK_WIDTH_16, ZYDIS_STACK_WIDTH_32, ZYDIS_STACK_WIDTH_64};
     for (int i = 0; i < 3; ++i) {
       ZydisDecoderInit(&of[i], kMode[i], kStack[i]);
-      for (ZydisDecoderMode mode : {ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_CET, ZYDIS_DECODER_MODE_CLDEMOTE,
-                                    ZYDIS_DECODER_MODE_KNC, ZYDIS_DECODER_MODE_AMD_BRANCHES,
-                                    ZYDIS_DECODER_MODE_WBNOINVD})
+      for (ZydisDecoderMode mode :
+           {ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_CET, ZYDIS_DECODER_MODE_CLDEMOTE, ZYDIS_DECODER_MODE_KNC,
+            ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYDIS_DECODER_MODE_WBNOINVD})
         ZydisDecoderEnableMode(&of[i], mode, ZYAN_FALSE);
     }
   }
@@ -57,21 +57,33 @@ Register ToRegister(ZydisRegister reg) {
       if (n >= 4 && n < 8) return {RegisterClass::kGprHigh, static_cast<uint8_t>(n - 4), 1};
       return {RegisterClass::kGpr, static_cast<uint8_t>(n < 4 ? n : n - 4), 1};
     }
-    case ZYDIS_REGCLASS_GPR16: return {RegisterClass::kGpr, id, 2};
-    case ZYDIS_REGCLASS_GPR32: return {RegisterClass::kGpr, id, 4};
-    case ZYDIS_REGCLASS_GPR64: return {RegisterClass::kGpr, id, 8};
-    case ZYDIS_REGCLASS_SEGMENT: return {RegisterClass::kSegment, id, 2};
-    case ZYDIS_REGCLASS_CONTROL: return {RegisterClass::kControl, id, 0};
-    case ZYDIS_REGCLASS_DEBUG: return {RegisterClass::kDebug, id, 0};
-    case ZYDIS_REGCLASS_MMX: return {RegisterClass::kMmx, id, 8};
-    case ZYDIS_REGCLASS_XMM: return {RegisterClass::kVector, id, 16};
-    case ZYDIS_REGCLASS_YMM: return {RegisterClass::kVector, id, 32};
-    case ZYDIS_REGCLASS_ZMM: return {RegisterClass::kVector, id, 64};
-    case ZYDIS_REGCLASS_MASK: return {RegisterClass::kMask, id, 8};
+    case ZYDIS_REGCLASS_GPR16:
+      return {RegisterClass::kGpr, id, 2};
+    case ZYDIS_REGCLASS_GPR32:
+      return {RegisterClass::kGpr, id, 4};
+    case ZYDIS_REGCLASS_GPR64:
+      return {RegisterClass::kGpr, id, 8};
+    case ZYDIS_REGCLASS_SEGMENT:
+      return {RegisterClass::kSegment, id, 2};
+    case ZYDIS_REGCLASS_CONTROL:
+      return {RegisterClass::kControl, id, 0};
+    case ZYDIS_REGCLASS_DEBUG:
+      return {RegisterClass::kDebug, id, 0};
+    case ZYDIS_REGCLASS_MMX:
+      return {RegisterClass::kMmx, id, 8};
+    case ZYDIS_REGCLASS_XMM:
+      return {RegisterClass::kVector, id, 16};
+    case ZYDIS_REGCLASS_YMM:
+      return {RegisterClass::kVector, id, 32};
+    case ZYDIS_REGCLASS_ZMM:
+      return {RegisterClass::kVector, id, 64};
+    case ZYDIS_REGCLASS_MASK:
+      return {RegisterClass::kMask, id, 8};
     case ZYDIS_REGCLASS_X87:
       if (reg >= ZYDIS_REGISTER_ST0 && reg <= ZYDIS_REGISTER_ST7) return {RegisterClass::kSt, id, 10};
       return {};
-    default: return {};
+    default:
+      return {};
   }
 }
 
@@ -117,17 +129,36 @@ class Builder {
   /// Where modrm, sib, displacement, immediates and the opcode stand in the bytes.
   void Layout() {
     switch (z_.encoding) {
-      case ZYDIS_INSTRUCTION_ENCODING_VEX: out_.encoding = Encoding::kVex; break;
-      case ZYDIS_INSTRUCTION_ENCODING_EVEX: out_.encoding = Encoding::kEvex; break;
-      case ZYDIS_INSTRUCTION_ENCODING_XOP: out_.encoding = Encoding::kXop; break;
-      case ZYDIS_INSTRUCTION_ENCODING_3DNOW: out_.encoding = Encoding::k3dNow; break;
-      default: out_.encoding = Encoding::kLegacy; break;
+      case ZYDIS_INSTRUCTION_ENCODING_VEX:
+        out_.encoding = Encoding::kVex;
+        break;
+      case ZYDIS_INSTRUCTION_ENCODING_EVEX:
+        out_.encoding = Encoding::kEvex;
+        break;
+      case ZYDIS_INSTRUCTION_ENCODING_XOP:
+        out_.encoding = Encoding::kXop;
+        break;
+      case ZYDIS_INSTRUCTION_ENCODING_3DNOW:
+        out_.encoding = Encoding::k3dNow;
+        break;
+      default:
+        out_.encoding = Encoding::kLegacy;
+        break;
     }
     switch (z_.opcode_map) {
-      case ZYDIS_OPCODE_MAP_0F: case ZYDIS_OPCODE_MAP_0F0F: out_.map = 1; break;
-      case ZYDIS_OPCODE_MAP_0F38: out_.map = 2; break;
-      case ZYDIS_OPCODE_MAP_0F3A: out_.map = 3; break;
-      default: out_.map = static_cast<uint8_t>(z_.opcode_map); break;
+      case ZYDIS_OPCODE_MAP_0F:
+      case ZYDIS_OPCODE_MAP_0F0F:
+        out_.map = 1;
+        break;
+      case ZYDIS_OPCODE_MAP_0F38:
+        out_.map = 2;
+        break;
+      case ZYDIS_OPCODE_MAP_0F3A:
+        out_.map = 3;
+        break;
+      default:
+        out_.map = static_cast<uint8_t>(z_.opcode_map);
+        break;
     }
     out_.opcode = z_.opcode;
     const bool rex = Is(ZYDIS_ATTRIB_HAS_REX);
@@ -178,10 +209,22 @@ class Builder {
   void Prefixes() {
     for (unsigned i = 0; i < out_.prefix_count; ++i) {
       switch (bytes_[i]) {
-        case 0x66: out_.attributes |= kInsnOperandSizePrefix; break;
-        case 0x67: out_.attributes |= kInsnAddressSizePrefix; break;
-        case 0x2e: case 0x36: case 0x3e: case 0x26: case 0x64: case 0x65: out_.attributes |= kInsnSegmentPrefix; break;
-        default: break;
+        case 0x66:
+          out_.attributes |= kInsnOperandSizePrefix;
+          break;
+        case 0x67:
+          out_.attributes |= kInsnAddressSizePrefix;
+          break;
+        case 0x2e:
+        case 0x36:
+        case 0x3e:
+        case 0x26:
+        case 0x64:
+        case 0x65:
+          out_.attributes |= kInsnSegmentPrefix;
+          break;
+        default:
+          break;
       }
     }
     if (Is(ZYDIS_ATTRIB_HAS_LOCK)) out_.attributes |= kInsnLock;
@@ -243,19 +286,26 @@ class Builder {
         out_.immediate = source.ptr.offset;
         out_.immediate2 = source.ptr.segment;
         break;
-      default: return;
+      default:
+        return;
     }
     if (visible && out_.operand_count < 5) out_.operand[out_.operand_count++] = operand;
   }
 
   static OperandPlace PlaceOf(ZydisOperandEncoding encoding) {
     switch (encoding) {
-      case ZYDIS_OPERAND_ENCODING_MODRM_REG: return OperandPlace::kModrmReg;
-      case ZYDIS_OPERAND_ENCODING_MODRM_RM: return OperandPlace::kModrmRm;
-      case ZYDIS_OPERAND_ENCODING_OPCODE: return OperandPlace::kOpcode;
-      case ZYDIS_OPERAND_ENCODING_NDSNDD: return OperandPlace::kVexVvvv;
-      case ZYDIS_OPERAND_ENCODING_IS4: return OperandPlace::kIs4;
-      default: return OperandPlace::kNone;
+      case ZYDIS_OPERAND_ENCODING_MODRM_REG:
+        return OperandPlace::kModrmReg;
+      case ZYDIS_OPERAND_ENCODING_MODRM_RM:
+        return OperandPlace::kModrmRm;
+      case ZYDIS_OPERAND_ENCODING_OPCODE:
+        return OperandPlace::kOpcode;
+      case ZYDIS_OPERAND_ENCODING_NDSNDD:
+        return OperandPlace::kVexVvvv;
+      case ZYDIS_OPERAND_ENCODING_IS4:
+        return OperandPlace::kIs4;
+      default:
+        return OperandPlace::kNone;
     }
   }
 
@@ -296,13 +346,26 @@ class Builder {
     int chosen = -1;
     for (unsigned i = 0; i < out_.prefix_count; ++i) {
       switch (bytes_[i]) {
-        case 0x26: chosen = long_mode ? chosen : static_cast<int>(kEs); break;
-        case 0x2e: chosen = long_mode ? chosen : static_cast<int>(kCs); break;
-        case 0x36: chosen = long_mode ? chosen : static_cast<int>(kSs); break;
-        case 0x3e: chosen = long_mode ? chosen : static_cast<int>(kDs); break;
-        case 0x64: chosen = kFs; break;
-        case 0x65: chosen = kGs; break;
-        default: break;
+        case 0x26:
+          chosen = long_mode ? chosen : static_cast<int>(kEs);
+          break;
+        case 0x2e:
+          chosen = long_mode ? chosen : static_cast<int>(kCs);
+          break;
+        case 0x36:
+          chosen = long_mode ? chosen : static_cast<int>(kSs);
+          break;
+        case 0x3e:
+          chosen = long_mode ? chosen : static_cast<int>(kDs);
+          break;
+        case 0x64:
+          chosen = kFs;
+          break;
+        case 0x65:
+          chosen = kGs;
+          break;
+        default:
+          break;
       }
     }
     if (chosen >= 0) return static_cast<uint8_t>(chosen);
@@ -311,14 +374,17 @@ class Builder {
 
   void NoteVectorUse(ZydisRegister reg, const Register& mapped) {
     switch (mapped.register_class) {
-      case RegisterClass::kMmx: case RegisterClass::kVector: case RegisterClass::kMask:
+      case RegisterClass::kMmx:
+      case RegisterClass::kVector:
+      case RegisterClass::kMask:
         out_.attributes |= kInsnVector;
         if (mapped.register_class == RegisterClass::kVector && mapped.size > widest_) widest_ = mapped.size;
         break;
       case RegisterClass::kOther:
         if (reg == ZYDIS_REGISTER_MXCSR) out_.attributes |= kInsnVector;
         break;
-      default: break;
+      default:
+        break;
     }
   }
 
@@ -332,23 +398,27 @@ class Builder {
       case ZYDIS_MNEMONIC_XLAT:
         out_.gpr_read |= 1u << kRax;
         break;
-      case ZYDIS_MNEMONIC_BSF: case ZYDIS_MNEMONIC_BSR:
+      case ZYDIS_MNEMONIC_BSF:
+      case ZYDIS_MNEMONIC_BSR:
         // A zero source leaves the destination.
         out_.gpr_read |= out_.gpr_written;
         out_.operand[0].read = true;
         break;
-      case ZYDIS_MNEMONIC_PUSHA: case ZYDIS_MNEMONIC_PUSHAD:
+      case ZYDIS_MNEMONIC_PUSHA:
+      case ZYDIS_MNEMONIC_PUSHAD:
         out_.gpr_read |= 0xff;
         out_.gpr_written |= 1u << kRsp;
         break;
-      case ZYDIS_MNEMONIC_POPA: case ZYDIS_MNEMONIC_POPAD:
+      case ZYDIS_MNEMONIC_POPA:
+      case ZYDIS_MNEMONIC_POPAD:
         out_.gpr_written |= 0xff;
         out_.gpr_read |= z_.mnemonic == ZYDIS_MNEMONIC_POPA ? 0xff : 1u << kRsp;
         break;
       case ZYDIS_MNEMONIC_CMPXCHG:
         out_.gpr_read |= out_.gpr_written;
         break;
-      default: break;
+      default:
+        break;
     }
     if (out_.has(kInsnRep) || out_.has(kInsnRepne)) {
       // No iteration at all leaves every register.
@@ -359,31 +429,40 @@ class Builder {
 
   void Flags() {
     switch (z_.mnemonic) {
-      case ZYDIS_MNEMONIC_VPTEST: case ZYDIS_MNEMONIC_VTESTPS: case ZYDIS_MNEMONIC_VTESTPD:
+      case ZYDIS_MNEMONIC_VPTEST:
+      case ZYDIS_MNEMONIC_VTESTPS:
+      case ZYDIS_MNEMONIC_VTESTPD:
         out_.flags_written = rflags::kArithmetic;  // Zydis 4.0 knows of none
         return;
-      default: break;
+      default:
+        break;
     }
     if (!z_.cpu_flags) return;
     const ZydisAccessedFlags& flags = *z_.cpu_flags;
     constexpr auto kMask = static_cast<ZydisAccessedFlagsMask>(rflags::kArithmetic);
     out_.flags_read = static_cast<uint16_t>(flags.tested & kMask);
     out_.flags_undefined = static_cast<uint16_t>(flags.undefined & kMask);
-    out_.flags_written =
-        static_cast<uint16_t>((flags.modified | flags.set_0 | flags.set_1 | flags.undefined) & kMask);
+    out_.flags_written = static_cast<uint16_t>((flags.modified | flags.set_0 | flags.set_1 | flags.undefined) & kMask);
     bool conditional = out_.has(kInsnRep) || out_.has(kInsnRepne);
-    if (z_.meta.category == ZYDIS_CATEGORY_SHIFT || z_.meta.category == ZYDIS_CATEGORY_ROTATE)
-      ShiftFlags(conditional);
+    if (z_.meta.category == ZYDIS_CATEGORY_SHIFT || z_.meta.category == ZYDIS_CATEGORY_ROTATE) ShiftFlags(conditional);
     if (conditional) out_.flags_read |= out_.flags_written;
   }
 
   /// SDM 2B "SAL/SAR/SHL/SHR", "RCL/RCR/ROL/ROR", "SHLD": a masked count of 0 leaves the flags.
   void ShiftFlags(bool& conditional) {
     switch (z_.mnemonic) {
-      case ZYDIS_MNEMONIC_SHL: case ZYDIS_MNEMONIC_SHR: case ZYDIS_MNEMONIC_SAR: case ZYDIS_MNEMONIC_SHLD:
-      case ZYDIS_MNEMONIC_SHRD: case ZYDIS_MNEMONIC_ROL: case ZYDIS_MNEMONIC_ROR: case ZYDIS_MNEMONIC_RCL:
-      case ZYDIS_MNEMONIC_RCR: break;
-      default: return;  // BMI2's, which write none
+      case ZYDIS_MNEMONIC_SHL:
+      case ZYDIS_MNEMONIC_SHR:
+      case ZYDIS_MNEMONIC_SAR:
+      case ZYDIS_MNEMONIC_SHLD:
+      case ZYDIS_MNEMONIC_SHRD:
+      case ZYDIS_MNEMONIC_ROL:
+      case ZYDIS_MNEMONIC_ROR:
+      case ZYDIS_MNEMONIC_RCL:
+      case ZYDIS_MNEMONIC_RCR:
+        break;
+      default:
+        return;  // BMI2's, which write none
     }
     if (immediates_ == 0) {
       conditional = true;
@@ -415,32 +494,60 @@ class Builder {
   /// Vector instructions (MXCSR is state of theirs) whose operands do not show it.
   bool VectorWithoutOperand() const {
     switch (z_.mnemonic) {
-      case ZYDIS_MNEMONIC_VZEROUPPER: case ZYDIS_MNEMONIC_VZEROALL: case ZYDIS_MNEMONIC_EMMS:
-      case ZYDIS_MNEMONIC_LDMXCSR: case ZYDIS_MNEMONIC_STMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR:
+      case ZYDIS_MNEMONIC_VZEROUPPER:
+      case ZYDIS_MNEMONIC_VZEROALL:
+      case ZYDIS_MNEMONIC_EMMS:
+      case ZYDIS_MNEMONIC_LDMXCSR:
+      case ZYDIS_MNEMONIC_STMXCSR:
+      case ZYDIS_MNEMONIC_VLDMXCSR:
       case ZYDIS_MNEMONIC_VSTMXCSR:
-      case ZYDIS_MNEMONIC_CVTSD2SI: case ZYDIS_MNEMONIC_CVTTSD2SI: case ZYDIS_MNEMONIC_CVTSS2SI:
-      case ZYDIS_MNEMONIC_CVTTSS2SI: case ZYDIS_MNEMONIC_VCVTSD2SI: case ZYDIS_MNEMONIC_VCVTTSD2SI:
-      case ZYDIS_MNEMONIC_VCVTSS2SI: case ZYDIS_MNEMONIC_VCVTTSS2SI: return true;
-      default: return false;
+      case ZYDIS_MNEMONIC_CVTSD2SI:
+      case ZYDIS_MNEMONIC_CVTTSD2SI:
+      case ZYDIS_MNEMONIC_CVTSS2SI:
+      case ZYDIS_MNEMONIC_CVTTSS2SI:
+      case ZYDIS_MNEMONIC_VCVTSD2SI:
+      case ZYDIS_MNEMONIC_VCVTTSD2SI:
+      case ZYDIS_MNEMONIC_VCVTSS2SI:
+      case ZYDIS_MNEMONIC_VCVTTSS2SI:
+        return true;
+      default:
+        return false;
     }
   }
 
   /// SDM 3A 5.9 and the instructions' pages. STAC and CLAC are not among them: they raise #UD, not #GP.
   bool Privileged() const {
     switch (z_.mnemonic) {
-      case ZYDIS_MNEMONIC_CLTS: case ZYDIS_MNEMONIC_HLT: case ZYDIS_MNEMONIC_INVD: case ZYDIS_MNEMONIC_WBINVD:
-      case ZYDIS_MNEMONIC_INVLPG: case ZYDIS_MNEMONIC_INVPCID: case ZYDIS_MNEMONIC_LGDT: case ZYDIS_MNEMONIC_LIDT:
-      case ZYDIS_MNEMONIC_LLDT: case ZYDIS_MNEMONIC_LTR: case ZYDIS_MNEMONIC_LMSW: case ZYDIS_MNEMONIC_RDMSR:
-      case ZYDIS_MNEMONIC_WRMSR: case ZYDIS_MNEMONIC_SWAPGS: case ZYDIS_MNEMONIC_SYSRET:
-      case ZYDIS_MNEMONIC_SYSEXIT: case ZYDIS_MNEMONIC_XSETBV: case ZYDIS_MNEMONIC_XSAVES:
-      case ZYDIS_MNEMONIC_XSAVES64: case ZYDIS_MNEMONIC_XRSTORS: case ZYDIS_MNEMONIC_XRSTORS64: return true;
+      case ZYDIS_MNEMONIC_CLTS:
+      case ZYDIS_MNEMONIC_HLT:
+      case ZYDIS_MNEMONIC_INVD:
+      case ZYDIS_MNEMONIC_WBINVD:
+      case ZYDIS_MNEMONIC_INVLPG:
+      case ZYDIS_MNEMONIC_INVPCID:
+      case ZYDIS_MNEMONIC_LGDT:
+      case ZYDIS_MNEMONIC_LIDT:
+      case ZYDIS_MNEMONIC_LLDT:
+      case ZYDIS_MNEMONIC_LTR:
+      case ZYDIS_MNEMONIC_LMSW:
+      case ZYDIS_MNEMONIC_RDMSR:
+      case ZYDIS_MNEMONIC_WRMSR:
+      case ZYDIS_MNEMONIC_SWAPGS:
+      case ZYDIS_MNEMONIC_SYSRET:
+      case ZYDIS_MNEMONIC_SYSEXIT:
+      case ZYDIS_MNEMONIC_XSETBV:
+      case ZYDIS_MNEMONIC_XSAVES:
+      case ZYDIS_MNEMONIC_XSAVES64:
+      case ZYDIS_MNEMONIC_XRSTORS:
+      case ZYDIS_MNEMONIC_XRSTORS64:
+        return true;
       case ZYDIS_MNEMONIC_MOV:
         for (unsigned i = 0; i < out_.operand_count; ++i)
           if (out_.operand[i].register_class == RegisterClass::kControl ||
               out_.operand[i].register_class == RegisterClass::kDebug)
             return true;
         return false;
-      default: return false;
+      default:
+        return false;
     }
   }
 
@@ -449,23 +556,35 @@ class Builder {
     switch (z_.meta.category) {
       case ZYDIS_CATEGORY_COND_BR:
         return z_.mnemonic == ZYDIS_MNEMONIC_XBEGIN || z_.mnemonic == ZYDIS_MNEMONIC_XABORT ? BranchKind::kNone
-                                                                                           : BranchKind::kConditional;
+                                                                                            : BranchKind::kConditional;
       case ZYDIS_CATEGORY_UNCOND_BR:
         return Is(ZYDIS_ATTRIB_IS_RELATIVE) && operands_[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE
                    ? BranchKind::kJump
                    : BranchKind::kIndirectJump;
       case ZYDIS_CATEGORY_CALL:
         return operands_[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? BranchKind::kCall : BranchKind::kIndirectCall;
-      case ZYDIS_CATEGORY_RET: return FarReturn() ? BranchKind::kFar : BranchKind::kReturn;
-      case ZYDIS_CATEGORY_SYSCALL: case ZYDIS_CATEGORY_SYSRET: case ZYDIS_CATEGORY_INTERRUPT: return BranchKind::kFar;
-      default: return FarReturn() ? BranchKind::kFar : BranchKind::kNone;
+      case ZYDIS_CATEGORY_RET:
+        return FarReturn() ? BranchKind::kFar : BranchKind::kReturn;
+      case ZYDIS_CATEGORY_SYSCALL:
+      case ZYDIS_CATEGORY_SYSRET:
+      case ZYDIS_CATEGORY_INTERRUPT:
+        return BranchKind::kFar;
+      default:
+        return FarReturn() ? BranchKind::kFar : BranchKind::kNone;
     }
   }
   bool FarReturn() const {
     switch (z_.mnemonic) {
-      case ZYDIS_MNEMONIC_IRET: case ZYDIS_MNEMONIC_IRETD: case ZYDIS_MNEMONIC_IRETQ: case ZYDIS_MNEMONIC_SYSENTER:
-      case ZYDIS_MNEMONIC_SYSEXIT: case ZYDIS_MNEMONIC_SYSCALL: case ZYDIS_MNEMONIC_SYSRET: return true;
-      default: return false;
+      case ZYDIS_MNEMONIC_IRET:
+      case ZYDIS_MNEMONIC_IRETD:
+      case ZYDIS_MNEMONIC_IRETQ:
+      case ZYDIS_MNEMONIC_SYSENTER:
+      case ZYDIS_MNEMONIC_SYSEXIT:
+      case ZYDIS_MNEMONIC_SYSCALL:
+      case ZYDIS_MNEMONIC_SYSRET:
+        return true;
+      default:
+        return false;
     }
   }
 

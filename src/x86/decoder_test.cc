@@ -179,13 +179,13 @@ TEST(Decoder, Strings) {
 }
 
 TEST(Decoder, Segments) {
-  EXPECT_EQ(Must({0x8b, 0x45, 0x00}).segment, kSs);                           // [rbp]
-  EXPECT_EQ(Must({0x8b, 0x04, 0x24}).segment, kSs);                           // [rsp]
-  EXPECT_EQ(Must({0x41, 0x8b, 0x45, 0x00}).segment, kDs);                     // [r13]
-  EXPECT_EQ(Must({0x8b, 0x04, 0x2b}).segment, kDs);                           // [rbx+rbp]
-  EXPECT_EQ(Must({0x36, 0x8b, 0x00}).segment, kDs);                           // SS: means nothing in 64-bit mode
-  EXPECT_EQ(Must({0x65, 0x2e, 0x8b, 0x00}).segment, kGs);                     // ... and does not undo GS:
-  EXPECT_EQ(Must({0x65, 0x64, 0x8b, 0x00}).segment, kFs);                     // the last one counts
+  EXPECT_EQ(Must({0x8b, 0x45, 0x00}).segment, kSs);        // [rbp]
+  EXPECT_EQ(Must({0x8b, 0x04, 0x24}).segment, kSs);        // [rsp]
+  EXPECT_EQ(Must({0x41, 0x8b, 0x45, 0x00}).segment, kDs);  // [r13]
+  EXPECT_EQ(Must({0x8b, 0x04, 0x2b}).segment, kDs);        // [rbx+rbp]
+  EXPECT_EQ(Must({0x36, 0x8b, 0x00}).segment, kDs);        // SS: means nothing in 64-bit mode
+  EXPECT_EQ(Must({0x65, 0x2e, 0x8b, 0x00}).segment, kGs);  // ... and does not undo GS:
+  EXPECT_EQ(Must({0x65, 0x64, 0x8b, 0x00}).segment, kFs);  // the last one counts
   EXPECT_EQ(Must({0x36, 0x8b, 0x00}, CodeSize::k32).segment, kSs);
   EXPECT_EQ(Must({0x3e, 0x8b, 0x45, 0x00}, CodeSize::k32).segment, kDs);
   EXPECT_EQ(Must({0x2e, 0x8b, 0x45, 0x00}, CodeSize::k32).segment, kCs);
@@ -198,9 +198,10 @@ TEST(Decoder, SixteenBitAddressing) {
     uint8_t base, index;
     uint8_t segment;
   };
-  constexpr Case kCases[] = {
-      {0x00, kRbx, kRsi, kDs}, {0x01, kRbx, kRdi, kDs}, {0x02, kRbp, kRsi, kSs}, {0x03, kRbp, kRdi, kSs},
-      {0x04, kRsi, kNoRegister, kDs}, {0x05, kRdi, kNoRegister, kDs}, {0x07, kRbx, kNoRegister, kDs}};
+  constexpr Case kCases[] = {{0x00, kRbx, kRsi, kDs},        {0x01, kRbx, kRdi, kDs},
+                             {0x02, kRbp, kRsi, kSs},        {0x03, kRbp, kRdi, kSs},
+                             {0x04, kRsi, kNoRegister, kDs}, {0x05, kRdi, kNoRegister, kDs},
+                             {0x07, kRbx, kNoRegister, kDs}};
   for (const Case& c : kCases) {
     const Instruction mov = Must({0x8b, c.modrm}, CodeSize::k16);
     EXPECT_EQ(mov.base, c.base) << int{c.modrm};
@@ -282,9 +283,18 @@ TEST(Decoder, Branches) {
   EXPECT_EQ(Must({0xff, 0x10}).operand_size, 8);
   EXPECT_EQ(Must({0xc3}).branch, BranchKind::kReturn);
   EXPECT_EQ(Must({0xf3, 0xc3}).branch, BranchKind::kReturn);
-  for (const std::vector<uint8_t>& bytes :
-       std::vector<std::vector<uint8_t>>{{0xcb}, {0x48, 0xcf}, {0xcf}, {0x0f, 0x05}, {0x0f, 0x34}, {0x0f, 0x35},
-                                         {0x48, 0x0f, 0x07}, {0xcc}, {0xcd, 3}, {0xf1}, {0xff, 0x18}, {0xff, 0x28}})
+  for (const std::vector<uint8_t>& bytes : std::vector<std::vector<uint8_t>>{{0xcb},
+                                                                             {0x48, 0xcf},
+                                                                             {0xcf},
+                                                                             {0x0f, 0x05},
+                                                                             {0x0f, 0x34},
+                                                                             {0x0f, 0x35},
+                                                                             {0x48, 0x0f, 0x07},
+                                                                             {0xcc},
+                                                                             {0xcd, 3},
+                                                                             {0xf1},
+                                                                             {0xff, 0x18},
+                                                                             {0xff, 0x28}})
     EXPECT_EQ(Must(bytes).branch, BranchKind::kFar) << MnemonicName(Must(bytes).mnemonic);
   // Intel ignores 66 before near branches in 64-bit mode.
   const Instruction call = Must({0x66, 0xe8, 1, 0, 0, 0});
@@ -296,21 +306,21 @@ TEST(Decoder, Branches) {
 
 TEST(Decoder, Flags) {
   EXPECT_EQ(Must({0xff, 0xc0}).flags_written, rflags::kArithmetic & ~rflags::kCf);  // inc
-  EXPECT_EQ(Must({0x11, 0xc8}).flags_read, rflags::kCf);                           // adc
-  EXPECT_EQ(Must({0xd3, 0xe0}).flags_read, rflags::kArithmetic);                   // shl eax, cl: a count of 0
+  EXPECT_EQ(Must({0x11, 0xc8}).flags_read, rflags::kCf);                            // adc
+  EXPECT_EQ(Must({0xd3, 0xe0}).flags_read, rflags::kArithmetic);                    // shl eax, cl: a count of 0
   EXPECT_EQ(Must({0xc1, 0xe0, 5}).flags_read, 0);
   EXPECT_EQ(Must({0xc1, 0xe0, 5}).flags_written, rflags::kArithmetic);
   EXPECT_EQ(Must({0xc1, 0xe0, 5}).flags_undefined, rflags::kAf | rflags::kOf);
   EXPECT_EQ(Must({0xd1, 0xe0}).flags_undefined, rflags::kAf);
   EXPECT_EQ(Must({0xc1, 0xe0, 32}).flags_written, 0);
   EXPECT_EQ(Must({0x48, 0xc1, 0xe0, 32}).flags_written, rflags::kArithmetic);
-  EXPECT_EQ(Must({0xc1, 0xc0, 5}).flags_written, rflags::kCf | rflags::kOf);       // rol
-  EXPECT_EQ(Must({0xd1, 0xd0}).flags_read & rflags::kCf, rflags::kCf);             // rcl
-  EXPECT_EQ(Must({0x0f, 0xa3, 0xc8}).flags_written & rflags::kZf, 0u);             // bt keeps ZF
+  EXPECT_EQ(Must({0xc1, 0xc0, 5}).flags_written, rflags::kCf | rflags::kOf);  // rol
+  EXPECT_EQ(Must({0xd1, 0xd0}).flags_read & rflags::kCf, rflags::kCf);        // rcl
+  EXPECT_EQ(Must({0x0f, 0xa3, 0xc8}).flags_written & rflags::kZf, 0u);        // bt keeps ZF
   EXPECT_EQ(Must({0x89, 0xc8}).flags_written, 0);
-  EXPECT_EQ(Must({0x9e}).flags_written, rflags::kArithmetic & ~rflags::kOf);       // sahf
-  EXPECT_EQ(Must({0x9c}).flags_read, rflags::kArithmetic);                         // pushf
-  EXPECT_EQ(Must({0xc4, 0xe2, 0x71, 0xf7, 0xc0}).flags_written, 0);                // shlx
+  EXPECT_EQ(Must({0x9e}).flags_written, rflags::kArithmetic & ~rflags::kOf);  // sahf
+  EXPECT_EQ(Must({0x9c}).flags_read, rflags::kArithmetic);                    // pushf
+  EXPECT_EQ(Must({0xc4, 0xe2, 0x71, 0xf7, 0xc0}).flags_written, 0);           // shlx
 }
 
 TEST(Decoder, Lock) {
@@ -318,7 +328,7 @@ TEST(Decoder, Lock) {
   EXPECT_EQ(StatusOf({0xf0, 0x01, 0xc0}), DecodeStatus::kInvalid);  // a register cannot be locked
   EXPECT_EQ(StatusOf({0xf0, 0x89, 0x00}), DecodeStatus::kInvalid);  // nor MOV
   EXPECT_TRUE(Must({0xf0, 0x0f, 0xc7, 0x08}).has(kInsnLock));
-  EXPECT_TRUE(Must({0xf2, 0xf0, 0x01, 0x00}).has(kInsnLock));       // XACQUIRE is a hint
+  EXPECT_TRUE(Must({0xf2, 0xf0, 0x01, 0x00}).has(kInsnLock));  // XACQUIRE is a hint
 }
 
 TEST(Decoder, Kinds) {
@@ -330,17 +340,22 @@ TEST(Decoder, Kinds) {
   EXPECT_TRUE(Must({0x0f, 0xfc, 0xc1}).has(kInsnVector));
   EXPECT_TRUE(Must({0x0f, 0x77}).has(kInsnVector));
   EXPECT_TRUE(Must({0xc5, 0xf8, 0x77}).has(kInsnVector));
-  EXPECT_TRUE(Must({0x0f, 0xae, 0x10}).has(kInsnVector));             // ldmxcsr
-  EXPECT_TRUE(Must({0xf2, 0x0f, 0x2d, 0x00}).has(kInsnVector));       // cvtsd2si eax, [rax]
-  EXPECT_FALSE(Must({0x0f, 0xc3, 0x00}).has(kInsnVector));            // movnti
+  EXPECT_TRUE(Must({0x0f, 0xae, 0x10}).has(kInsnVector));               // ldmxcsr
+  EXPECT_TRUE(Must({0xf2, 0x0f, 0x2d, 0x00}).has(kInsnVector));         // cvtsd2si eax, [rax]
+  EXPECT_FALSE(Must({0x0f, 0xc3, 0x00}).has(kInsnVector));              // movnti
   EXPECT_FALSE(Must({0xc4, 0xe2, 0x7b, 0xf5, 0xc1}).has(kInsnVector));  // pdep
   EXPECT_EQ(Must({0xc5, 0xfd, 0x6f, 0xc1}).vector_length, 32);
-  for (const std::vector<uint8_t>& bytes :
-       std::vector<std::vector<uint8_t>>{{0xf4}, {0x0f, 0x20, 0xc0}, {0x0f, 0x22, 0xd8}, {0x0f, 0x01, 0x10},
-                                         {0x0f, 0x30}, {0x0f, 0x06}, {0x0f, 0x01, 0x38}, {0x0f, 0x09}})
+  for (const std::vector<uint8_t>& bytes : std::vector<std::vector<uint8_t>>{{0xf4},
+                                                                             {0x0f, 0x20, 0xc0},
+                                                                             {0x0f, 0x22, 0xd8},
+                                                                             {0x0f, 0x01, 0x10},
+                                                                             {0x0f, 0x30},
+                                                                             {0x0f, 0x06},
+                                                                             {0x0f, 0x01, 0x38},
+                                                                             {0x0f, 0x09}})
     EXPECT_TRUE(Must(bytes).has(kInsnPrivileged)) << MnemonicName(Must(bytes).mnemonic);
-  for (const std::vector<uint8_t>& bytes :
-       std::vector<std::vector<uint8_t>>{{0xfa}, {0xe4, 0}, {0x0f, 0x31}, {0x0f, 0x33}, {0x0f, 0x01, 0xe0}, {0x0f, 0xa2}})
+  for (const std::vector<uint8_t>& bytes : std::vector<std::vector<uint8_t>>{
+           {0xfa}, {0xe4, 0}, {0x0f, 0x31}, {0x0f, 0x33}, {0x0f, 0x01, 0xe0}, {0x0f, 0xa2}})
     EXPECT_FALSE(Must(bytes).has(kInsnPrivileged)) << MnemonicName(Must(bytes).mnemonic);
 }
 
@@ -361,9 +376,12 @@ TEST(Decoder, SystemRegisters) {
 
 TEST(Decoder, NopSpace) {
   // Without CET and MPX these are NOPs, with a memory operand that is not touched.
-  for (const std::vector<uint8_t>& bytes :
-       std::vector<std::vector<uint8_t>>{{0xf3, 0x0f, 0x1e, 0xfa}, {0x0f, 0x1f, 0x00}, {0x0f, 0x1a, 0xc0},
-                                         {0x66, 0x0f, 0x1b, 0xc0}, {0x0f, 0x1c, 0x00}, {0x0f, 0x0d, 0xc0}})
+  for (const std::vector<uint8_t>& bytes : std::vector<std::vector<uint8_t>>{{0xf3, 0x0f, 0x1e, 0xfa},
+                                                                             {0x0f, 0x1f, 0x00},
+                                                                             {0x0f, 0x1a, 0xc0},
+                                                                             {0x66, 0x0f, 0x1b, 0xc0},
+                                                                             {0x0f, 0x1c, 0x00},
+                                                                             {0x0f, 0x0d, 0xc0}})
     EXPECT_EQ(Must(bytes).mnemonic, ZYDIS_MNEMONIC_NOP);
   EXPECT_EQ(Must({0xf3, 0x90}).mnemonic, ZYDIS_MNEMONIC_PAUSE);
   EXPECT_EQ(Must({0x90}).mnemonic, ZYDIS_MNEMONIC_NOP);

@@ -20,44 +20,81 @@ uint64_t UndefinedFlags(const Instruction& insn, const x86::CpuState& before) {
   constexpr uint64_t kSfZfAfPf = rf::kSf | rf::kZf | rf::kAf | rf::kPf;
   const unsigned bits = insn.operand_size * 8;
   switch (insn.mnemonic) {
-    case ZYDIS_MNEMONIC_AND: case ZYDIS_MNEMONIC_OR: case ZYDIS_MNEMONIC_XOR: case ZYDIS_MNEMONIC_TEST:
+    case ZYDIS_MNEMONIC_AND:
+    case ZYDIS_MNEMONIC_OR:
+    case ZYDIS_MNEMONIC_XOR:
+    case ZYDIS_MNEMONIC_TEST:
       return rf::kAf;
-    case ZYDIS_MNEMONIC_MUL: case ZYDIS_MNEMONIC_IMUL: return kSfZfAfPf;
-    case ZYDIS_MNEMONIC_DIV: case ZYDIS_MNEMONIC_IDIV: return rf::kArithmetic;
-    case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC:
+    case ZYDIS_MNEMONIC_MUL:
+    case ZYDIS_MNEMONIC_IMUL:
+      return kSfZfAfPf;
+    case ZYDIS_MNEMONIC_DIV:
+    case ZYDIS_MNEMONIC_IDIV:
+      return rf::kArithmetic;
+    case ZYDIS_MNEMONIC_BT:
+    case ZYDIS_MNEMONIC_BTS:
+    case ZYDIS_MNEMONIC_BTR:
+    case ZYDIS_MNEMONIC_BTC:
       return rf::kOf | rf::kSf | rf::kAf | rf::kPf;
-    case ZYDIS_MNEMONIC_BSF: case ZYDIS_MNEMONIC_BSR: return rf::kArithmetic & ~rf::kZf;
-    case ZYDIS_MNEMONIC_LZCNT: case ZYDIS_MNEMONIC_TZCNT: return rf::kOf | rf::kSf | rf::kAf | rf::kPf;
-    case ZYDIS_MNEMONIC_ANDN: case ZYDIS_MNEMONIC_BLSI: case ZYDIS_MNEMONIC_BLSR: case ZYDIS_MNEMONIC_BZHI:
-    case ZYDIS_MNEMONIC_BLSMSK: return rf::kAf | rf::kPf;
-    case ZYDIS_MNEMONIC_BEXTR: return rf::kSf | rf::kAf | rf::kPf;
-    case ZYDIS_MNEMONIC_AAA: case ZYDIS_MNEMONIC_AAS: return rf::kOf | rf::kSf | rf::kZf | rf::kPf;
-    case ZYDIS_MNEMONIC_AAM: case ZYDIS_MNEMONIC_AAD: return rf::kOf | rf::kAf | rf::kCf;
-    case ZYDIS_MNEMONIC_DAA: case ZYDIS_MNEMONIC_DAS: return rf::kOf;
-    default: break;
+    case ZYDIS_MNEMONIC_BSF:
+    case ZYDIS_MNEMONIC_BSR:
+      return rf::kArithmetic & ~rf::kZf;
+    case ZYDIS_MNEMONIC_LZCNT:
+    case ZYDIS_MNEMONIC_TZCNT:
+      return rf::kOf | rf::kSf | rf::kAf | rf::kPf;
+    case ZYDIS_MNEMONIC_ANDN:
+    case ZYDIS_MNEMONIC_BLSI:
+    case ZYDIS_MNEMONIC_BLSR:
+    case ZYDIS_MNEMONIC_BZHI:
+    case ZYDIS_MNEMONIC_BLSMSK:
+      return rf::kAf | rf::kPf;
+    case ZYDIS_MNEMONIC_BEXTR:
+      return rf::kSf | rf::kAf | rf::kPf;
+    case ZYDIS_MNEMONIC_AAA:
+    case ZYDIS_MNEMONIC_AAS:
+      return rf::kOf | rf::kSf | rf::kZf | rf::kPf;
+    case ZYDIS_MNEMONIC_AAM:
+    case ZYDIS_MNEMONIC_AAD:
+      return rf::kOf | rf::kAf | rf::kCf;
+    case ZYDIS_MNEMONIC_DAA:
+    case ZYDIS_MNEMONIC_DAS:
+      return rf::kOf;
+    default:
+      break;
   }
   // Shifts, by their count.
   unsigned count = 0;
   switch (insn.mnemonic) {
-    case ZYDIS_MNEMONIC_SHL: case ZYDIS_MNEMONIC_SHR: case ZYDIS_MNEMONIC_SAR: case ZYDIS_MNEMONIC_ROL:
-    case ZYDIS_MNEMONIC_ROR: case ZYDIS_MNEMONIC_RCL: case ZYDIS_MNEMONIC_RCR: case ZYDIS_MNEMONIC_SHLD:
+    case ZYDIS_MNEMONIC_SHL:
+    case ZYDIS_MNEMONIC_SHR:
+    case ZYDIS_MNEMONIC_SAR:
+    case ZYDIS_MNEMONIC_ROL:
+    case ZYDIS_MNEMONIC_ROR:
+    case ZYDIS_MNEMONIC_RCL:
+    case ZYDIS_MNEMONIC_RCR:
+    case ZYDIS_MNEMONIC_SHLD:
     case ZYDIS_MNEMONIC_SHRD: {
       const x86::Operand& last = insn.operand[insn.operand_count - 1];
       const uint64_t raw = last.kind == x86::OperandKind::kImmediate ? insn.immediate : before.gpr[x86::kRcx];
       count = static_cast<unsigned>(raw) & (bits == 64 ? 63 : 31);
       break;
     }
-    default: return 0;
+    default:
+      return 0;
   }
   if (count == 0) return 0;
   uint64_t undefined = count == 1 ? 0 : rf::kOf;
   switch (insn.mnemonic) {
-    case ZYDIS_MNEMONIC_SHL: case ZYDIS_MNEMONIC_SHR:
+    case ZYDIS_MNEMONIC_SHL:
+    case ZYDIS_MNEMONIC_SHR:
       return undefined | rf::kAf | (count >= bits ? rf::kCf : 0);
-    case ZYDIS_MNEMONIC_SAR: return (undefined & ~rf::kOf) | (count == 1 ? 0 : rf::kOf) | rf::kAf;
-    case ZYDIS_MNEMONIC_SHLD: case ZYDIS_MNEMONIC_SHRD:
+    case ZYDIS_MNEMONIC_SAR:
+      return (undefined & ~rf::kOf) | (count == 1 ? 0 : rf::kOf) | rf::kAf;
+    case ZYDIS_MNEMONIC_SHLD:
+    case ZYDIS_MNEMONIC_SHRD:
       return count > bits ? rf::kArithmetic : undefined | rf::kAf;
-    default: return undefined;
+    default:
+      return undefined;
   }
 }
 
@@ -77,12 +114,18 @@ std::span<const Masked> MaskedBytes(const Instruction& insn) {
   static constexpr Masked kEnvironment32[] = {{2, 4}, {6, 8}, {10, 28}};
   static constexpr Masked kEnvironment16[] = {{6, 14}};
   switch (insn.mnemonic) {
-    case ZYDIS_MNEMONIC_FXSAVE: case ZYDIS_MNEMONIC_FXSAVE64: return kFxsave;
-    case ZYDIS_MNEMONIC_XSAVE: case ZYDIS_MNEMONIC_XSAVE64: return kXsave;
-    case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+      return kFxsave;
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+      return kXsave;
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FNSAVE:
       if (insn.operand_size == 2) return kEnvironment16;
       return kEnvironment32;
-    default: return {};
+    default:
+      return {};
   }
 }
 
@@ -113,7 +156,8 @@ class Comparison {
 
  private:
   static std::string Exception(const Outcome& outcome) {
-    return outcome.vector < 0 ? "none" : fmt::format("{}({:#x}) cr2 {:#x}", outcome.vector, outcome.error_code, outcome.cr2);
+    return outcome.vector < 0 ? "none"
+                              : fmt::format("{}({:#x}) cr2 {:#x}", outcome.vector, outcome.error_code, outcome.cr2);
   }
   void Line(std::string_view what, std::string_view expected, std::string_view got) {
     text_ += fmt::format("  {:<12} expected {} got {}\n", what, expected, got);
@@ -136,9 +180,8 @@ class Comparison {
     const Instruction& insn = test_.insn;
     const bool long_mode = insn.code_size == x86::CodeSize::k64;
     // SHLD and SHRD of 16 bits by more than 16: an undefined result (SDM 2B).
-    const bool undefined_result =
-        (insn.mnemonic == ZYDIS_MNEMONIC_SHLD || insn.mnemonic == ZYDIS_MNEMONIC_SHRD) &&
-        UndefinedFlags(insn, test_.state) == rf::kArithmetic;
+    const bool undefined_result = (insn.mnemonic == ZYDIS_MNEMONIC_SHLD || insn.mnemonic == ZYDIS_MNEMONIC_SHRD) &&
+                                  UndefinedFlags(insn, test_.state) == rf::kArithmetic;
     for (unsigned i = 0; i < (long_mode ? 16u : 8u); ++i) {
       if (undefined_result && insn.operand[0].index == i) continue;
       const uint64_t mask = long_mode ? ~uint64_t{0} : 0xffffffff;
@@ -187,9 +230,8 @@ class Comparison {
     const Instruction& insn = test_.insn;
     if (std::memcmp(expected_.data, got_.data, sizeof got_.data) == 0) return;
     const uint64_t operand = insn.has_memory() ? OperandAddress(insn, test_.state) - NACRE_DIFF_DATA : ~uint64_t{0};
-    const bool undefined_result =
-        (insn.mnemonic == ZYDIS_MNEMONIC_SHLD || insn.mnemonic == ZYDIS_MNEMONIC_SHRD) &&
-        UndefinedFlags(insn, test_.state) == rf::kArithmetic;
+    const bool undefined_result = (insn.mnemonic == ZYDIS_MNEMONIC_SHLD || insn.mnemonic == ZYDIS_MNEMONIC_SHRD) &&
+                                  UndefinedFlags(insn, test_.state) == rf::kArithmetic;
     unsigned lines = 0;
     for (uint64_t i = 0; i < sizeof got_.data && lines < 8; ++i) {
       if (expected_.data[i] == got_.data[i]) continue;

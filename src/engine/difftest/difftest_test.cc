@@ -57,10 +57,11 @@ void Print(const RunReport& report) {
   for (const FormFailure& failure : report.failures)
     std::printf("MISMATCH %s  case seed %#lx\n%s", failure.form.c_str(), failure.seed, failure.text.c_str());
   for (const std::string& form : report.never_made) std::printf("never made: %s\n", form.c_str());
-  std::printf("forms %lu: tested %lu, not testable here %lu, not in the model %lu; cases %lu, faults %lu, mismatches %lu"
-              " in %zu forms\n",
-              report.forms, report.tested, report.excluded, report.absent, report.cases, report.faults,
-              report.mismatches, report.failures.size());
+  std::printf(
+      "forms %lu: tested %lu, not testable here %lu, not in the model %lu; cases %lu, faults %lu, mismatches %lu"
+      " in %zu forms\n",
+      report.forms, report.tested, report.excluded, report.absent, report.cases, report.faults, report.mismatches,
+      report.failures.size());
 }
 
 void WriteList(const std::vector<Form>& forms, const std::string& path) {

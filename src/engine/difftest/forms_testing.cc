@@ -28,23 +28,39 @@ bool RegisterInOpcode(const Instruction& insn) {
 
 const char* OperandText(const x86::Operand& operand) {
   switch (operand.kind) {
-    case OperandKind::kMemory: return "m";
-    case OperandKind::kImmediate: return "i";
-    case OperandKind::kRelative: return "rel";
-    case OperandKind::kFarPointer: return "ptr";
-    case OperandKind::kRegister: break;
-    default: return "?";
+    case OperandKind::kMemory:
+      return "m";
+    case OperandKind::kImmediate:
+      return "i";
+    case OperandKind::kRelative:
+      return "rel";
+    case OperandKind::kFarPointer:
+      return "ptr";
+    case OperandKind::kRegister:
+      break;
+    default:
+      return "?";
   }
   switch (operand.register_class) {
-    case RegisterClass::kGpr: case RegisterClass::kGprHigh: return "r";
-    case RegisterClass::kSegment: return "sreg";
-    case RegisterClass::kControl: return "cr";
-    case RegisterClass::kDebug: return "dr";
-    case RegisterClass::kSt: return "st";
-    case RegisterClass::kMmx: return "mm";
-    case RegisterClass::kVector: return "v";
-    case RegisterClass::kMask: return "k";
-    default: return "reg";
+    case RegisterClass::kGpr:
+    case RegisterClass::kGprHigh:
+      return "r";
+    case RegisterClass::kSegment:
+      return "sreg";
+    case RegisterClass::kControl:
+      return "cr";
+    case RegisterClass::kDebug:
+      return "dr";
+    case RegisterClass::kSt:
+      return "st";
+    case RegisterClass::kMmx:
+      return "mm";
+    case RegisterClass::kVector:
+      return "v";
+    case RegisterClass::kMask:
+      return "k";
+    default:
+      return "reg";
   }
 }
 
@@ -91,15 +107,26 @@ class Enumerator {
 
   bool IsPrefix(unsigned opcode) const {
     switch (opcode) {
-      case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: case 0x66: case 0x67: case 0xf0: case 0xf2:
-      case 0xf3: return true;
-      default: return size_ == CodeSize::k64 && opcode >= 0x40 && opcode < 0x50;
+      case 0x26:
+      case 0x2e:
+      case 0x36:
+      case 0x3e:
+      case 0x64:
+      case 0x65:
+      case 0x66:
+      case 0x67:
+      case 0xf0:
+      case 0xf2:
+      case 0xf3:
+        return true;
+      default:
+        return size_ == CodeSize::k64 && opcode >= 0x40 && opcode < 0x50;
     }
   }
 
   void Legacy() {
-    static constexpr uint8_t kPrefixes[][2] = {{0, 0},       {0x66, 0},    {0xf3, 0},   {0xf2, 0},
-                                               {0x66, 0xf2}, {0x66, 0xf3}, {0xf0, 0},   {0x66, 0xf0}};
+    static constexpr uint8_t kPrefixes[][2] = {{0, 0},       {0x66, 0},    {0xf3, 0}, {0xf2, 0},
+                                               {0x66, 0xf2}, {0x66, 0xf3}, {0xf0, 0}, {0x66, 0xf0}};
     for (const auto& prefixes : kPrefixes) {
       for (unsigned rex = 0; rex < (size_ == CodeSize::k64 ? 2u : 1u); ++rex) {
         for (unsigned map = 0; map < 4; ++map) {
@@ -146,19 +173,44 @@ class Enumerator {
 /// Why a form cannot be compared with the bare host, or nullptr.
 const char* Excluded(const Instruction& insn) {
   switch (insn.mnemonic) {
-    case ZYDIS_MNEMONIC_CPUID: return "the host's own CPUID";
-    case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDTSCP: case ZYDIS_MNEMONIC_RDRAND: case ZYDIS_MNEMONIC_RDSEED:
-    case ZYDIS_MNEMONIC_RDPID: case ZYDIS_MNEMONIC_RDPMC: case ZYDIS_MNEMONIC_XGETBV: return "not deterministic";
-    case ZYDIS_MNEMONIC_SYSCALL: case ZYDIS_MNEMONIC_SYSENTER: case ZYDIS_MNEMONIC_INT1: case ZYDIS_MNEMONIC_INT3:
-    case ZYDIS_MNEMONIC_INTO: return "enters the kernel";
-    case ZYDIS_MNEMONIC_SYSEXIT: return "undefined in long mode for AMD";
-    case ZYDIS_MNEMONIC_SGDT: case ZYDIS_MNEMONIC_SIDT: case ZYDIS_MNEMONIC_SLDT: case ZYDIS_MNEMONIC_STR:
-    case ZYDIS_MNEMONIC_SMSW: return "emulated by Linux under UMIP";
-    case ZYDIS_MNEMONIC_LFS: case ZYDIS_MNEMONIC_LGS: return "FS holds the host's thread, GS the test's base";
-    case ZYDIS_MNEMONIC_VMCALL: case ZYDIS_MNEMONIC_VMMCALL: return "calls the hypervisor";
-    case ZYDIS_MNEMONIC_RDFSBASE: case ZYDIS_MNEMONIC_WRFSBASE: return "FS holds the host's thread";
-    case ZYDIS_MNEMONIC_XSAVEOPT: case ZYDIS_MNEMONIC_XSAVEOPT64: return "writes what the CPU tracked as modified";
-    default: break;
+    case ZYDIS_MNEMONIC_CPUID:
+      return "the host's own CPUID";
+    case ZYDIS_MNEMONIC_RDTSC:
+    case ZYDIS_MNEMONIC_RDTSCP:
+    case ZYDIS_MNEMONIC_RDRAND:
+    case ZYDIS_MNEMONIC_RDSEED:
+    case ZYDIS_MNEMONIC_RDPID:
+    case ZYDIS_MNEMONIC_RDPMC:
+    case ZYDIS_MNEMONIC_XGETBV:
+      return "not deterministic";
+    case ZYDIS_MNEMONIC_SYSCALL:
+    case ZYDIS_MNEMONIC_SYSENTER:
+    case ZYDIS_MNEMONIC_INT1:
+    case ZYDIS_MNEMONIC_INT3:
+    case ZYDIS_MNEMONIC_INTO:
+      return "enters the kernel";
+    case ZYDIS_MNEMONIC_SYSEXIT:
+      return "undefined in long mode for AMD";
+    case ZYDIS_MNEMONIC_SGDT:
+    case ZYDIS_MNEMONIC_SIDT:
+    case ZYDIS_MNEMONIC_SLDT:
+    case ZYDIS_MNEMONIC_STR:
+    case ZYDIS_MNEMONIC_SMSW:
+      return "emulated by Linux under UMIP";
+    case ZYDIS_MNEMONIC_LFS:
+    case ZYDIS_MNEMONIC_LGS:
+      return "FS holds the host's thread, GS the test's base";
+    case ZYDIS_MNEMONIC_VMCALL:
+    case ZYDIS_MNEMONIC_VMMCALL:
+      return "calls the hypervisor";
+    case ZYDIS_MNEMONIC_RDFSBASE:
+    case ZYDIS_MNEMONIC_WRFSBASE:
+      return "FS holds the host's thread";
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+      return "writes what the CPU tracked as modified";
+    default:
+      break;
   }
   if (insn.isa_set == ZYDIS_ISA_SET_PREFETCH_NOP && !insn.has_memory()) return "a NOP for Intel, undefined for AMD";
   const bool to_segment = insn.operand_count > 0 && insn.operand[0].register_class == RegisterClass::kSegment &&
@@ -191,8 +243,11 @@ std::string FormKey(const Instruction& insn) {
     if (operand.register_class == RegisterClass::kSegment) key += fmt::format("#{}", operand.index);
   }
   key += fmt::format(" [{}{}{:02X} o{} l{}", insn.encoding == Encoding::kVex ? "VEX " : "",
-                     insn.map == 0 ? "" : insn.map == 1 ? "0F" : insn.map == 2 ? "0F38" : "0F3A", opcode,
-                     insn.operand_size * 8, insn.vector_length * 8);
+                     insn.map == 0   ? ""
+                     : insn.map == 1 ? "0F"
+                     : insn.map == 2 ? "0F38"
+                                     : "0F3A",
+                     opcode, insn.operand_size * 8, insn.vector_length * 8);
   if (insn.address_size == 2) key += " a16";
   return key + "]";
 }

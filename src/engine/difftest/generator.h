@@ -1,7 +1,7 @@
 #pragma once
-// Makes random cases of a form: encodings, registers, flags, memory and control words, with a liking for the values where
-// things go wrong. Every memory operand of a case lies in the test's own pages or in addresses known to be unmapped, so
-// that running it on the bare host is safe. The same seed gives the same case. One thread.
+// Makes random cases of a form: encodings, registers, flags, memory and control words, with a liking for the values
+// where things go wrong. Every memory operand of a case lies in the test's own pages or in addresses known to be
+// unmapped, so that running it on the bare host is safe. The same seed gives the same case. One thread.
 
 #include <array>
 #include <bit>
@@ -41,7 +41,7 @@ class Random {
 class Generator {
  public:
   struct Options {
-    bool gs = false;   ///< GS-relative operands
+    bool gs = false;  ///< GS-relative operands
     bool avx = false;
   };
   Generator(const Guest& guest, const Options& options);

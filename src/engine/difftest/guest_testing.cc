@@ -82,12 +82,12 @@ void Guest::BuildTables() {
   const uint64_t tss = kKernel + kTss;
   put(kGdt + kTssSelector, 0x67 | Bits(tss, 0, 24) << 16 | uint64_t{0x8b} << 40 | Bits(tss, 24, 8) << 56);
   put(kGdt + kTssSelector + 8, tss >> 32);
-  put(kTss + 4, kKernel + kStackTop);  // RSP0
+  put(kTss + 4, kKernel + kStackTop);      // RSP0
   put(kTss + 0x60, uint64_t{0x68} << 48);  // no I/O bitmap
   for (unsigned vector = 0; vector < 32; ++vector) {
     const uint64_t handler = kKernel + kHandlers + vector * kHandlerSpacing;
-    put(kIdt + vector * 16, Bits(handler, 0, 16) | uint64_t{kKernelCs} << 16 | uint64_t{0x8e} << 40 |
-                                Bits(handler, 16, 16) << 48);
+    put(kIdt + vector * 16,
+        Bits(handler, 0, 16) | uint64_t{kKernelCs} << 16 | uint64_t{0x8e} << 40 | Bits(handler, 16, 16) << 48);
     put(kIdt + vector * 16 + 8, handler >> 32);
   }
   // An engine may run on after the case's instruction: into HLT, whose #GP ends in a handler that halts.
@@ -99,11 +99,12 @@ void Guest::BuildTables() {
 
 void Guest::SetUp(x86::CpuState& state, x86::CodeSize size) const {
   x86::ResetCpuState(state);
-  state.cr0 = x86::cr0::kPe | x86::cr0::kMp | x86::cr0::kEt | x86::cr0::kNe | x86::cr0::kWp | x86::cr0::kAm |
-              x86::cr0::kPg;
+  state.cr0 =
+      x86::cr0::kPe | x86::cr0::kMp | x86::cr0::kEt | x86::cr0::kNe | x86::cr0::kWp | x86::cr0::kAm | x86::cr0::kPg;
   state.cr3 = kPml4;
   state.cr4 = (x86::cr4::kPae | x86::cr4::kPge | x86::cr4::kOsFxsr | x86::cr4::kOsXmmExcpt | x86::cr4::kFsGsBase |
-               x86::cr4::kOsXsave) & model_->cr4_mask();
+               x86::cr4::kOsXsave) &
+              model_->cr4_mask();
   state.xcr0 = model_->xcr0_mask() & 7;
   state.msr.efer = x86::efer::kSce | x86::efer::kLme | x86::efer::kLma | x86::efer::kNxe;
   state.gdtr = {kKernel + kGdt, 0x4f};
@@ -126,8 +127,7 @@ void Guest::TakeException(const x86::CpuState& state, Outcome& outcome) {
   outcome.vector = static_cast<int>((state.rip - kKernel - kHandlers) / kHandlerSpacing);
   // [error code,] RIP, CS, RFLAGS, RSP, SS from the top of the kernel's stack (SDM 3A 6.14.2).
   uint64_t frame[6];
-  NACRE_CHECK(memory_->Read(GuestPhys(kStackTop - sizeof frame),
-                            {reinterpret_cast<uint8_t*>(frame), sizeof frame}));
+  NACRE_CHECK(memory_->Read(GuestPhys(kStackTop - sizeof frame), {reinterpret_cast<uint8_t*>(frame), sizeof frame}));
   const bool has_error = state.gpr[x86::kRsp] == kKernel + kStackTop - sizeof frame;
   outcome.error_code = has_error ? static_cast<uint32_t>(frame[0]) : 0;
   outcome.cr2 = outcome.vector == x86::kPageFault ? state.cr2 : 0;

@@ -29,7 +29,8 @@ uint64_t TrampolineAddress(const uint8_t* symbol) {
 
 Status MapFixed(uint64_t address, size_t bytes, int protection) {
   void* wanted = At(address);
-  void* mapped = mmap(wanted, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_POPULATE, -1, 0);
+  void* mapped =
+      mmap(wanted, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_POPULATE, -1, 0);
   if (mapped == MAP_FAILED || mapped != wanted) return FailErrno("cannot map {} bytes at {:#x}", bytes, address);
   return {};
 }
@@ -110,8 +111,7 @@ bool HostCpu::OnHostFault(int, const siginfo_t&, ucontext_t& context) {
   greg_t* regs = context.uc_mcontext.gregs;
   static constexpr int kOrder[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                                      REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
-  for (unsigned i = 0; i < 16; ++i)
-    Save<uint64_t>(NACRE_DIFF_OUT_GPR + 8 * i) = static_cast<uint64_t>(regs[kOrder[i]]);
+  for (unsigned i = 0; i < 16; ++i) Save<uint64_t>(NACRE_DIFF_OUT_GPR + 8 * i) = static_cast<uint64_t>(regs[kOrder[i]]);
   Save<uint64_t>(NACRE_DIFF_OUT_RFLAGS) = static_cast<uint64_t>(regs[REG_EFL]);
   stopped_ = true;
   trap_ = static_cast<int>(regs[REG_TRAPNO]);

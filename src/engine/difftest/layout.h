@@ -15,12 +15,12 @@
 /* Offsets in the save area. */
 #define NACRE_DIFF_GPR 0
 #define NACRE_DIFF_RFLAGS 128
-#define NACRE_DIFF_TARGET 136   /* where to enter: offset, for 32-bit code followed by the selector */
+#define NACRE_DIFF_TARGET 136 /* where to enter: offset, for 32-bit code followed by the selector */
 #define NACRE_DIFF_HOST_RSP 152
-#define NACRE_DIFF_COMPAT 160   /* nonzero: 32-bit code */
+#define NACRE_DIFF_COMPAT 160 /* nonzero: 32-bit code */
 #define NACRE_DIFF_GS_BASE 168
 #define NACRE_DIFF_HOST_GS 176
-#define NACRE_DIFF_USE_GS 184   /* nonzero: the host lets user code set GS's base */
+#define NACRE_DIFF_USE_GS 184 /* nonzero: the host lets user code set GS's base */
 #define NACRE_DIFF_XSAVE_MASK 192
 #define NACRE_DIFF_OUT_GPR 256
 #define NACRE_DIFF_OUT_RFLAGS 384

@@ -13,7 +13,7 @@
 namespace nacre::engine::difftest {
 
 struct RunOptions {
-  uint64_t cases = 0;       ///< in all, spread over the forms
+  uint64_t cases = 0;  ///< in all, spread over the forms
   uint64_t seed = 1;
   std::string form_filter;  ///< only forms whose name contains this
   double seconds = 0;       ///< stop after this long, 0: never

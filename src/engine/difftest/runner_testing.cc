@@ -1,8 +1,8 @@
 #include "engine/difftest/runner.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <algorithm>
 
 #include "base/bits.h"
 
@@ -23,8 +23,8 @@ std::string BrokenClaims(const TestCase& test, const Outcome& outcome) {
   return text;
 }
 
-/// Calls `check(test, seed)` on cases of every form that is not excluded, round by round, so that a run that is cut short has
-/// seen every form; its text is a failure.
+/// Calls `check(test, seed)` on cases of every form that is not excluded, round by round, so that a run that is cut
+/// short has seen every form; its text is a failure.
 template <typename Check>
 RunReport ForEachCase(const std::vector<Form>& forms, HostCpu& host, Guest& guest, const RunOptions& options,
                       Check&& check) {
@@ -100,7 +100,8 @@ std::string Influence(const TestCase& first, const Outcome& one, const TestCase&
     if ((one.rflags ^ two.rflags) & flags) text += "  flags depend on what is not read\n";
   }
   if (std::memcmp(one.data, two.data, sizeof one.data) != 0) text += "  memory depends on what is not read\n";
-  if (std::memcmp(one.xsave.bytes + 160, two.xsave.bytes + 160, 256) != 0) text += "  vectors depend on what is not read\n";
+  if (std::memcmp(one.xsave.bytes + 160, two.xsave.bytes + 160, 256) != 0)
+    text += "  vectors depend on what is not read\n";
   return text;
 }
 

@@ -57,6 +57,25 @@ ports:
 """
 
 
+# Writes to every page from 16 MiB to 116 MiB, says so on the serial port and waits for ever.
+TOUCH_100_MIB = """
+  mov $0x1000000, %edi
+touch:
+  movl $1, (%edi)
+  add $4096, %edi
+  cmp $0x7400000, %edi
+  jb touch
+  mov $0x3f8, %dx
+  mov $'!', %al
+  out %al, %dx
+  mov $10, %al
+  out %al, %dx
+forever:
+  hlt
+  jmp forever
+"""
+
+
 def debug_exit(value):
     return f"mov ${value}, %al\n out %al, $0xf4\n hlt\n"
 

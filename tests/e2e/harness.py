@@ -3,6 +3,7 @@
 NACRE names the binary (ctest sets it). Nothing is skipped here: a missing binary or guest is a failure that says what
 to call.
 """
+import fcntl
 import os
 import pathlib
 import pty
@@ -56,13 +57,14 @@ class Nacre:
         self.command = " ".join(command)
         self.output = b""
         self.position = 0
+        self.wide = False
         self.master = None
         self.messages = tempfile.TemporaryFile()  # a pipe that nobody reads could stop the process
         if terminal:
             self.master, slave = pty.openpty()
             self.before = termios.tcgetattr(slave)
             self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=self.messages,
-                                            start_new_session=True)
+                                            start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
             self.slave = slave
             self.source = self.master
         else:
@@ -123,6 +125,9 @@ class Nacre:
 
     def command_output(self, line, seconds=120):
         """Runs one command in the guest's shell and returns its output (the prompt must have been seen)."""
+        if not self.wide:  # else the echo of a long line is wrapped
+            self.wide = True
+            self.command_output("stty cols 2000")
         self.send(line + "\n")
         self.expect("\n", seconds)  # the echo of the line
         return self.expect(PROMPT, seconds).rsplit("\n", 1)[0].replace("\r", "")
@@ -147,6 +152,11 @@ class Nacre:
     def errors(self):
         """What it has said on standard error so far."""
         return os.pread(self.messages.fileno(), 1 << 20, 0).decode(errors="replace")
+
+    def memory_mib(self):
+        """What the process costs the host: its share of every page (a page that it maps twice counts once)."""
+        lines = pathlib.Path(f"/proc/{self.process.pid}/smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
     def text(self):
         return self.output.decode(errors="replace")

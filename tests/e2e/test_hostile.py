@@ -4,7 +4,7 @@ import pathlib
 import random
 
 import bare
-from harness import CRASHES, Folder, guest_file, main
+from harness import Folder, NACRE, Nacre, guest_file, main
 
 class HostileFiles(Folder):
     def check_refused(self, path, *arguments):
@@ -88,6 +88,15 @@ class HostileGuests(Folder):
             with self.subTest(engine=engine):
                 status, errors = self.run_code(bare.JUMP_NOWHERE, engine)
                 self.assertEqual(status, 3, errors)
+
+    def test_memory_is_what_the_guest_touches(self):
+        path = bare.build(pathlib.Path(self.folder.name) / "kernel", bare.TOUCH_100_MIB)
+        for engine in ("jit", "interp"):
+            with self.subTest(engine=engine), Nacre("run", "--engine", engine, "--kernel", path, "--memory", "512M") as guest:
+                guest.expect("!")
+                if "asan" not in str(NACRE):
+                    self.assertLess(guest.memory_mib(), 100 + 60)
+                self.assertGreater(guest.memory_mib(), 100)
 
     def test_garbage_to_every_port(self):
         for seed, step in ((1, 1), (2, 1), (3, -1), (4, -1)):

@@ -152,6 +152,15 @@ Status SetBalloon(RunOptions& options, std::string_view value) {
   return {};
 }
 
+Status SetLockstepFrom(RunOptions& options, std::string_view value) {
+  std::string_view digits = value;
+  if (digits.starts_with("0x")) digits.remove_prefix(2);
+  const char* last = digits.data() + digits.size();
+  const auto [end, error] = std::from_chars(digits.data(), last, options.machine.lockstep_from, 16);
+  if (error != std::errc() || end != last) return Fail("--lockstep-from {}: give a hexadecimal address", value);
+  return {};
+}
+
 Status AppendText(RunOptions& options, std::string_view value) {
   std::string& line = options.machine.command_line;
   if (!line.empty()) line += ' ';
@@ -191,13 +200,7 @@ constexpr std::array kOptions = std::to_array<Option>({
      [](RunOptions& o, std::string_view) -> Status { o.engine_stats = true; return {}; }},
     {"--lockstep", "", "run jit and interp side by side and stop at the first difference",
      [](RunOptions& o, std::string_view) -> Status { o.machine.lockstep = true; return {}; }},
-    {"--lockstep-from", "RIP", "with --lockstep: compare only once RIP has reached this address",
-     [](RunOptions& o, std::string_view value) -> Status {
-       char* end = nullptr;
-       o.machine.lockstep_from = std::strtoull(std::string(value).c_str(), &end, 16);
-       if (value.empty() || *end != 0) return Fail("--lockstep-from {}: give a hexadecimal address", value);
-       return {};
-     }},
+    {"--lockstep-from", "RIP", "with --lockstep: compare only once RIP has reached this address", SetLockstepFrom},
     {"--help", "", "this text", [](RunOptions& o, std::string_view) -> Status { o.help = true; return {}; }},
 });
 
@@ -216,6 +219,7 @@ Status CheckTogether(RunOptions& options, bool network_given) {
   machine::MachineConfig& machine = options.machine;
   if (!network_given) machine.networks.push_back({});
   if (machine.lockstep && machine.engine != EngineKind::kJit) return Fail("--lockstep works with --engine jit");
+  if (machine.lockstep_from != 0 && !machine.lockstep) return Fail("--lockstep-from needs --lockstep");
   options.default_guest = machine.kernel.empty();
   if (options.default_guest && !machine.initrds.empty()) return Fail("--initrd needs --kernel");
   if (!options.default_guest && !options.guest_command.empty())

@@ -144,7 +144,7 @@ void Generator::ShapeXrstor(TestCase& test, uint8_t* at) {
   if (IsXrstor(test.insn)) {
     std::memset(at + 512, 0, 64);
     at[512] = static_cast<uint8_t>(Below(8));
-    if (Chance(5)) at[512 + Below(64)] = static_cast<uint8_t>(random_());
+    if (Chance(5)) at[514 + Below(62)] = static_cast<uint8_t>(random_());  // the host may have components below
   }
   for (unsigned i = 0; i < 8; ++i) InterestingExtended(at + 32 + 16 * i);
 }

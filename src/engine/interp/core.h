@@ -9,7 +9,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
-#include <vector>
+#include <type_traits>
 
 #include "engine/engine.h"
 #include "engine/interp/interpreter.h"
@@ -34,15 +34,33 @@ using Handler = bool (*)(Core& core, const Decoded& decoded);
 
 /// A decoded instruction with what can be resolved once. The first two cache lines are what dispatch needs.
 struct alignas(64) Decoded {
-  uint64_t key = ~uint64_t{0};                ///< physical address and code size
+  uint64_t key = 0;                           ///< physical address and code size, plus 1; 0: nothing here
   uint64_t bytes[2] = {}, mask[2] = {};       ///< the instruction's bytes, zero above `length`
   Handler handler = nullptr;
   uint8_t length = 0;
   uint8_t operand_size = 0;  ///< effective: 2, 4, 8, whatever the form (also where the instruction has no operand)
   uint8_t stack_size = 0;    ///< of pushes, pops and near branches: in 64-bit code 8, or 2 with a 66 prefix
-  uint8_t string_segment = x86::kDs;  ///< DS or the override: source of string instructions and XLAT
+  uint8_t string_segment = 0;  ///< DS or the override: source of string instructions and XLAT
   uint8_t reg[4] = {};       ///< byte offset into CpuState::gpr of operand i, if it is a general register
   x86::Instruction insn;
+};
+
+static_assert(std::is_trivially_copyable_v<Decoded>);
+
+/// Decoded instructions by hash of their key. The memory is the host's to give page by page as entries are used: an
+/// interpreter that only helps a translator costs little.
+class DecodeCache {
+ public:
+  static constexpr unsigned kSize = 1 << 16;
+  DecodeCache();
+  ~DecodeCache();
+  DecodeCache(const DecodeCache&) = delete;
+  DecodeCache& operator=(const DecodeCache&) = delete;
+  Decoded& At(uint64_t physical) { return entries_[(physical ^ (physical >> 16)) % kSize]; }
+  void Clear();
+
+ private:
+  Decoded* entries_;
 };
 
 /// A translated range of guest memory, at most two pages: where an access may go without further checks.
@@ -130,7 +148,6 @@ struct FaultRecord {
 
 struct Core final : OperandMemory {
   static constexpr unsigned kTlbSize = 512;
-  static constexpr unsigned kDecodeCacheSize = 1 << 14;
   static constexpr unsigned kMaxRepeat = 4096;  ///< iterations of a REP in one Step
 
   Core(const VcpuConfig& vcpu_config, StateListener* state_listener);
@@ -436,7 +453,7 @@ struct Core final : OperandMemory {
   uint64_t retired = 0;
 
   std::array<std::array<std::array<TlbEntry, kTlbSize>, 4>, 3> tlb{};
-  std::vector<Decoded> decode_cache;
+  DecodeCache decode_cache;
   Decoded spare;  ///< where an instruction without a place in the cache is decoded
 };
 

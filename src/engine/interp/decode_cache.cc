@@ -1,8 +1,11 @@
 // Fetching and caching of decoded instructions. A cached decode is keyed by physical address and code size and is used
 // only while its bytes equal those in memory, which is compared at every execution: self-modifying code needs no flags.
 
+#include <sys/mman.h>
+
 #include <algorithm>
 
+#include "base/check.h"
 #include "engine/interp/core.h"
 #include "engine/interp/handlers.h"
 #include "x86/decoder.h"
@@ -88,8 +91,23 @@ bool Matches(const Decoded& d, const uint8_t* bytes) {
 
 }  // namespace
 
-void Core::FlushDecoded() {
-  for (Decoded& d : decode_cache) d.key = ~uint64_t{0};
+DecodeCache::DecodeCache() {
+  // Zero pages are empty entries: Decoded is an implicit-lifetime type whose key 0 means nothing.
+  void* pages = mmap(nullptr, kSize * sizeof(Decoded), PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  NACRE_CHECK(pages != MAP_FAILED);
+  entries_ = static_cast<Decoded*>(pages);
+}
+
+DecodeCache::~DecodeCache() { munmap(entries_, kSize * sizeof(Decoded)); }
+
+void DecodeCache::Clear() { NACRE_CHECK(madvise(entries_, kSize * sizeof(Decoded), MADV_DONTNEED) == 0); }
+
+void Core::FlushDecoded() { decode_cache.Clear(); }
+
+/// Whether `cached` may be this very instruction, as far as its bytes up to the page's end tell.
+static bool BeginsAs(const Decoded& cached, const CodeBytes& bytes) {
+  return std::memcmp(cached.bytes, bytes.data, bytes.size) == 0;
 }
 
 const Decoded* Core::FetchInstruction() {
@@ -118,8 +136,8 @@ const Decoded* Core::FetchInstruction() {
       return nullptr;
     }
   }
-  const uint64_t key = phys.value << 2 | static_cast<uint64_t>(code_size);
-  Decoded& cached = decode_cache[(phys.value ^ (phys.value >> 14)) % kDecodeCacheSize];
+  const uint64_t key = (phys.value << 2 | static_cast<uint64_t>(code_size)) + 1;
+  Decoded& cached = decode_cache.At(phys.value);
   if (host && phys.page_offset() <= kPageSize - 16 && cached.key == key && Matches(cached, host) &&
       cached.length <= remaining) [[likely]]
     return &cached;
@@ -127,37 +145,39 @@ const Decoded* Core::FetchInstruction() {
   // The slow way: across a page's end, from MMIO, near the segment's limit, or not decoded yet.
   CodeBytes bytes;
   Gather(*this, host, phys, static_cast<unsigned>(remaining), bytes);
-  if (cached.key == key && cached.length <= bytes.size && Matches(cached, bytes.data)) return &cached;
+  const bool known = cached.key == key && cached.length != 0;
+  if (known && cached.length <= bytes.size && Matches(cached, bytes.data)) return &cached;
   x86::Instruction insn;
-  x86::DecodeStatus status = x86::Decode({bytes.data, bytes.size}, code_size, insn);
-  const bool crosses = status == x86::DecodeStatus::kTruncated && bytes.size < remaining && bytes.size < 15;
-  if (crosses) {
+  x86::DecodeStatus status = x86::DecodeStatus::kTruncated;
+  const bool known_to_cross = known && cached.length > bytes.size && BeginsAs(cached, bytes);
+  if (!known_to_cross) status = x86::Decode({bytes.data, bytes.size}, code_size, insn);
+  if (status == x86::DecodeStatus::kTruncated && bytes.size < remaining && bytes.size < 15) {
     uint64_t second = linear + bytes.size;
     if (!code64) second &= 0xffffffff;
     if (code64 && !Canonical(second)) return Gp(), nullptr;
     GuestPhys second_phys;
     if (!TranslatePage(second, Access::kExecute, as, host, second_phys)) return nullptr;
     Gather(*this, host, second_phys, static_cast<unsigned>(remaining) - bytes.size, bytes);
+    if (known_to_cross && cached.length <= bytes.size && Matches(cached, bytes.data)) return &cached;
     status = x86::Decode({bytes.data, bytes.size}, code_size, insn);
   }
   // What lies beyond the segment's limit cannot be fetched; over 15 bytes is no instruction: both #GP(0).
-  Decoded& d = crosses || status != x86::DecodeStatus::kOk ? spare : cached;
-  d.key = key;
-  if (status == x86::DecodeStatus::kOk) {
-    d.insn = insn;
-    config.model->Adapt(d.insn);
-    Resolve(*config.model, d);
-    for (unsigned i = 0; i < 2; ++i) {
-      const unsigned covered = std::min(8u, d.length > i * 8 ? d.length - i * 8 : 0u);
-      d.mask[i] = covered == 8 ? ~uint64_t{0} : Bit(covered * 8) - 1;
-      std::memcpy(&d.bytes[i], bytes.data + i * 8, 8);
-      d.bytes[i] &= d.mask[i];
-    }
-    return &d;
+  if (status != x86::DecodeStatus::kOk) {
+    spare.length = 0;
+    spare.handler = status == x86::DecodeStatus::kInvalid ? InvalidOpcode : TooLong;
+    return &spare;
   }
-  d.length = 0;
-  d.handler = status == x86::DecodeStatus::kInvalid ? InvalidOpcode : TooLong;
-  return &d;
+  cached.key = key;
+  cached.insn = insn;
+  config.model->Adapt(cached.insn);
+  Resolve(*config.model, cached);
+  for (unsigned i = 0; i < 2; ++i) {
+    const unsigned covered = std::min(8u, cached.length > i * 8 ? cached.length - i * 8 : 0u);
+    cached.mask[i] = covered == 8 ? ~uint64_t{0} : Bit(covered * 8) - 1;
+    std::memcpy(&cached.bytes[i], bytes.data + i * 8, 8);
+    cached.bytes[i] &= cached.mask[i];
+  }
+  return &cached;
 }
 
 }  // namespace nacre::engine::interp

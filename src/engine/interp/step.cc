@@ -61,8 +61,7 @@ bool InvalidOpcode(Core& c, const Decoded&) { return c.Ud(); }
 
 Core::Core(const VcpuConfig& vcpu_config, StateListener* state_listener)
     : config(vcpu_config), listener(state_listener), vector_unit(*vcpu_config.model),
-      amd(vcpu_config.model->Cpuid(0, 0, CpuState{}, 0).ebx == kAuth), has_spec_ctrl(HasSpecCtrl(*vcpu_config.model)),
-      decode_cache(kDecodeCacheSize) {}
+      amd(vcpu_config.model->Cpuid(0, 0, CpuState{}, 0).ebx == kAuth), has_spec_ctrl(HasSpecCtrl(*vcpu_config.model)) {}
 
 Core::~Core() = default;
 

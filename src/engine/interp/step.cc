@@ -116,6 +116,7 @@ bool Core::DebugAfter(uint64_t flags_before) {
   const uint64_t tf_source = trap_by_new_tf ? cpu.rflags : flags_before;
   if ((tf_source & rf::kTf) && !no_trap && !shadow_mov_ss) bits |= kDr6SingleStep;
   if (task_trap) bits |= kDr6TaskSwitch;
+  task_trap = false;
   if (bits == 0) return true;
   cpu.dr6 = (cpu.dr6 & ~uint64_t{0xf}) | bits;
   if (shadow_mov_ss) {

@@ -41,6 +41,11 @@ class HostileFiles(Folder):
                 path = self.write(name, content)
                 self.check_refused(path, "--kernel", path)
 
+    def test_huge_kernel(self):
+        path = self.write("kernel", b"\x7fELF")
+        os.truncate(path, 64 << 30)
+        self.check_refused(path, "--kernel", path)
+
     def test_initrd_larger_than_memory(self):
         path = self.write("initrd", b"")
         os.truncate(path, 8 << 30)
@@ -60,6 +65,10 @@ class HostileFiles(Folder):
                 self.assertIn(status, (1, 3), errors)  # refused, or taken and the guest ran: (1 << 1) | 1
                 if status == 1:
                     self.assertIn(str(path), errors)
+        path = self.write("huge", b"")
+        os.truncate(path, 4 << 40)
+        status, errors = self.run_status("--kernel", kernel, "--disk", path, "--debug-exit")
+        self.assertEqual(status, 3, errors)
 
 
 class HostileGuests(Folder):

@@ -248,6 +248,23 @@ TEST_F(InterpTest, TaskGateTakesAnExceptionWithErrorCode) {
   EXPECT_EQ(Get<uint32_t>(at::kTss + 32), at::kCode) << "the faulting instruction's EIP in the old TSS";
 }
 
+TEST_F(InterpTest, TrapBitOfATaskGivesOneDebugException) {
+  Protected32();
+  Put<uint32_t>(at::kTss2 + 32, 0x9000);
+  Put<uint32_t>(at::kTss2 + 36, 2);
+  Put<uint32_t>(at::kTss2 + 56, at::kStack0 - 0x800);
+  for (unsigned i = 0; i < 6; ++i) Put<uint32_t>(at::kTss2 + 72 + i * 4, i == 1 ? sel::kCode0 : sel::kData0);
+  Put<uint16_t>(at::kTss2 + 100, 1);
+  Code({0xea, 0, 0, 0, 0, sel::kTss2, 0});  // jmp TSS2
+  Code({0xf4}, 0x9000);
+  EXPECT_EQ(Run(), 1);
+  EXPECT_EQ(Stack32(0), 0x9000u);
+  EXPECT_EQ(s.gpr[kRsp], at::kStack0 - 0x80c);
+  EXPECT_TRUE(s.dr6 & Bit(15));
+  EXPECT_FALSE(s.pending_debug);
+  EXPECT_EQ(Get<uint8_t>(at::kGdt + sel::kTss + 5), 0x89) << "JMP leaves the old task available";
+}
+
 TEST_F(InterpTest, BusyTaskIsRefused) {
   Protected32();
   Code({0xea, 0, 0, 0, 0, sel::kTss, 0});  // jmp own TSS

@@ -25,6 +25,8 @@ enum BlockFlags : uint32_t {
   kFlagAvx = 1 << 8,
   kFlagCpl0 = 1 << 9,
   kFlagSmap = 1 << 10,       ///< CR4.SMAP: AC selects the context
+  kFlagTsc = 1 << 12,        ///< RDTSC and RDTSCP do not fault
+  kFlagFsGsBase = 1 << 13,   ///< CR4.FSGSBASE
   kFlagSingle = 1 << 11,     ///< one instruction a block, no links (budgets, lockstep)
 };
 
@@ -36,10 +38,12 @@ struct Block {
   uint64_t rip = 0;
   const uint8_t* host = nullptr;  ///< entry, executable view
   uint32_t flags = 0;
+  uint32_t page = 0;              ///< GuestMemory's index of its page
   uint32_t host_size = 0;         ///< hot and cold part
   uint32_t next_in_bucket = kNone;
   uint32_t next_in_page = kNone;
   uint32_t first_incoming = kNone;
+  uint32_t alias_of = kNone;      ///< a stand-in on the second page of a block whose last instruction crosses pages
   uint32_t map_begin = 0;         ///< first InstructionPlace
   uint16_t guest_length = 0;      ///< bytes, within the page
   uint16_t undefined_flags = 0;   ///< arithmetic flags that the manual leaves undefined at the end (for lockstep)
@@ -63,6 +67,9 @@ struct Link {
   uint32_t target_block = kNone;
 };
 
+/// REP-prefixed string instructions of 64-bit code that JitVcpu::FastString knows; `size` is the element's.
+enum class StringKind : uint8_t { kOther, kMove, kStore };
+
 /// A place in a block that leaves it out of line.
 struct Site {
   uint64_t rip = 0;               ///< of the guest instruction
@@ -71,6 +78,9 @@ struct Site {
   uint8_t context = 0;
   uint8_t size = 0;
   bool write = false;
+  bool next_page = false;         ///< left because the page after that of `rip` was not known to be mapped as before
+  uint8_t length = 0;             ///< bytes of the instruction, where `string` or the mnemonic has a fast path
+  StringKind string = StringKind::kOther;
 };
 
 /// Host offset in a block to guest instruction, for host faults.
@@ -87,6 +97,8 @@ class BlockStore {
   uint32_t Find(uint64_t phys, uint64_t rip, uint32_t flags) const;
   /// Adds a filled block; `page_index` is GuestMemory's.
   uint32_t Add(const Block& block, uint64_t page_index);
+  /// Makes writes to the first `bytes` bytes of a second page invalidate block `of`.
+  void AddAlias(uint32_t of, uint64_t page_index, uint64_t phys_page_start, unsigned bytes);
   /// Unlinks and forgets the blocks of a page that overlap [first, last] (byte offsets in the page). Returns how many.
   unsigned InvalidateRange(uint64_t page_index, unsigned first, unsigned last, JitContext& context,
                            const uint8_t* miss_target);
@@ -117,9 +129,10 @@ class BlockStore {
   std::span<const uint32_t> pages_with_blocks() const { return pages_; }
 
  private:
-  static constexpr uint32_t kBuckets = 1 << 17;
+  static constexpr uint32_t kBuckets = 1 << 19;
   static uint32_t Bucket(uint64_t phys, uint64_t rip, uint32_t flags);
   void Remove(uint32_t index);
+  void RemoveFromPage(uint32_t index);
   void Disconnect(uint32_t link);
 
   std::vector<Block> blocks_;

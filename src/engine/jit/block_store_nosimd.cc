@@ -8,7 +8,7 @@ BlockStore::BlockStore(uint64_t guest_pages) : buckets_(kBuckets, kNone), page_f
 
 uint32_t BlockStore::Bucket(uint64_t phys, uint64_t rip, uint32_t flags) {
   uint64_t hash = (phys ^ (rip >> 12) * 0x9e3779b97f4a7c15 ^ flags) * 0x9e3779b97f4a7c15;
-  return static_cast<uint32_t>(hash >> 47) & (kBuckets - 1);
+  return static_cast<uint32_t>(hash >> 45) & (kBuckets - 1);
 }
 
 uint32_t BlockStore::Find(uint64_t phys, uint64_t rip, uint32_t flags) const {
@@ -26,6 +26,7 @@ uint32_t BlockStore::Add(const Block& block, uint64_t page_index) {
   blocks_.push_back(block);
   Block& added = blocks_.back();
   added.valid = true;
+  added.page = static_cast<uint32_t>(page_index);
   uint32_t& bucket = buckets_[Bucket(block.phys, block.rip, block.flags)];
   added.next_in_bucket = bucket;
   bucket = index;
@@ -33,6 +34,23 @@ uint32_t BlockStore::Add(const Block& block, uint64_t page_index) {
   added.next_in_page = page_first_[page_index];
   page_first_[page_index] = index;
   return index;
+}
+
+void BlockStore::AddAlias(uint32_t of, uint64_t page_index, uint64_t phys_page_start, unsigned bytes) {
+  Block alias;
+  alias.phys = phys_page_start;
+  alias.host = blocks_[of].host;  // keeps FindByHost's order
+  alias.flags = kNone;            // no lookup asks for it
+  alias.alias_of = of;
+  alias.guest_length = static_cast<uint16_t>(bytes);
+  alias.look_first = 1;  // no look-ahead
+  Add(alias, page_index);
+}
+
+void BlockStore::RemoveFromPage(uint32_t index) {
+  uint32_t* at = &page_first_[blocks_[index].page];
+  while (*at != index) at = &blocks_[*at].next_in_page;
+  *at = blocks_[index].next_in_page;
 }
 
 void BlockStore::Remove(uint32_t index) {
@@ -67,16 +85,25 @@ unsigned BlockStore::InvalidateRange(uint64_t page_index, unsigned first, unsign
       at = &block.next_in_page;
       continue;
     }
+    const uint32_t index = *at;
+    *at = block.next_in_page;
+    uint32_t main = index;
+    if (block.alias_of != kNone) {
+      Remove(index);
+      main = block.alias_of;
+      if (!blocks_[main].valid) continue;
+      RemoveFromPage(main);
+      at = &page_first_[page_index];  // the main block may stand on this very page in front of `at`
+    }
+    const uint64_t rip = blocks_[main].rip;
     for (JumpCache& cache : context.jump_cache) {
-      const uint64_t entry = block.rip & kJumpMask;
-      if (cache.negated_rip[entry] == uint64_t{0} - block.rip) {
+      const uint64_t entry = rip & kJumpMask;
+      if (cache.negated_rip[entry] == uint64_t{0} - rip) {
         cache.negated_rip[entry] = ~uint64_t{0};
         cache.target[entry] = reinterpret_cast<uint64_t>(miss_target);
       }
     }
-    const uint32_t index = *at;
-    *at = block.next_in_page;
-    Remove(index);
+    Remove(main);
     ++removed;
   }
   return removed;
@@ -119,6 +146,7 @@ uint32_t BlockStore::FindByHost(const uint8_t* host) const {
     else
       high = middle;
   }
+  while (low > 0 && blocks_[low - 1].alias_of != kNone) --low;
   if (low == 0) return kNone;
   const Block& block = blocks_[low - 1];
   return host < block.host + block.host_size ? static_cast<uint32_t>(low - 1) : kNone;

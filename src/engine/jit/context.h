@@ -18,7 +18,7 @@ inline constexpr unsigned kContexts = 3;
 inline constexpr unsigned kContextSupervisor = 0, kContextUser = 1, kContextSupervisorAc = 2;
 inline constexpr unsigned kTlbEntries = 1024;
 inline constexpr unsigned kPageSlots = 1024;
-inline constexpr unsigned kJumpCacheEntries = 2048;
+inline constexpr unsigned kJumpCacheEntries = 16384;
 
 /// A direct-mapped TLB of 4 KiB pages, indexed by the low bits of the page number. A hit on entry i for an access of
 /// `size` bytes at address a: (a + tag[i]) as an unsigned number is at most 4096 - size, which tests the page and page
@@ -68,6 +68,7 @@ struct JitContext {
   uint64_t page_number_mask = ~uint64_t{4095};
   uint64_t arithmetic_mask = x86::rflags::kArithmetic;
   uint64_t not_direction_mask = ~x86::rflags::kDf;
+  uint64_t bit_in_32_mask = 31, bit_in_64_mask = 63;  ///< bit offsets of BT and the like within their operand
 
   // Written by any thread. `go` is 1 unless a request waits; no_request likewise but stays 0 while interrupts are off.
   std::atomic<uint64_t> go = 1;

@@ -57,6 +57,8 @@ bool JitVcpu::ComputeMode() {
     if (state.cr4 & x86::cr4::kOsFxsr) flags |= kFlagSse;
     if ((state.cr4 & x86::cr4::kOsXsave) && (state.xcr0 & 6) == 6 && has_avx_) flags |= kFlagAvx;
   }
+  if (cpl == 0 || !(state.cr4 & x86::cr4::kTsd)) flags |= kFlagTsc;
+  if (state.cr4 & x86::cr4::kFsGsBase) flags |= kFlagFsGsBase;
   if (single_) flags |= kFlagSingle;
   mode_flags_ = flags;
   return true;
@@ -113,6 +115,19 @@ uint32_t JitVcpu::PageIdOf(uint64_t linear_page, uint64_t phys_page) {
   }
 }
 
+/// Translated code of `context` may rely on the page of `rip` being mapped so, until a flush.
+void JitVcpu::NoteCodePage(uint64_t rip, const CodePage& page, unsigned context, uint32_t page_id) {
+  const unsigned slot = (rip >> 12) % kPageSlots;
+  context_->code_pages[context].page_id[slot] = page_id;
+  code_page_seen_[context * kPageSlots + slot] = 1;
+  if (!page.global) code_non_global_[context] = true;
+  if (page.large) {
+    LargeCode& large = large_code_[context];
+    large.first = large.first < rip ? large.first : AlignDown(rip, kGiB);
+    large.last = large.last > rip ? large.last : rip | (kGiB - 1);
+  }
+}
+
 /// The block at `rip`, or kNone: no translation, or (page_id 0) no executable RAM there.
 uint32_t JitVcpu::FindBlock(uint64_t rip, uint32_t flags, uint32_t& page_id) {
   page_id = 0;
@@ -124,14 +139,7 @@ uint32_t JitVcpu::FindBlock(uint64_t rip, uint32_t flags, uint32_t& page_id) {
     context_flags_[context] = flags;
   }
   page_id = PageIdOf(rip >> 12, page->phys_page);
-  context_->code_pages[context].page_id[(rip >> 12) % kPageSlots] = page_id;
-  code_page_seen_[context * kPageSlots + (rip >> 12) % kPageSlots] = 1;
-  if (!page->global) code_non_global_[context] = true;
-  if (page->large) {
-    LargeCode& large = large_code_[context];
-    large.first = large.first < rip ? large.first : AlignDown(rip, kGiB);
-    large.last = large.last > rip ? large.last : rip | (kGiB - 1);
-  }
+  NoteCodePage(rip, *page, context, page_id);
   return store_.Find(page->phys_page << 12 | (rip & kPageMask), rip, flags);
 }
 
@@ -196,7 +204,11 @@ JitVcpu::Need JitVcpu::Dispatch() {
     context.state.rflags &= ~x86::rflags::kRf;  // matters to instruction breakpoints only, which are not translated
     stubs_.enter(block.host);
     TakeExit();
-    if (context.exit_code == kExitInterpret) return Need::kInterpret;
+    if (context.exit_code == kExitInterpret) {
+      if (interpret_site_ == kNone || single_ || !FastInstruction(store_.site(interpret_site_))) return Need::kInterpret;
+      ++counters_.fast;
+      interpret_site_ = kNone;
+    }
     if (single_) return Need::kRequests;
   }
 }
@@ -228,45 +240,59 @@ void JitVcpu::SaveVectors() {
   vectors_live_ = false;
 }
 
-/// A TLB miss in translated code: fills the entry and returns where to try again, or 0 with the exit prepared when the
-/// interpreter must do the instruction (faults, MMIO, page crossings, writes to translated code).
+/// Enters the page of `address` into a context's TLB; its host address, or nullptr when translated code must not touch it
+/// directly (a fault, MMIO, a write to translated code).
+const uint8_t* JitVcpu::FillTlb(unsigned which, uint64_t address, bool write) {
+  JitContext& context = *context_;
+  if (context.state.code64() && !IsCanonical(address)) return nullptr;
+  const x86::Translation translation =
+      x86::WalkPages(memory_, context.state, GuestVirt(address),
+                     {.access = write ? x86::Access::kWrite : x86::Access::kRead,
+                      .user = which == kContextUser, .smap_override = which == kContextSupervisorAc});
+  if (!translation.ok) return nullptr;
+  const uint8_t* host = memory_.HostPointer(GuestPhys(AlignDown(translation.address.value, kPageSize)), kPageSize);
+  if (!host) return nullptr;
+  std::atomic<uint8_t>& page_flags = memory_.PageFlags(memory_.PageIndex(host));
+  if (write) page_flags.fetch_or(memory::GuestMemory::kDirty);
+  const uint8_t seen = page_flags.load();
+  const bool code = (seen & memory::GuestMemory::kCode) != 0;
+  if (write && code) return nullptr;
+  const uint64_t page = AlignDown(address, kPageSize);
+  const unsigned entry = (address >> 12) % kTlbEntries;
+  DataTlb& tlb = context.tlb[which];
+  const bool writable = translation.writable && !code && (seen & memory::GuestMemory::kDirty);
+  tlb.read_tag[entry] = 0 - page;
+  tlb.write_tag[entry] = writable ? 0 - page : 0 - (static_cast<uint64_t>(entry ^ 1) << 12);
+  tlb.host[entry] = reinterpret_cast<uint64_t>(host);
+  const bool large = translation.page_bytes > kPageSize;
+  tlb_entry_flags_[which * kTlbEntries + entry] =
+      static_cast<uint8_t>((translation.global ? kEntryGlobal : 0) | (large ? kEntryLarge : 0));
+  if (!translation.global) tlb_non_global_[which] = true;
+  if (large) ++tlb_large_[which];
+  ++counters_.tlb_fills;
+  return host;
+}
+
+/// Host address of `size` bytes at a linear address as `context` may access it, through the TLB; nullptr as FillTlb, or
+/// when the bytes cross a page.
+uint8_t* JitVcpu::HostFor(unsigned which, uint64_t address, unsigned size, bool write) {
+  const DataTlb& tlb = context_->tlb[which];
+  const unsigned entry = (address >> 12) % kTlbEntries;
+  const uint64_t offset = address + (write ? tlb.write_tag[entry] : tlb.read_tag[entry]);
+  if (offset <= kPageSize - size) return reinterpret_cast<uint8_t*>(tlb.host[entry] + offset);
+  if ((address & kPageMask) + size > kPageSize) return nullptr;
+  const uint8_t* host = FillTlb(which, address, write);
+  return host ? const_cast<uint8_t*>(host) + (address & kPageMask) : nullptr;
+}
+
+/// A TLB miss in translated code: returns where to try again, or 0 with the exit prepared when the interpreter must do
+/// the instruction.
 uint64_t JitVcpu::SlowMemory() {
   JitContext& context = *context_;
   const Site& site = store_.site(context.exit_id);
   const uint64_t address = context.slow_address;
-  const unsigned which = site.context;
   const bool crosses = (address & kPageMask) + site.size > kPageSize;
-  if (!crosses && (!context.state.code64() || IsCanonical(address))) {
-    const x86::Translation translation =
-        x86::WalkPages(memory_, context.state, GuestVirt(address),
-                       {.access = site.write ? x86::Access::kWrite : x86::Access::kRead,
-                        .user = which == kContextUser, .smap_override = which == kContextSupervisorAc});
-    const uint8_t* host = translation.ok
-                              ? memory_.HostPointer(GuestPhys(AlignDown(translation.address.value, kPageSize)), kPageSize)
-                              : nullptr;
-    if (host) {
-      std::atomic<uint8_t>& page_flags = memory_.PageFlags(memory_.PageIndex(host));
-      if (site.write) page_flags.fetch_or(memory::GuestMemory::kDirty);
-      const uint8_t seen = page_flags.load();
-      const bool code = (seen & memory::GuestMemory::kCode) != 0;
-      if (!(site.write && code)) {
-        const uint64_t page = AlignDown(address, kPageSize);
-        const unsigned entry = (address >> 12) % kTlbEntries;
-        DataTlb& tlb = context.tlb[which];
-        const bool writable = translation.writable && !code && (seen & memory::GuestMemory::kDirty);
-        tlb.read_tag[entry] = 0 - page;
-        tlb.write_tag[entry] = writable ? 0 - page : 0 - (static_cast<uint64_t>(entry ^ 1) << 12);
-        tlb.host[entry] = reinterpret_cast<uint64_t>(host);
-        const bool large = translation.page_bytes > kPageSize;
-        tlb_entry_flags_[which * kTlbEntries + entry] =
-            static_cast<uint8_t>((translation.global ? kEntryGlobal : 0) | (large ? kEntryLarge : 0));
-        if (!translation.global) tlb_non_global_[which] = true;
-        if (large) ++tlb_large_[which];
-        ++counters_.tlb_fills;
-        return reinterpret_cast<uint64_t>(site.retry);
-      }
-    }
-  }
+  if (!crosses && FillTlb(site.context, address, site.write)) return reinterpret_cast<uint64_t>(site.retry);
   ++counters_.slow_interpreted;
   context.state.rip = site.rip;
   context.exit_id = kNone;

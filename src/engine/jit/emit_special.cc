@@ -154,6 +154,102 @@ bool Translator::EmitSti(unsigned index) {
   return true;
 }
 
+/// RDTSC, RDTSCP: the host's counter plus the offset, without flags.
+bool Translator::EmitRdtsc(bool with_aux) {
+  if (!(request_.flags & kFlagTsc)) return false;
+  code_.Byte(0x0f);
+  code_.Byte(0x31);
+  const auto swap_halves = [&](unsigned to, unsigned from) {  // RORX to, from, 32
+    code_.Byte(0xc4);
+    code_.Byte(static_cast<uint8_t>((to >= 8 ? 0 : 0x80) | 0x40 | (from >= 8 ? 0 : 0x20) | 3));
+    code_.Byte(0xfb);
+    code_.Byte(0xf0);
+    code_.Byte(static_cast<uint8_t>(0xc0 | (to & 7) << 3 | (from & 7)));
+    code_.Byte(32);
+  };
+  swap_halves(kScratch1, kHostRdx);
+  code_.Lea(kScratch1, {.base = kScratch1, .index = kHostRax});
+  code_.Load(kScratch2, NACRE_STATE(tsc_offset));
+  code_.Lea(kScratch1, {.base = kScratch1, .index = kScratch2});
+  code_.Move(kHostRax, kScratch1, false);
+  swap_halves(kHostRdx, kScratch1);
+  code_.Move(kHostRdx, kHostRdx, false);
+  if (with_aux) code_.Load(kHostRcx, StateField(offsetof(x86::CpuState, msr) + offsetof(x86::Msrs, tsc_aux)), false);
+  return true;
+}
+
+/// RDFSBASE, RDGSBASE.
+bool Translator::EmitReadBase(const Instruction& insn) {
+  if (!(request_.flags & kFlagFsGsBase) || !code64()) return false;
+  const unsigned segment = insn.mnemonic == ZYDIS_MNEMONIC_RDFSBASE ? x86::kFs : x86::kGs;
+  const Mem base = StateField(offsetof(x86::CpuState, segment) + segment * sizeof(x86::Segment) +
+                              offsetof(x86::Segment, base));
+  const unsigned to = insn.operand[0].index;
+  const uint8_t host = IsHomed(to) ? kScratch1 : HostOf(to);
+  code_.Load(host, base, insn.operand_size == 8);
+  if (IsHomed(to)) code_.Store(GprSlot(to), kScratch1);
+  return true;
+}
+
+/// MOV from CR0, CR2, CR3, CR4 at CPL 0, and from a segment register to a wide register.
+bool Translator::EmitMovFromSystem(const Instruction& insn, bool& handled) {
+  const x86::Operand& to = insn.operand[0];
+  const x86::Operand& from = insn.operand[1];
+  handled = to.kind == OperandKind::kRegister && to.register_class == RegisterClass::kGpr &&
+            from.kind == OperandKind::kRegister &&
+            (from.register_class == RegisterClass::kControl || from.register_class == RegisterClass::kSegment);
+  if (!handled) return true;
+  const uint8_t host = IsHomed(to.index) ? kScratch1 : HostOf(to.index);
+  if (from.register_class == RegisterClass::kControl) {
+    if (!(request_.flags & kFlagCpl0) || !code64()) return false;
+    switch (from.index) {
+      case 0: code_.Load(host, NACRE_STATE(cr0)); break;
+      case 2: code_.Load(host, NACRE_STATE(cr2)); break;
+      case 3: code_.Load(host, NACRE_STATE(cr3)); break;
+      case 4: code_.Load(host, NACRE_STATE(cr4)); break;
+      default: return false;
+    }
+  } else {
+    if (to.size < 4 || from.index >= x86::kSegmentCount) return false;
+    code_.Op(host, StateField(offsetof(x86::CpuState, segment) + from.index * sizeof(x86::Segment) +
+                              offsetof(x86::Segment, selector)), 0xb7, false, 1);  // MOVZX
+  }
+  if (IsHomed(to.index)) code_.Store(GprSlot(to.index), kScratch1);
+  return true;
+}
+
+/// BT, BTS, BTR, BTC with a memory operand and a register bit offset, which may reach beyond the operand.
+bool Translator::EmitBitTest(unsigned index) {
+  const Instruction& insn = insns_[index];
+  const unsigned size = insn.operand_size;
+  const x86::Operand& offset = insn.operand[1];
+  if (size == 2 || insn.address_size == 2 || !CanAddress(insn) || offset.register_class != RegisterClass::kGpr)
+    return false;
+  EmitLinearAddress(insn, NextRip(index));
+  // R11 = offset / operand bits, towards minus infinity: SARX with the count in RCX.
+  code_.Store(SavedScratch(), kHostRcx);
+  if (IsHomed(offset.index))
+    code_.Load(kScratch2, GprSlot(offset.index));
+  else
+    code_.Move(kScratch2, HostOf(offset.index));
+  if (size == 4) code_.Op(kScratch2, kScratch2, 0x63);  // MOVSXD
+  code_.LoadImm(kHostRcx, size == 8 ? 6 : 5);
+  for (const int byte : {0xc4, 0x42, 0xf2, 0xf7, 0xdb}) code_.Byte(static_cast<uint8_t>(byte));  // SARX R11, R11, RCX
+  code_.Load(kHostRcx, SavedScratch());
+  code_.Lea(kScratch1, {.base = kScratch1, .index = kScratch2, .scale = size}, insn.address_size == 8);
+  const bool write = insn.mnemonic != ZYDIS_MNEMONIC_BT;
+  EmitCheck({.size = size, .write = write, .flags_live = live_before_[index] != 0}, RipOf(index));
+  if (IsHomed(offset.index))
+    code_.Load(kScratch2, GprSlot(offset.index));
+  else
+    code_.Move(kScratch2, HostOf(offset.index));
+  code_.Pext(kScratch2, kScratch2, size == 8 ? Context(offsetof(JitContext, bit_in_64_mask))
+                                             : Context(offsetof(JitContext, bit_in_32_mask)));
+  if (insn.has(x86::kInsnLock)) code_.Byte(0xf0);
+  code_.Op(kScratch2, {.base = kScratch1}, insn.opcode, size == 8, 1);
+  return true;
+}
+
 bool Translator::EmitSpecial(unsigned index, bool& handled) {
   const Instruction& insn = insns_[index];
   const bool cpl0 = (request_.flags & kFlagCpl0) != 0;
@@ -175,6 +271,11 @@ bool Translator::EmitSpecial(unsigned index, bool& handled) {
       if (!cpl0) return false;
       code_.StoreImm32(Context(offsetof(JitContext, interrupt_flag)), 0, true);
       return true;
+    case ZYDIS_MNEMONIC_MOV: return EmitMovFromSystem(insn, handled);
+    case ZYDIS_MNEMONIC_RDTSC: return EmitRdtsc(false);
+    case ZYDIS_MNEMONIC_RDTSCP: return EmitRdtsc(true);
+    case ZYDIS_MNEMONIC_RDFSBASE:
+    case ZYDIS_MNEMONIC_RDGSBASE: return EmitReadBase(insn);
     case ZYDIS_MNEMONIC_STI: return cpl0 && EmitSti(index);
     case ZYDIS_MNEMONIC_STAC:
     case ZYDIS_MNEMONIC_CLAC: {

@@ -200,6 +200,7 @@ jit_test_strings_end:
 
     .globl jit_test_vector
 jit_test_vector:
+    fninit                       # RESET leaves the stack full and exceptions unmasked
     mov eax, 0x40490fdb
     movd xmm0, eax
     sqrtss xmm1, xmm0
@@ -306,8 +307,9 @@ class Machine {
     vcpu_->Export(state);
     state.gpr[x86::kRdi] = rdi;
     vcpu_->Import(state);
-    EXPECT_EQ(vcpu_->Run(), ExitReason::kHalted) << vcpu_->error();
+    const ExitReason reason = vcpu_->Run();
     vcpu_->Export(state);
+    EXPECT_EQ(reason, ExitReason::kHalted) << vcpu_->error() << " at " << std::hex << state.rip - kLoadAddress;
     return state;
   }
   uint64_t Statistic(std::string_view name) const {

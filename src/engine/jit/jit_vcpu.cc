@@ -207,9 +207,24 @@ void JitVcpu::Translate() {
     memory_.SetCodePage(phys, true);  // before the bytes are read: later writes are reported
     ForgetWriteRights(page->host);
   }
-  const TranslateRequest request{.rip = context_->state.rip, .phys = phys.value, .page = page->host,
+  TranslateRequest request{.rip = context_->state.rip, .phys = phys.value, .page = page->host,
                                  .page_index = page_index, .flags = CurrentFlags(),
                                  .max_instructions = single_ && !lockstep_ ? 1u : kMaxInstructions};
+  const uint64_t rip = context_->state.rip;
+  const uint64_t next_rip = AlignDown(rip, kPageSize) + kPageSize;
+  const bool wraps = next_rip == 0 || (!(request.flags & kFlagCode64) && next_rip > 0xffffffff);
+  const CodePage* next = (rip & kPageMask) > kPageSize - 15 * kMaxInstructions && !wraps ? FetchPage(next_rip) : nullptr;
+  if (next) {
+    request.next_page = next->host;
+    request.next_phys_page = next->phys_page;
+    request.next_page_index = memory_.PageIndex(next->host);
+    request.next_page_id = PageIdOf(next_rip >> 12, next->phys_page);
+    const GuestPhys next_phys(next->phys_page << 12);
+    if (!(memory_.PageFlags(request.next_page_index).load() & memory::GuestMemory::kCode)) {
+      memory_.SetCodePage(next_phys, true);
+      ForgetWriteRights(next->host);
+    }
+  }
   if (translator_->Translate(request) == kNone) {
     ResetCode();
     memory_.SetCodePage(phys, true);
@@ -332,6 +347,7 @@ std::vector<Statistic> JitVcpu::Statistics() const {
       {"code cache resets", c.cache_resets},
       {"interrupts", c.interrupts},
       {"host faults", c.host_faults},
+      {"done without the interpreter", c.fast},
       {"interpreted instructions", c.interpreted},
       {"interpreted: untranslated mode", c.interpreted_in_mode},
       {"interpreted: memory slow path", c.slow_interpreted},

@@ -26,6 +26,7 @@ struct JitCounters {
   uint64_t tlb_fills = 0, slow_interpreted = 0, tlb_flushes = 0, page_flushes = 0;
   uint64_t translations = 0, invalidations = 0, cache_resets = 0;
   uint64_t interpreted = 0, interpreted_in_mode = 0, interrupts = 0, host_faults = 0;
+  uint64_t fast = 0;  ///< done by FastInstruction
   uint64_t translate_ns = 0;
 };
 
@@ -82,6 +83,19 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   void SaveVectors();
   static uint64_t SlowMemoryEntry(JitVcpu* self) { return self->SlowMemory(); }
   uint64_t SlowMemory();
+  const uint8_t* FillTlb(unsigned context, uint64_t address, bool write);
+  uint8_t* HostFor(unsigned context, uint64_t address, unsigned size, bool write);
+  void NoteCodePage(uint64_t rip, const CodePage& page, unsigned context, uint32_t page_id);
+
+  // fast_system_nosimd.cc: instructions that the interpreter would do, without saving the vectors. False: not this case.
+  bool FastInstruction(const Site& site);
+  bool FastString(const Site& site);
+  bool FastSyscall(const Site& site);
+  bool FastSysret();
+  bool FastIretq();
+  bool ReadDescriptor(uint16_t selector, uint64_t& descriptor);
+  uint64_t WholeFlags() const;
+  void SetFlags(uint64_t rflags);
   void FlushContextTlb(unsigned context);
   void FlushContextCode(unsigned context);
   void FlushTranslations(bool include_global);

@@ -29,6 +29,10 @@ bool IsTransparent(const Instruction& insn) {
     case ZYDIS_MNEMONIC_CLI:
     case ZYDIS_MNEMONIC_STAC:
     case ZYDIS_MNEMONIC_CLAC:
+    case ZYDIS_MNEMONIC_BT:
+    case ZYDIS_MNEMONIC_BTS:
+    case ZYDIS_MNEMONIC_BTR:
+    case ZYDIS_MNEMONIC_BTC:
     case ZYDIS_MNEMONIC_SWAPGS: return true;
     default: return IsNop(insn) || CanReEmit(insn);
   }
@@ -46,19 +50,31 @@ void Translator::DecodeBlock() {
   const auto page_offset = static_cast<unsigned>(request_.phys & kPageMask);
   count_ = 0;
   ends_undecodable_ = false;
+  crosses_page_ = false;
   while (count_ < request_.max_instructions) {
     const unsigned at = page_offset + offset;
     if (at >= kPageSize) break;
     Instruction& insn = insns_[count_];
     const size_t room = std::min<size_t>(15, kPageSize - at);
-    // Invalid, or it goes on in the next page: the interpreter fetches it.
-    if (x86::Decode({request_.page + at, room}, code_size, insn) != x86::DecodeStatus::kOk || !model_.Has(insn)) {
+    x86::DecodeStatus status = x86::Decode({request_.page + at, room}, code_size, insn);
+    if (status == x86::DecodeStatus::kTruncated && request_.next_page) {
+      uint8_t bytes[15];
+      std::copy_n(request_.page + at, room, bytes);
+      std::copy_n(request_.next_page, 15 - room, bytes + room);
+      status = x86::Decode(bytes, code_size, insn);
+    }
+    // Invalid, or the next page is not there: the interpreter finds out.
+    if (status != x86::DecodeStatus::kOk || !model_.Has(insn)) {
       ends_undecodable_ = true;
       break;
     }
     offsets_[count_] = static_cast<uint16_t>(offset);
     offset += insn.length;
     ++count_;
+    if (insn.length > room) {
+      crosses_page_ = true;
+      break;
+    }
     if (insn.branch != BranchKind::kNone) break;
   }
 }
@@ -111,9 +127,42 @@ void Translator::ComputeLiveness() {
   }
 }
 
-void Translator::EmitInterpretExit(uint64_t rip, uint16_t mnemonic) {
-  const uint32_t site = store_.AddSite({.rip = rip, .mnemonic = mnemonic});
-  cold_[cold_count_++] = {.kind = ColdExit::kInterpret, .displacement = code_.Jump(), .id = site};
+void Translator::EmitInterpretExit(uint64_t rip, const Instruction* insn) {
+  Site site{.rip = rip};
+  if (insn) {
+    site.mnemonic = insn->mnemonic;
+    site.length = insn->length;
+    site.context = static_cast<uint8_t>(context());
+    const bool plain = code64() && insn->address_size == 8 && insn->has(x86::kInsnRep) &&
+                       !insn->has(x86::kInsnSegmentPrefix) && !insn->has(x86::kInsnBadLock) && insn->map == 0;
+    if (plain && (insn->opcode & 0xfe) == 0xa4) site.string = StringKind::kMove;
+    if (plain && (insn->opcode & 0xfe) == 0xaa) site.string = StringKind::kStore;
+    site.size = (insn->opcode & 1) ? insn->operand_size : 1;
+  }
+  cold_[cold_count_++] = {.kind = ColdExit::kInterpret, .displacement = code_.Jump(), .id = store_.AddSite(site)};
+}
+
+/// Before an instruction that crosses into the next page: that page must be mapped as it was at translation.
+void Translator::EmitNextPageCheck(unsigned index) {
+  const size_t slot = ((request_.rip >> 12) + 1) % kPageSlots;
+  const Mem slot_id = Context(offsetof(JitContext, code_pages) + context() * sizeof(CodePages) + 4 * slot);
+  const bool live = live_before_[index] != 0;
+  ColdExit exit{.kind = ColdExit::kInterpret,
+                .id = store_.AddSite({.rip = RipOf(index), .next_page = true}), .restore_rcx = live};
+  if (live) {
+    const Mem saved_rcx = Context(offsetof(JitContext, saved_rcx));
+    code_.Store(saved_rcx, kHostRcx);
+    code_.Load(kHostRcx, slot_id, false);
+    code_.Lea(kHostRcx, {.base = kHostRcx, .disp = -static_cast<int32_t>(request_.next_page_id)}, false);
+    uint8_t* same = code_.JumpIfRcxZero();
+    exit.displacement = code_.Jump();
+    code_.Bind8(same);
+    code_.Load(kHostRcx, saved_rcx);
+  } else {
+    code_.CompareImm32(slot_id, request_.next_page_id);
+    exit.displacement = code_.JumpIf(5);
+  }
+  cold_[cold_count_++] = exit;
 }
 
 bool Translator::EmitInstruction(unsigned index) {
@@ -126,6 +175,10 @@ bool Translator::EmitInstruction(unsigned index) {
     if (!(request_.flags & needed) || !(request_.flags & kFlagX87)) return false;
   }
   if (insn.branch != BranchKind::kNone) return EmitBranch(index);
+  if (insn.mnemonic == ZYDIS_MNEMONIC_BT || insn.mnemonic == ZYDIS_MNEMONIC_BTS ||
+      insn.mnemonic == ZYDIS_MNEMONIC_BTR || insn.mnemonic == ZYDIS_MNEMONIC_BTC) {
+    if (insn.has_memory() && (insn.opcode & 0xe7) == 0xa3) return EmitBitTest(index);
+  }
   bool handled = false;
   const bool ok = EmitSpecial(index, handled);
   if (handled) return ok;
@@ -178,11 +231,12 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
     uint8_t* const before = code_.at();
     const unsigned cold_before = cold_count_;
     store_.places().push_back({static_cast<uint32_t>(before - start), offsets_[done]});
+    if (crosses_page_ && done + 1 == count_) EmitNextPageCheck(done);
     if (!EmitInstruction(done)) {
       code_ = Assembler(before);
       cold_count_ = cold_before;
       store_.places().pop_back();
-      EmitInterpretExit(RipOf(done), insns_[done].mnemonic);
+      EmitInterpretExit(RipOf(done), &insns_[done]);
       open = false;
       break;
     }
@@ -195,7 +249,7 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
   const uint64_t next = done == 0 ? request.rip : TruncateRip(NextRip(done - 1));
   if (open) {
     if (done == count_ && ends_undecodable_ && exit_flags_ == request.flags)
-      EmitInterpretExit(next, 0);
+      EmitInterpretExit(next, nullptr);
     else
       EmitLinkExit(next, exit_flags_, false);
   }
@@ -216,7 +270,10 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
   NACRE_CHECK(block.host_size <= kBlockReserve);
   at_ = code_.at();
   translated_instructions_ += done;
-  return store_.Add(block, request.page_index);
+  const uint32_t index = store_.Add(block, request.page_index);
+  if (crosses_page_ && done == count_)
+    store_.AddAlias(index, request.next_page_index, request.next_phys_page << 12, 15);
+  return index;
 }
 
 }  // namespace nacre::engine::jit

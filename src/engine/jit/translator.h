@@ -23,6 +23,11 @@ struct TranslateRequest {
   uint64_t page_index = 0;
   uint32_t flags = 0;
   unsigned max_instructions = kMaxInstructions;
+  // The page after it, if it is mapped for execution: an instruction may cross into it.
+  const uint8_t* next_page = nullptr;
+  uint64_t next_phys_page = 0;    ///< page number
+  uint64_t next_page_index = 0;
+  uint32_t next_page_id = 0;
 };
 
 class Translator {
@@ -58,7 +63,8 @@ class Translator {
   void ComputeLiveness();
   uint16_t LiveAt(uint64_t rip);
   bool EmitInstruction(unsigned index);  ///< false: the interpreter must do it; the block ends before it
-  void EmitInterpretExit(uint64_t rip, uint16_t mnemonic);
+  void EmitInterpretExit(uint64_t rip, const x86::Instruction* insn);
+  void EmitNextPageCheck(unsigned index);
   void EmitColdPart();
   uint64_t RipOf(unsigned index) const { return request_.rip + offsets_[index]; }
   uint64_t NextRip(unsigned index) const { return RipOf(index) + insns_[index].length; }
@@ -87,6 +93,10 @@ class Translator {
   bool EmitStackCheck(unsigned index, unsigned size, bool write);
   void EmitClearDirection();
   void EmitSwapGs();
+  bool EmitRdtsc(bool with_aux);
+  bool EmitReadBase(const x86::Instruction& insn);
+  bool EmitMovFromSystem(const x86::Instruction& insn, bool& handled);
+  bool EmitBitTest(unsigned index);
   bool EmitSti(unsigned index);
 
   // emit_branch.cc
@@ -113,6 +123,7 @@ class Translator {
   TranslateRequest request_;
   unsigned count_ = 0;       ///< decoded instructions
   bool ends_undecodable_ = false;
+  bool crosses_page_ = false;  ///< the last instruction does
   uint32_t exit_flags_ = 0;  ///< mode flags after the last instruction (STAC and CLAC change them)
   std::array<x86::Instruction, kMaxInstructions> insns_;
   std::array<uint16_t, kMaxInstructions> offsets_{};

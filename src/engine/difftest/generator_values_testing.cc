@@ -216,6 +216,13 @@ void Generator::FillRegisters(TestCase& test) {
     for (unsigned i = 0; i < 16; ++i) state.gpr[i] = i < 8 ? state.gpr[i] & 0xffffffff : 0;
   state.rflags |= random_() & x86::rflags::kArithmetic;
   if (Chance(30)) state.rflags |= x86::rflags::kDf;
+  // Alignment checks. Of vectors, x87 state and operands of several parts, what is checked differs between CPUs.
+  const Instruction& insn = test.insn;
+  const bool parts = insn.branch == x86::BranchKind::kFar || insn.mnemonic == ZYDIS_MNEMONIC_LSS ||
+                     insn.mnemonic == ZYDIS_MNEMONIC_LDS || insn.mnemonic == ZYDIS_MNEMONIC_LES ||
+                     insn.mnemonic == ZYDIS_MNEMONIC_BOUND || insn.mnemonic == ZYDIS_MNEMONIC_ENTER;
+  const bool vector = insn.has(x86::kInsnX87) || insn.has(x86::kInsnVector) || IsBigState(insn);
+  if (!vector && !parts && Chance(4)) state.rflags |= x86::rflags::kAc;
   if (test.insn.has(x86::kInsnX87) || test.insn.has(x86::kInsnVector) || IsBigState(test.insn)) {
     for (unsigned i = 0; i < 16; ++i) {
       const unsigned kind = static_cast<unsigned>(Below(5));

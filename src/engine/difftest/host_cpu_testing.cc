@@ -108,6 +108,8 @@ void HostCpu::RemoveCode(const TestCase& test) {
 }
 
 bool HostCpu::OnHostFault(int, const siginfo_t&, ucontext_t& context) {
+  // Linux enters handlers with AC as it was.
+  __builtin_ia32_writeeflags_u64(__builtin_ia32_readeflags_u64() & ~x86::rflags::kAc);
   greg_t* regs = context.uc_mcontext.gregs;
   static constexpr int kOrder[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                                      REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};

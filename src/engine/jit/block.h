@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/jit/chunked_vector.h"
 #include "engine/jit/context.h"
 #include "memory/address.h"
 
@@ -36,10 +37,10 @@ inline constexpr unsigned kMaxInstructions = 64;
 struct Block {
   uint64_t phys = 0;
   uint64_t rip = 0;
-  const uint8_t* host = nullptr;  ///< entry, executable view
+  uint32_t code = 0;              ///< entry: offset in the code buffer
+  uint32_t host_size = 0;         ///< hot and cold part
   uint32_t flags = 0;
   uint32_t page = 0;              ///< GuestMemory's index of its page
-  uint32_t host_size = 0;         ///< hot and cold part
   uint32_t next_in_bucket = kNone;
   uint32_t next_in_page = kNone;
   uint32_t first_incoming = kNone;
@@ -49,22 +50,22 @@ struct Block {
   uint16_t undefined_flags = 0;   ///< arithmetic flags that the manual leaves undefined at the end (for lockstep)
   uint16_t look_first = 0;        ///< page offsets of successors' bytes that decided which flags are dead at the end:
   uint16_t look_last = 0;         ///< [first, last], empty when first > last
-  uint16_t instruction_count = 0;
+  uint8_t instruction_count = 0;
   bool valid = false;
 };
 
-/// A direct exit of a block.
+/// A direct exit of a block. Places are offsets in the code buffer.
 struct Link {
-  uint8_t* displacement = nullptr;  ///< writable view, 32 bits
-  const uint8_t* stub = nullptr;    ///< where it points while unlinked (writable view's numbering)
   uint64_t target_rip = 0;
-  uint32_t target_flags = 0;
-  uint8_t* page_id_place = nullptr;  ///< links across pages: the 32-bit immediate that names the target page
-  uint32_t page_id = 0;              ///< 0: not known yet
-  bool page_id_negated = false;
-  uint16_t live_flags = 0;           ///< arithmetic flags that are right when the link is taken
+  uint32_t displacement = 0;        ///< of the jump, 32 bits
+  uint32_t stub = 0;                ///< where it points while unlinked
+  uint32_t page_id_place = 0;       ///< links across pages: the 32-bit immediate that names the target page; else 0
+  uint32_t page_id = 0;             ///< 0: not known yet
   uint32_t next_incoming = kNone;
   uint32_t target_block = kNone;
+  uint16_t target_flags = 0;
+  uint16_t live_flags = 0;          ///< arithmetic flags that are right when the link is taken
+  bool page_id_negated = false;
 };
 
 /// REP-prefixed string instructions of 64-bit code that JitVcpu::FastString knows; `size` is the element's.
@@ -73,26 +74,28 @@ enum class StringKind : uint8_t { kOther, kMove, kStore };
 /// A place in a block that leaves it out of line.
 struct Site {
   uint64_t rip = 0;               ///< of the guest instruction
-  const uint8_t* retry = nullptr;  ///< executable view: TLB misses go on here
-  uint16_t mnemonic = 0;          ///< for statistics; 0: undecodable or across pages
-  uint8_t context = 0;
+  uint32_t retry = 0;             ///< offset in the code buffer: TLB misses go on here
+  uint16_t mnemonic = 0;          ///< for statistics and fast paths; 0: undecodable or across pages
   uint8_t size = 0;
-  bool write = false;
-  bool next_page = false;         ///< left because the page after that of `rip` was not known to be mapped as before
-  uint8_t length = 0;             ///< bytes of the instruction, where `string` or the mnemonic has a fast path
+  uint8_t length : 4 = 0;         ///< bytes of the instruction, where `string` or the mnemonic has a fast path
+  uint8_t context : 2 = 0;
+  bool write : 1 = false;
+  bool next_page : 1 = false;     ///< left because the page after that of `rip` was not known to be mapped as before
   StringKind string = StringKind::kOther;
 };
+static_assert(sizeof(Site) <= 24);
 
 /// Host offset in a block to guest instruction, for host faults.
 struct InstructionPlace {
-  uint32_t host_offset = 0;
+  uint16_t host_offset = 0;
   uint16_t guest_offset = 0;
 };
 
 /// Storage of everything above; emptied as a whole when the code cache is full.
 class BlockStore {
  public:
-  explicit BlockStore(uint64_t guest_pages);
+  /// `code`: the code buffer in its writable view, to which all offsets refer.
+  BlockStore(uint64_t guest_pages, uint8_t* code);
 
   uint32_t Find(uint64_t phys, uint64_t rip, uint32_t flags) const;
   /// Adds a filled block; `page_index` is GuestMemory's.
@@ -103,13 +106,13 @@ class BlockStore {
   unsigned InvalidateRange(uint64_t page_index, unsigned first, unsigned last, JitContext& context,
                            const uint8_t* miss_target);
   bool PageHasBlocks(uint64_t page_index) const { return page_first_[page_index] != kNone; }
-  /// Points a link at a block from now on. `write_entry`: the block's entry in the writable view's numbering. `page_id`:
-  /// the pair of pages under which the target was found, used by links across pages.
-  void Connect(uint32_t link, uint32_t block, const uint8_t* write_entry, uint32_t page_id);
-  /// Block that contains a host address (executable view), or kNone.
-  uint32_t FindByHost(const uint8_t* host) const;
-  /// Offset of the guest instruction in `block` that `host` belongs to.
-  uint16_t GuestOffset(const Block& block, const uint8_t* host) const;
+  /// Points a link at a block from now on. `page_id`: the pair of pages under which the target was found, used by links
+  /// across pages.
+  void Connect(uint32_t link, uint32_t block, uint32_t page_id);
+  /// Block whose code contains an offset of the code buffer, or kNone.
+  uint32_t FindByCode(uint32_t offset) const;
+  /// Offset of the guest instruction in `block` that the code at `offset` belongs to.
+  uint16_t GuestOffset(const Block& block, uint32_t offset) const;
   void Clear();
 
   Block& block(uint32_t index) { return blocks_[index]; }
@@ -125,20 +128,23 @@ class BlockStore {
     sites_.push_back(site);
     return static_cast<uint32_t>(sites_.size() - 1);
   }
-  std::vector<InstructionPlace>& places() { return places_; }
+  ChunkedVector<InstructionPlace>& places() { return places_; }
   std::span<const uint32_t> pages_with_blocks() const { return pages_; }
 
  private:
-  static constexpr uint32_t kBuckets = 1 << 19;
+  static constexpr uint32_t kBuckets = 1 << 18;
   static uint32_t Bucket(uint64_t phys, uint64_t rip, uint32_t flags);
   void Remove(uint32_t index);
   void RemoveFromPage(uint32_t index);
   void Disconnect(uint32_t link);
 
-  std::vector<Block> blocks_;
-  std::vector<Link> links_;
-  std::vector<Site> sites_;
-  std::vector<InstructionPlace> places_;
+  void PatchJump(const Link& link, uint32_t target);
+
+  uint8_t* code_;
+  ChunkedVector<Block> blocks_;
+  ChunkedVector<Link> links_;
+  ChunkedVector<Site> sites_;
+  ChunkedVector<InstructionPlace> places_;
   std::vector<uint32_t> buckets_;
   std::vector<uint32_t> page_first_;  ///< by page index
   std::vector<uint32_t> pages_;       ///< pages that ever got a block since Clear

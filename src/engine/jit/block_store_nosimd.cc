@@ -4,11 +4,12 @@
 
 namespace nacre::engine::jit {
 
-BlockStore::BlockStore(uint64_t guest_pages) : buckets_(kBuckets, kNone), page_first_(guest_pages, kNone) {}
+BlockStore::BlockStore(uint64_t guest_pages, uint8_t* code)
+    : code_(code), buckets_(kBuckets, kNone), page_first_(guest_pages, kNone) {}
 
 uint32_t BlockStore::Bucket(uint64_t phys, uint64_t rip, uint32_t flags) {
   uint64_t hash = (phys ^ (rip >> 12) * 0x9e3779b97f4a7c15 ^ flags) * 0x9e3779b97f4a7c15;
-  return static_cast<uint32_t>(hash >> 45) & (kBuckets - 1);
+  return static_cast<uint32_t>(hash >> 46) & (kBuckets - 1);
 }
 
 uint32_t BlockStore::Find(uint64_t phys, uint64_t rip, uint32_t flags) const {
@@ -39,7 +40,7 @@ uint32_t BlockStore::Add(const Block& block, uint64_t page_index) {
 void BlockStore::AddAlias(uint32_t of, uint64_t page_index, uint64_t phys_page_start, unsigned bytes) {
   Block alias;
   alias.phys = phys_page_start;
-  alias.host = blocks_[of].host;  // keeps FindByHost's order
+  alias.code = blocks_[of].code;  // keeps FindByCode's order
   alias.flags = kNone;            // no lookup asks for it
   alias.alias_of = of;
   alias.guest_length = static_cast<uint16_t>(bytes);
@@ -53,6 +54,11 @@ void BlockStore::RemoveFromPage(uint32_t index) {
   *at = blocks_[index].next_in_page;
 }
 
+void BlockStore::PatchJump(const Link& link, uint32_t target) {
+  const uint32_t distance = target - (link.displacement + 4);
+  __builtin_memcpy(code_ + link.displacement, &distance, 4);
+}
+
 void BlockStore::Remove(uint32_t index) {
   Block& block = blocks_[index];
   uint32_t* at = &buckets_[Bucket(block.phys, block.rip, block.flags)];
@@ -60,8 +66,7 @@ void BlockStore::Remove(uint32_t index) {
   *at = block.next_in_bucket;
   for (uint32_t incoming = block.first_incoming; incoming != kNone;) {
     Link& link = links_[incoming];
-    const auto distance = static_cast<int32_t>(link.stub - (link.displacement + 4));
-    __builtin_memcpy(link.displacement, &distance, 4);
+    PatchJump(link, link.stub);
     link.target_block = kNone;
     const uint32_t next = link.next_incoming;
     link.next_incoming = kNone;
@@ -119,29 +124,28 @@ void BlockStore::Disconnect(uint32_t link_index) {
   link.target_block = kNone;
 }
 
-void BlockStore::Connect(uint32_t link_index, uint32_t block_index, const uint8_t* write_entry, uint32_t page_id) {
+void BlockStore::Connect(uint32_t link_index, uint32_t block_index, uint32_t page_id) {
   Link& link = links_[link_index];
   if (link.page_id_place && link.page_id != page_id) {
     const uint32_t immediate = link.page_id_negated ? 0 - page_id : page_id;
-    __builtin_memcpy(link.page_id_place, &immediate, 4);
+    __builtin_memcpy(code_ + link.page_id_place, &immediate, 4);
     link.page_id = page_id;
   }
   if (link.target_block == block_index) return;
   Disconnect(link_index);
-  const auto distance = static_cast<int32_t>(write_entry - (link.displacement + 4));
-  __builtin_memcpy(link.displacement, &distance, 4);
+  PatchJump(link, blocks_[block_index].code);
   link.target_block = block_index;
   Block& target = blocks_[block_index];
   link.next_incoming = target.first_incoming;
   target.first_incoming = link_index;
 }
 
-uint32_t BlockStore::FindByHost(const uint8_t* host) const {
-  // Blocks are emitted at rising addresses.
+uint32_t BlockStore::FindByCode(uint32_t offset) const {
+  // Blocks are emitted at rising offsets.
   size_t low = 0, high = blocks_.size();
   while (low < high) {
     const size_t middle = (low + high) / 2;
-    if (blocks_[middle].host <= host)
+    if (blocks_[middle].code <= offset)
       low = middle + 1;
     else
       high = middle;
@@ -149,15 +153,15 @@ uint32_t BlockStore::FindByHost(const uint8_t* host) const {
   while (low > 0 && blocks_[low - 1].alias_of != kNone) --low;
   if (low == 0) return kNone;
   const Block& block = blocks_[low - 1];
-  return host < block.host + block.host_size ? static_cast<uint32_t>(low - 1) : kNone;
+  return offset < block.code + block.host_size ? static_cast<uint32_t>(low - 1) : kNone;
 }
 
-uint16_t BlockStore::GuestOffset(const Block& block, const uint8_t* host) const {
-  const auto offset = static_cast<uint32_t>(host - block.host);
+uint16_t BlockStore::GuestOffset(const Block& block, uint32_t offset) const {
+  const uint32_t in_block = offset - block.code;
   uint16_t guest_offset = 0;
   for (unsigned i = 0; i < block.instruction_count; ++i) {
     const InstructionPlace& place = places_[block.map_begin + i];
-    if (place.host_offset > offset) break;
+    if (place.host_offset > in_block) break;
     guest_offset = place.guest_offset;
   }
   return guest_offset;

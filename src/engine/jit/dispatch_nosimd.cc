@@ -140,7 +140,7 @@ uint32_t JitVcpu::FindBlock(uint64_t rip, uint32_t flags, uint32_t& page_id) {
   }
   page_id = PageIdOf(rip >> 12, page->phys_page);
   NoteCodePage(rip, *page, context, page_id);
-  return store_.Find(page->phys_page << 12 | (rip & kPageMask), rip, flags);
+  return store_->Find(page->phys_page << 12 | (rip & kPageMask), rip, flags);
 }
 
 void JitVcpu::NoteJumpTarget(const Block& block) {
@@ -148,7 +148,7 @@ void JitVcpu::NoteJumpTarget(const Block& block) {
   if (entry == 0) return;
   JumpCache& cache = context_->jump_cache[block.flags & kFlagContextMask];
   cache.negated_rip[entry] = uint64_t{0} - block.rip;
-  cache.target[entry] = reinterpret_cast<uint64_t>(block.host);
+  cache.target[entry] = reinterpret_cast<uint64_t>(buffer_.exec_base() + block.code);
 }
 
 /// Sets state.rip from how translated code was left.
@@ -161,10 +161,10 @@ void JitVcpu::TakeExit() {
     case kExitPoll:
       ++(context.exit_code == kExitLink ? counters_.links : counters_.polls);
       pending_link_ = context.exit_id;
-      context.state.rip = store_.link(context.exit_id).target_rip;
+      context.state.rip = store_->link(context.exit_id).target_rip;
       break;
     case kExitInterpret:
-      if (context.exit_id != kNone) context.state.rip = store_.site(context.exit_id).rip;
+      if (context.exit_id != kNone) context.state.rip = store_->site(context.exit_id).rip;
       interpret_site_ = context.exit_id;
       break;
     default: ++counters_.lookups; break;
@@ -188,10 +188,10 @@ JitVcpu::Need JitVcpu::Dispatch() {
     uint32_t page_id = 0;
     const uint32_t index = FindBlock(context.state.rip, flags, page_id);
     if (index == kNone) return page_id ? Need::kTranslate : Need::kInterpret;
-    Block& block = store_.block(index);
+    Block& block = store_->block(index);
     if (!single_) {
       if (pending_link_ != kNone)
-        store_.Connect(pending_link_, index, buffer_.ToWrite(block.host), page_id);
+        store_->Connect(pending_link_, index, page_id);
       else
         NoteJumpTarget(block);
     }
@@ -202,10 +202,10 @@ JitVcpu::Need JitVcpu::Dispatch() {
     if (!vectors_live_) RestoreVectors();
     ++counters_.dispatches;
     context.state.rflags &= ~x86::rflags::kRf;  // matters to instruction breakpoints only, which are not translated
-    stubs_.enter(block.host);
+    stubs_.enter(buffer_.exec_base() + block.code);
     TakeExit();
     if (context.exit_code == kExitInterpret) {
-      if (interpret_site_ == kNone || single_ || !FastInstruction(store_.site(interpret_site_))) return Need::kInterpret;
+      if (interpret_site_ == kNone || single_ || !FastInstruction(store_->site(interpret_site_))) return Need::kInterpret;
       ++counters_.fast;
       interpret_site_ = kNone;
     }
@@ -289,10 +289,10 @@ uint8_t* JitVcpu::HostFor(unsigned which, uint64_t address, unsigned size, bool 
 /// the instruction.
 uint64_t JitVcpu::SlowMemory() {
   JitContext& context = *context_;
-  const Site& site = store_.site(context.exit_id);
+  const Site& site = store_->site(context.exit_id);
   const uint64_t address = context.slow_address;
   const bool crosses = (address & kPageMask) + site.size > kPageSize;
-  if (!crosses && FillTlb(site.context, address, site.write)) return reinterpret_cast<uint64_t>(site.retry);
+  if (!crosses && FillTlb(site.context, address, site.write)) return reinterpret_cast<uint64_t>(buffer_.exec_base() + site.retry);
   ++counters_.slow_interpreted;
   context.state.rip = site.rip;
   context.exit_id = kNone;

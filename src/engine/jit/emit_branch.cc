@@ -19,9 +19,9 @@ Mem SavedRcx() { return Context(offsetof(JitContext, saved_rcx)); }
 
 uint32_t Translator::NewLink(uint8_t* displacement, uint64_t target_rip, uint32_t target_flags) {
   Link link;
-  link.displacement = displacement;
+  link.displacement = Offset(displacement);
   link.target_rip = target_rip;
-  link.target_flags = target_flags;
+  link.target_flags = static_cast<uint16_t>(target_flags);
   link.live_flags = LiveAt(target_rip);
   const uint32_t id = store_.AddLink(link);
   cold_[cold_count_++] = {.kind = ColdExit::kLink, .displacement = displacement, .id = id};
@@ -72,7 +72,7 @@ void Translator::EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool p
     }
   }
   const uint32_t id = NewLink(code_.Jump(), target_rip, target_flags);
-  store_.link(id).page_id_place = id_place;
+  store_.link(id).page_id_place = id_place ? Offset(id_place) : 0;
   store_.link(id).page_id_negated = live;
   if (poll_exit)
     cold_[cold_count_++] = {.kind = ColdExit::kPoll, .displacement = poll_exit, .id = id, .restore_rcx = live};

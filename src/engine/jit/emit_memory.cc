@@ -88,11 +88,13 @@ void Translator::EmitCheck(const Access& access, uint64_t rip) {
   const size_t tag = tlb + (access.write ? offsetof(DataTlb, write_tag) : offsetof(DataTlb, read_tag));
   const size_t host = tlb + offsetof(DataTlb, host);
   const Mem saved_rcx = Context(offsetof(JitContext, saved_rcx));
-  const uint32_t site = store_.AddSite({.rip = rip,
-                                        .retry = buffer_.ToExec(code_.at()),
-                                        .context = static_cast<uint8_t>(context()),
-                                        .size = static_cast<uint8_t>(access.size),
-                                        .write = access.write});
+  Site place;
+  place.rip = rip;
+  place.retry = Offset(code_.at());
+  place.context = context() & 3;
+  place.size = static_cast<uint8_t>(access.size);
+  place.write = access.write;
+  const uint32_t site = store_.AddSite(place);
   ColdExit exit{.kind = ColdExit::kSlow, .displacement = nullptr, .id = site, .restore_rcx = access.flags_live,
                 .context = static_cast<uint8_t>(context()), .write = access.write};
   const Mem tlb_mask = Context(offsetof(JitContext, tlb_mask));

@@ -146,7 +146,9 @@ bool Translator::EmitSti(unsigned index) {
   uint8_t* waiting = code_.JumpIfRcxZero();
   uint8_t* over = code_.JumpShort(0xeb);
   code_.Bind8(waiting);
-  const uint32_t site = store_.AddSite({.rip = RipOf(index)});
+  Site waits;
+  waits.rip = RipOf(index);
+  const uint32_t site = store_.AddSite(waits);
   cold_[cold_count_++] = {.kind = ColdExit::kInterpret, .displacement = code_.Jump(), .id = site, .restore_rcx = true};
   code_.Bind8(over);
   code_.Load(kHostRcx, saved_rcx);

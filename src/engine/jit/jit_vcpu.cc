@@ -41,7 +41,7 @@ bool HostHasFsGsBase() { return (getauxval(AT_HWCAP2) & 2) != 0; }
 
 JitVcpu::JitVcpu(const VcpuConfig& config, const JitOptions& options)
     : config_(config), options_(options), memory_(*config.memory), context_(std::make_unique<JitContext>()),
-      store_(config.memory->size_bytes() / kPageSize), page_ids_(kPageIds), tlb_entry_flags_(kContexts * kTlbEntries),
+      page_ids_(kPageIds), tlb_entry_flags_(kContexts * kTlbEntries),
       code_page_seen_(kContexts * kPageSlots), interpreted_by_mnemonic_(kMnemonics) {}
 
 JitVcpu::~JitVcpu() = default;
@@ -58,7 +58,8 @@ Status JitVcpu::Prepare() {
   buffer_ = NACRE_TRY(codegen::CodeBuffer::Create(options_.code_cache_bytes));
   const int64_t to_exec = buffer_.exec_base() - buffer_.write_base();
   uint8_t* code_start = EmitStubs(buffer_.write_base(), to_exec, stubs_);
-  translator_ = std::make_unique<Translator>(*config_.model, buffer_, store_, stubs_, code_start);
+  store_ = std::make_unique<BlockStore>(memory_.size_bytes() / kPageSize, buffer_.write_base());
+  translator_ = std::make_unique<Translator>(*config_.model, buffer_, *store_, stubs_, code_start);
   interp::StateListener* listener = this;
   interpreter_ = std::make_unique<interp::Interpreter>(config_, listener);
   fault_range_ = NACRE_TRY(HostFaultRange::Register(buffer_.exec_base(), buffer_.size_bytes(), *this));
@@ -114,7 +115,7 @@ void JitVcpu::GatherFlags() {
 interp::StepResult JitVcpu::InterpretOne() {
   ++counters_.interpreted;
   if (mode_flags_ == kNone) ++counters_.interpreted_in_mode;
-  if (interpret_site_ != kNone) ++interpreted_by_mnemonic_[store_.site(interpret_site_).mnemonic];
+  if (interpret_site_ != kNone) ++interpreted_by_mnemonic_[store_->site(interpret_site_).mnemonic];
   interpret_site_ = kNone;
   pending_link_ = kNone;  // RIP is about to move away from the link's target
   GatherFlags();
@@ -185,9 +186,9 @@ bool JitVcpu::ServeRequests(ExitReason& reason) {
 
 void JitVcpu::ResetCode() {
   ++counters_.cache_resets;
-  for (uint32_t page : store_.pages_with_blocks())
+  for (uint32_t page : store_->pages_with_blocks())
     memory_.PageFlags(page).fetch_and(static_cast<uint8_t>(~memory::GuestMemory::kCode));
-  store_.Clear();
+  store_->Clear();
   translator_->Reset();
   for (unsigned context = 0; context < kContexts; ++context) FlushContextCode(context);
   std::fill(page_ids_.begin(), page_ids_.end(), PageId{});
@@ -256,9 +257,9 @@ void JitVcpu::ApplyCodeWrites() {
       const uint64_t page_index = memory_.PageIndex(host);
       const auto first = static_cast<unsigned>(at & kPageMask);
       const auto last = static_cast<unsigned>((end - 1) & kPageMask);
-      const unsigned removed = store_.InvalidateRange(page_index, first, last, *context_, stubs_.miss_target);
+      const unsigned removed = store_->InvalidateRange(page_index, first, last, *context_, stubs_.miss_target);
       counters_.invalidations += removed;
-      if (!store_.PageHasBlocks(page_index)) memory_.SetCodePage(GuestPhys(at), false);
+      if (!store_->PageHasBlocks(page_index)) memory_.SetCodePage(GuestPhys(at), false);
       at = end;
     }
   }
@@ -268,10 +269,11 @@ void JitVcpu::ApplyCodeWrites() {
 bool JitVcpu::OnHostFault(int, const siginfo_t&, ucontext_t& context) {
   auto& rip = context.uc_mcontext.gregs[REG_RIP];
   const auto* host = reinterpret_cast<const uint8_t*>(rip);
-  const uint32_t index = store_.FindByHost(host);
+  const auto offset = static_cast<uint32_t>(host - buffer_.exec_base());
+  const uint32_t index = store_->FindByCode(offset);
   if (index == kNone) return false;
-  const Block& block = store_.block(index);
-  context_->state.rip = block.rip + store_.GuestOffset(block, host);
+  const Block& block = store_->block(index);
+  context_->state.rip = block.rip + store_->GuestOffset(block, offset);
   ++counters_.host_faults;
   rip = reinterpret_cast<greg_t>(stubs_.fault_exit);
   return true;

@@ -127,7 +127,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   codegen::CodeBuffer buffer_;
   HostFaultRange fault_range_;
   Stubs stubs_;
-  BlockStore store_;
+  std::unique_ptr<BlockStore> store_;
   std::unique_ptr<Translator> translator_;
   std::unique_ptr<interp::Interpreter> interpreter_;
   std::unique_ptr<Lockstep> lockstep_;

@@ -132,11 +132,11 @@ ExitReason JitVcpu::Lockstep::Run(JitVcpu& vcpu, uint64_t instruction_budget) {
     if (plain && !vcpu.DeliverableRequest() && (vcpu.mode_known_ || vcpu.ComputeMode()) && vcpu.mode_flags_ != kNone) {
       uint32_t page_id = 0;
       index = vcpu.FindBlock(context.state.rip, vcpu.CurrentFlags(), page_id);
-      if (index != kNone && vcpu.store_.block(index).instruction_count == 0) index = kNone;
+      if (index != kNone && vcpu.store_->block(index).instruction_count == 0) index = kNone;
     }
     if (index != kNone) {
       vcpu.GatherFlags();
-      RunShadow(context.state, vcpu.store_.block(index).instruction_count);
+      RunShadow(context.state, vcpu.store_->block(index).instruction_count);
       FindWrittenPages();
       vcpu.ScatterFlags();
     }
@@ -145,7 +145,7 @@ ExitReason JitVcpu::Lockstep::Run(JitVcpu& vcpu, uint64_t instruction_budget) {
     vcpu.SaveVectors();
     if (index != kNone && vcpu.counters_.dispatches == dispatched + 1) {
       vcpu.GatherFlags();
-      const Block& block = vcpu.store_.block(index);
+      const Block& block = vcpu.store_->block(index);
       size_t retired = block.instruction_count;
       if (context.exit_code == kExitInterpret)
         for (size_t i = 0; i < retired && i <= steps_; ++i)
@@ -153,7 +153,7 @@ ExitReason JitVcpu::Lockstep::Run(JitVcpu& vcpu, uint64_t instruction_budget) {
       if (retired <= steps_) {
         // Flags may be wrong where nobody reads them: mid-block, and as the link says.
         const bool linked = context.exit_code == kExitLink || context.exit_code == kExitPoll;
-        uint64_t flags_mask = linked ? vcpu.store_.link(context.exit_id).live_flags
+        uint64_t flags_mask = linked ? vcpu.store_->link(context.exit_id).live_flags
                               : context.exit_code == kExitLookup ? x86::rflags::kArithmetic : 0;
         flags_mask &= ~uint64_t{block.undefined_flags};
         const bool whole = retired == block.instruction_count;

@@ -128,11 +128,12 @@ void Translator::ComputeLiveness() {
 }
 
 void Translator::EmitInterpretExit(uint64_t rip, const Instruction* insn) {
-  Site site{.rip = rip};
+  Site site;
+  site.rip = rip;
   if (insn) {
     site.mnemonic = insn->mnemonic;
-    site.length = insn->length;
-    site.context = static_cast<uint8_t>(context());
+    site.length = insn->length & 15;
+    site.context = context() & 3;
     const bool plain = code64() && insn->address_size == 8 && insn->has(x86::kInsnRep) &&
                        !insn->has(x86::kInsnSegmentPrefix) && !insn->has(x86::kInsnBadLock) && insn->map == 0;
     if (plain && (insn->opcode & 0xfe) == 0xa4) site.string = StringKind::kMove;
@@ -147,8 +148,10 @@ void Translator::EmitNextPageCheck(unsigned index) {
   const size_t slot = ((request_.rip >> 12) + 1) % kPageSlots;
   const Mem slot_id = Context(offsetof(JitContext, code_pages) + context() * sizeof(CodePages) + 4 * slot);
   const bool live = live_before_[index] != 0;
-  ColdExit exit{.kind = ColdExit::kInterpret,
-                .id = store_.AddSite({.rip = RipOf(index), .next_page = true}), .restore_rcx = live};
+  Site site;
+  site.rip = RipOf(index);
+  site.next_page = true;
+  ColdExit exit{.kind = ColdExit::kInterpret, .id = store_.AddSite(site), .restore_rcx = live};
   if (live) {
     const Mem saved_rcx = Context(offsetof(JitContext, saved_rcx));
     code_.Store(saved_rcx, kHostRcx);
@@ -195,7 +198,7 @@ void Translator::EmitColdPart() {
       code_.JumpTo(stubs_.exit_lookup);
       continue;
     }
-    if (exit.kind == ColdExit::kLink) store_.link(exit.id).stub = code_.at();
+    if (exit.kind == ColdExit::kLink) store_.link(exit.id).stub = Offset(code_.at());
     code_.StoreImm32(Context(offsetof(JitContext, exit_id)), exit.id);
     switch (exit.kind) {
       case ColdExit::kLink: code_.JumpTo(stubs_.exit_link); break;
@@ -222,7 +225,7 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
   block.phys = request.phys;
   block.rip = request.rip;
   block.flags = request.flags;
-  block.host = buffer_.ToExec(start);
+  block.code = Offset(start);
   block.map_begin = static_cast<uint32_t>(store_.places().size());
 
   unsigned done = 0;
@@ -230,7 +233,7 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
   for (; done < count_ && open; ++done) {
     uint8_t* const before = code_.at();
     const unsigned cold_before = cold_count_;
-    store_.places().push_back({static_cast<uint32_t>(before - start), offsets_[done]});
+    store_.places().push_back({static_cast<uint16_t>(before - start), offsets_[done]});
     if (crosses_page_ && done + 1 == count_) EmitNextPageCheck(done);
     if (!EmitInstruction(done)) {
       code_ = Assembler(before);
@@ -265,7 +268,7 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
                                                   insns_[i].flags_undefined);
   block.look_first = static_cast<uint16_t>(look_first_);
   block.look_last = static_cast<uint16_t>(look_last_);
-  block.instruction_count = static_cast<uint16_t>(done);
+  block.instruction_count = static_cast<uint8_t>(done);
   block.host_size = static_cast<uint32_t>(code_.at() - start);
   NACRE_CHECK(block.host_size <= kBlockReserve);
   at_ = code_.at();

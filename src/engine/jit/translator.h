@@ -110,6 +110,9 @@ class Translator {
   void EmitLookup();
   void EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool poll);
   uint32_t NewLink(uint8_t* displacement, uint64_t target_rip, uint32_t target_flags);
+  uint32_t Offset(const uint8_t* in_write_view) const {
+    return static_cast<uint32_t>(in_write_view - buffer_.write_base());
+  }
   bool SamePage(uint64_t rip) const { return (rip ^ request_.rip) < kPageSize; }
 
   const x86::CpuModel& model_;

@@ -219,7 +219,10 @@ void CpuModel::AddBasicLeaves() {
   version.ebx = (std::min(cpu_count_, 255u) << 16) | (8 << 8);  // CLFLUSH line of 64 bytes
   if (cpu_count_ > 1) version.edx |= 1u << 28;                  // HTT: the count above is valid
   AddLeaf(6);
-  AddLeaf(7, 0, true);
+  AddLeaf(7, 0, true).eax = 2;  // the last subleaf
+  // BHI_CTRL: with it Linux sets a bit in IA32_SPEC_CTRL where it would else run a loop at every system call, whatever
+  // BHI_NO says.
+  AddLeaf(7, 2, true).edx = 1 << 4;
   // Extended topology (SDM 3A 9.9.1): one thread per core, all cores in one package.
   const unsigned core_bits = static_cast<unsigned>(std::bit_width(cpu_count_ - 1));
   CpuidResult& thread = AddLeaf(0xb, 0, true);

@@ -48,7 +48,7 @@ class CpuModel {
   uint64_t xcr0_mask() const { return xcr0_mask_; }
   uint64_t cr4_mask() const { return cr4_mask_; }  ///< CR4 bits that may be set; others #GP
   uint64_t efer_mask() const { return efer_mask_; }
-  uint64_t spec_ctrl_mask() const { return 7; }  ///< IBRS, STIBP, SSBD
+  uint64_t spec_ctrl_mask() const { return 0x407; }  ///< IBRS, STIBP, SSBD, BHI_DIS_S
   /// IA32_ARCH_CAPABILITIES: immune to what an emulated pipeline cannot have, so that guests choose no work-arounds.
   static uint64_t arch_capabilities();
   unsigned physical_address_bits() const { return physical_address_bits_; }

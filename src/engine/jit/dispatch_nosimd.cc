@@ -57,7 +57,8 @@ bool JitVcpu::ComputeMode() {
     if (state.cr4 & x86::cr4::kOsFxsr) flags |= kFlagSse;
     if ((state.cr4 & x86::cr4::kOsXsave) && (state.xcr0 & 6) == 6 && has_avx_) flags |= kFlagAvx;
   }
-  if (cpl == 0 || !(state.cr4 & x86::cr4::kTsd)) flags |= kFlagTsc;
+  // In lockstep the two would read different times.
+  if (!lockstep_ && (cpl == 0 || !(state.cr4 & x86::cr4::kTsd))) flags |= kFlagTsc;
   if (state.cr4 & x86::cr4::kFsGsBase) flags |= kFlagFsGsBase;
   if (single_) flags |= kFlagSingle;
   mode_flags_ = flags;

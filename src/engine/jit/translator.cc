@@ -64,7 +64,7 @@ void Translator::DecodeBlock() {
       status = x86::Decode(bytes, code_size, insn);
     }
     // Invalid, or the next page is not there: the interpreter finds out.
-    if (status != x86::DecodeStatus::kOk || !model_.Has(insn)) {
+    if (status != x86::DecodeStatus::kOk || !model_.Adapt(insn)) {
       ends_undecodable_ = true;
       break;
     }

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "base/fd.h"
+#include "base/log.h"
 #include "cli/commands.h"
 #include "cli/paths.h"
 #include "cli/run_options.h"
@@ -119,13 +120,18 @@ int ReportEnd(const machine::RunResult& result, int signal_number) {
   return kExitGuestCrashed;
 }
 
+/// A raw terminal needs the carriage return said.
+void LogToRawTerminal(LogLevel, std::string_view text) { fmt::print(stderr, "\r\nnacre: {}\r\n", text); }
+
 Result<int> RunMachine(const RunOptions& options) {
   StopSignals::Block();
   const std::unique_ptr<Machine> machine = NACRE_TRY(Machine::Create(options.machine));
   const auto signals = NACRE_TRY(StopSignals::Watch(*machine));
   std::unique_ptr<RawTerminal> terminal;
   if (options.machine.serial.terminal) terminal = NACRE_TRY(RawTerminal::Enter());
+  if (terminal) SetLogSink(LogToRawTerminal);
   const machine::RunResult result = machine->Run();
+  SetLogSink({});
   terminal.reset();
   const int status = ReportEnd(result, signals->received());
   if (options.engine_stats) fmt::print(stderr, "{}", machine->StatisticsText());

@@ -46,8 +46,6 @@ Result<std::unique_ptr<RawTerminal>> RawTerminal::Enter() {
   if (tcgetattr(STDIN_FILENO, &saved_mode) != 0) return FailErrno("the terminal's mode");
   raw_mode = saved_mode;
   cfmakeraw(&raw_mode);
-  // Our own messages, and what guests print without carriage returns, keep their line ends.
-  raw_mode.c_oflag = saved_mode.c_oflag;
   raw_mode.c_cc[VMIN] = 1;
   raw_mode.c_cc[VTIME] = 0;
   static const bool installed = (InstallHandlers(), true);

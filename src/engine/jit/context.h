@@ -63,6 +63,7 @@ struct JitContext {
   uint32_t exit_id = 0;
   uint32_t exit_code = 0;
   uint64_t slow_handler = 0;    ///< C++ function for TLB misses
+  uint64_t string_handler = 0;  ///< C++ function for string instructions
   uint64_t self = 0;
   uint64_t tlb_mask = uint64_t{kTlbEntries - 1} << 12;
   uint64_t page_number_mask = ~uint64_t{4095};

@@ -152,6 +152,17 @@ void JitVcpu::NoteJumpTarget(const Block& block) {
   cache.target[entry] = reinterpret_cast<uint64_t>(buffer_.exec_base() + block.code);
 }
 
+/// What the jump cache has for `rip`: the way back from a system call or an interpreted instruction is usually there.
+const uint8_t* JitVcpu::CachedTarget(uint64_t rip, uint32_t flags) const {
+  const unsigned context = flags & kFlagContextMask;
+  if (single_ || pending_link_ != kNone || context_flags_[context] != flags) return nullptr;
+  const uint64_t entry = rip & kJumpMask;
+  const JumpCache& cache = context_->jump_cache[context];
+  if (entry == 0 || cache.negated_rip[entry] + rip != 0) return nullptr;
+  const auto* code = reinterpret_cast<const uint8_t*>(cache.target[entry]);
+  return code == stubs_.miss_target ? nullptr : code;
+}
+
 /// Sets state.rip from how translated code was left.
 void JitVcpu::TakeExit() {
   JitContext& context = *context_;
@@ -186,24 +197,24 @@ JitVcpu::Need JitVcpu::Dispatch() {
     if (!mode_known_ && !ComputeMode()) return Need::kInterpret;
     if (mode_flags_ == kNone) return Need::kInterpret;
     const uint32_t flags = CurrentFlags();
-    uint32_t page_id = 0;
-    const uint32_t index = FindBlock(context.state.rip, flags, page_id);
-    if (index == kNone) return page_id ? Need::kTranslate : Need::kInterpret;
-    Block& block = store_->block(index);
-    if (!single_) {
-      if (pending_link_ != kNone)
-        store_->Connect(pending_link_, index, page_id);
-      else
-        NoteJumpTarget(block);
-    }
-    if (block.instruction_count == 0) {
-      interpret_site_ = kNone;
-      return Need::kInterpret;
+    const uint8_t* code = CachedTarget(context.state.rip, flags);
+    if (!code) {
+      uint32_t page_id = 0;
+      const uint32_t index = FindBlock(context.state.rip, flags, page_id);
+      if (index == kNone) return page_id ? Need::kTranslate : Need::kInterpret;
+      const Block& block = store_->block(index);
+      if (!single_ && pending_link_ != kNone) store_->Connect(pending_link_, index, page_id);
+      if (block.instruction_count == 0) {
+        interpret_site_ = kNone;
+        return Need::kInterpret;
+      }
+      if (!single_ && pending_link_ == kNone) NoteJumpTarget(block);
+      code = buffer_.exec_base() + block.code;
     }
     if (!vectors_live_) RestoreVectors();
     ++counters_.dispatches;
     context.state.rflags &= ~x86::rflags::kRf;  // matters to instruction breakpoints only, which are not translated
-    stubs_.enter(buffer_.exec_base() + block.code);
+    stubs_.enter(code);
     TakeExit();
     if (context.exit_code == kExitInterpret) {
       if (interpret_site_ == kNone || single_ || !FastInstruction(store_->site(interpret_site_))) return Need::kInterpret;
@@ -297,6 +308,22 @@ uint64_t JitVcpu::SlowMemory() {
   ++counters_.slow_interpreted;
   context.state.rip = site.rip;
   context.exit_id = kNone;
+  context.exit_code = kExitInterpret;
+  return 0;
+}
+
+/// A string instruction in translated code: returns where to go on, or 0 with the exit prepared.
+uint64_t JitVcpu::SlowString() {
+  JitContext& context = *context_;
+  const uint32_t id = context.exit_id;
+  const Site& site = store_->site(id);
+  context.state.rip = site.rip;
+  if (FastString(site)) {
+    ++counters_.fast;
+    if (context.state.rip != site.rip) return reinterpret_cast<uint64_t>(buffer_.exec_base() + site.retry);
+    context.exit_code = kExitLookup;  // a request waits; the rest of the string afterwards
+    return 0;
+  }
   context.exit_code = kExitInterpret;
   return 0;
 }

@@ -41,7 +41,6 @@ bool JitVcpu::FastInstruction(const Site& site) {
       NoteCodePage(next_rip, *page, CurrentFlags() & kFlagContextMask, PageIdOf(next_rip >> 12, page->phys_page));
     return false;
   }
-  if (site.string != StringKind::kOther) return FastString(site);
   switch (site.mnemonic) {
     case ZYDIS_MNEMONIC_SYSCALL: return FastSyscall(site);
     case ZYDIS_MNEMONIC_SYSRET: return FastSysret();
@@ -93,7 +92,8 @@ bool JitVcpu::FastString(const Site& site) {
     }
     to += run * size;
     count -= run;
-    if (count != 0 && context_->go.load(std::memory_order_relaxed) == 0) return true;
+    // In lockstep it ends as the interpreter's does.
+    if (count != 0 && !lockstep_ && context_->go.load(std::memory_order_relaxed) == 0) return true;
   }
   state.rip += site.length;
   return true;

@@ -3,6 +3,7 @@
 #include <asm/prctl.h>
 #include <cpuid.h>
 #include <sys/auxv.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -66,6 +67,7 @@ Status JitVcpu::Prepare() {
   has_avx_ = HostHasAvx();
   context_->self = reinterpret_cast<uint64_t>(this);
   context_->slow_handler = reinterpret_cast<uint64_t>(&SlowMemoryEntry);
+  context_->string_handler = reinterpret_cast<uint64_t>(&SlowStringEntry);
   context_->jump_mask = kJumpMask;
   FlushTranslations(true);
   x86::ResetCpuState(context_->state);
@@ -197,8 +199,20 @@ void JitVcpu::ResetCode() {
   interpret_site_ = kNone;
 }
 
+/// Asks the host for pages of the code buffer in batches, in both views: a fault for each would cost several times more.
+void JitVcpu::PopulateCode() {
+  constexpr uint64_t kBatch = 512 * kKiB;
+  if (translator_->code_bytes() + kBatch / 4 < populated_ || populated_ >= buffer_.size_bytes()) return;
+  const uint64_t bytes = std::min(kBatch, buffer_.size_bytes() - populated_);
+  // Failure costs speed only: the pages then come one by one.
+  (void)madvise(buffer_.write_base() + populated_, bytes, MADV_POPULATE_WRITE);
+  (void)madvise(const_cast<uint8_t*>(buffer_.exec_base()) + populated_, bytes, MADV_POPULATE_READ);
+  populated_ += bytes;
+}
+
 void JitVcpu::Translate() {
   const int64_t start = NowNs();
+  PopulateCode();
   if (next_page_id_ >= kPageIds / 2 - 2) ResetCode();
   const CodePage* page = FetchPage(context_->state.rip);
   if (!page) return;  // the next dispatch finds out why

@@ -26,7 +26,7 @@ struct JitCounters {
   uint64_t tlb_fills = 0, slow_interpreted = 0, tlb_flushes = 0, page_flushes = 0;
   uint64_t translations = 0, invalidations = 0, cache_resets = 0;
   uint64_t interpreted = 0, interpreted_in_mode = 0, interrupts = 0, host_faults = 0;
-  uint64_t fast = 0;  ///< done by FastInstruction
+  uint64_t fast = 0;  ///< done by FastInstruction and SlowString
   uint64_t translate_ns = 0;
 };
 
@@ -78,11 +78,14 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   uint32_t PageIdOf(uint64_t linear_page, uint64_t phys_page);
   uint32_t FindBlock(uint64_t rip, uint32_t flags, uint32_t& page_id);
   void NoteJumpTarget(const Block& block);
+  const uint8_t* CachedTarget(uint64_t rip, uint32_t flags) const;
   void TakeExit();
   void RestoreVectors();
   void SaveVectors();
   static uint64_t SlowMemoryEntry(JitVcpu* self) { return self->SlowMemory(); }
   uint64_t SlowMemory();
+  static uint64_t SlowStringEntry(JitVcpu* self) { return self->SlowString(); }
+  uint64_t SlowString();
   const uint8_t* FillTlb(unsigned context, uint64_t address, bool write);
   uint8_t* HostFor(unsigned context, uint64_t address, unsigned size, bool write);
   void NoteCodePage(uint64_t rip, const CodePage& page, unsigned context, uint32_t page_id);
@@ -109,6 +112,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   bool AfterStep(interp::StepResult result, ExitReason& reason);
   void ApplyCodeWrites();
   void ResetCode();
+  void PopulateCode();
   void GatherFlags();   ///< state.rflags becomes whole
   void ScatterFlags();  ///< ... and is taken apart again: see JitContext
   Status SetGsBase();
@@ -137,13 +141,13 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   std::mutex code_writes_mutex_;
   std::vector<std::pair<GuestPhys, uint64_t>> code_writes_;
 
-  bool running_ = false;         ///< the flags are scattered
   bool vectors_live_ = false;
   bool has_avx_ = false;
   bool mode_known_ = false;
   bool single_ = false;          ///< a budget is in force: one instruction a block
   uint32_t mode_flags_ = 0;      ///< BlockFlags without the context
   uint32_t context_flags_[kContexts] = {};  ///< mode flags that each jump cache was filled under
+  uint64_t populated_ = 0;       ///< bytes at the start of the code buffer that the host has given pages for
   uint32_t pending_link_ = kNone;
   uint32_t interpret_site_ = kNone;
   CodePage code_pages_[kCodePages];

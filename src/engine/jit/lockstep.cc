@@ -26,7 +26,10 @@ void JitVcpu::Lockstep::RunShadow(const CpuState& start, unsigned instructions) 
   while (steps_ < instructions) {
     CpuState& next = states_[steps_ + 1];
     next = states_[steps_];
-    const interp::StepResult result = shadow_->Step(next);
+    interp::StepResult result = shadow_->Step(next);
+    while (result == interp::StepResult::kOk && !devices_.touched && next.rip == states_[steps_].rip &&
+           (next.rflags & x86::rflags::kRf))  // a REP in the middle
+      result = shadow_->Step(next);
     if (devices_.touched || result != interp::StepResult::kOk) break;
     ++steps_;
   }

@@ -51,22 +51,28 @@ void EmitExit(Assembler& code, ExitCode exit_code, const uint8_t* leave) {
   code.JumpTo(leave);
 }
 
+/// Calls a C++ function with the vCPU, registers spilled and flags saved; goes on at the host address that it returns, or
+/// leaves translated code when that is 0.
+void EmitCallAndResume(Assembler& code, const Mem& function, bool scratch_is_address, const uint8_t* leave_spilled) {
+  SpillRegisters(code);
+  code.Load(kHostRdi, NACRE_CONTEXT(self));
+  code.CallMem(function);
+  code.Op(kHostRax, kHostRax, 0x85);  // test rax, rax
+  Assembler::Patch(code.JumpIf(4), leave_spilled);
+  code.Store(NACRE_CONTEXT(resume), kHostRax);
+  RestoreFlags(code);
+  ReloadRegisters(code);
+  if (scratch_is_address) code.Load(kScratch1, NACRE_CONTEXT(slow_address));
+  code.JumpMem(NACRE_CONTEXT(resume));
+}
+
 void EmitSlow(Assembler& code, unsigned context, bool write, const uint8_t* leave_spilled) {
   const size_t tag = offsetof(JitContext, tlb) + context * sizeof(DataTlb) +
                      (write ? offsetof(DataTlb, write_tag) : offsetof(DataTlb, read_tag));
   SaveFlags(code);
   code.Sub(kScratch1, ContextIndexed(kScratch2, tag));
   code.Store(NACRE_CONTEXT(slow_address), kScratch1);
-  SpillRegisters(code);
-  code.Load(kHostRdi, NACRE_CONTEXT(self));
-  code.CallMem(NACRE_CONTEXT(slow_handler));
-  code.Op(kHostRax, kHostRax, 0x85);  // test rax, rax
-  Assembler::Patch(code.JumpIf(4), leave_spilled);
-  code.Store(NACRE_CONTEXT(resume), kHostRax);
-  RestoreFlags(code);
-  ReloadRegisters(code);
-  code.Load(kScratch1, NACRE_CONTEXT(slow_address));
-  code.JumpMem(NACRE_CONTEXT(resume));
+  EmitCallAndResume(code, NACRE_CONTEXT(slow_handler), true, leave_spilled);
 }
 
 }  // namespace
@@ -107,6 +113,10 @@ uint8_t* EmitStubs(uint8_t* at, int64_t to_exec, Stubs& stubs) {
       EmitSlow(code, context, write != 0, leave_spilled);
     }
   }
+  code.Align(16);
+  stubs.string = code.at();
+  SaveFlags(code);
+  EmitCallAndResume(code, NACRE_CONTEXT(string_handler), false, leave_spilled);
   code.Align(64);
   return code.at();
 }

@@ -27,6 +27,7 @@ struct Stubs {
   const uint8_t* exit_interpret = nullptr;
   const uint8_t* exit_lookup = nullptr;       ///< R10 = RIP, RCX in saved_rcx
   const uint8_t* slow[kContexts][2] = {};     ///< [context][write]: R10 = offset as the check left it, R11 = index
+  const uint8_t* string = nullptr;            ///< exit_id: a site with a string instruction
   const uint8_t* miss_target = nullptr;       ///< executable view: what empty jump cache entries point to; R10 = RIP
   const uint8_t* fault_exit = nullptr;        ///< executable view: where a host fault handler resumes; state.rip is set
 };

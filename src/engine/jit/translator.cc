@@ -16,7 +16,14 @@ constexpr uint16_t kAllFlags = static_cast<uint16_t>(x86::rflags::kArithmetic);
 /// The most host code that one block can take, hot and cold.
 constexpr size_t kBlockReserve = kMaxInstructions * 512;
 /// How far LiveAt looks into a successor.
-constexpr unsigned kLookAhead = 4;
+constexpr unsigned kLookAhead = 6;
+
+/// REP MOVS and REP STOS with 64-bit addresses and no segment prefix.
+bool IsRepeatedCopy(const Instruction& insn) {
+  return insn.code_size == CodeSize::k64 && insn.address_size == 8 && insn.has(x86::kInsnRep) &&
+         !insn.has(x86::kInsnSegmentPrefix) && insn.map == 0 && insn.encoding == x86::Encoding::kLegacy &&
+         ((insn.opcode & 0xfe) == 0xa4 || (insn.opcode & 0xfe) == 0xaa);
+}
 
 /// Instructions whose successors run with the flags that this analysis gives them: those that are translated. The rest
 /// goes to the interpreter, which may show all flags to the guest.
@@ -34,7 +41,7 @@ bool IsTransparent(const Instruction& insn) {
     case ZYDIS_MNEMONIC_BTR:
     case ZYDIS_MNEMONIC_BTC:
     case ZYDIS_MNEMONIC_SWAPGS: return true;
-    default: return IsNop(insn) || CanReEmit(insn);
+    default: return IsNop(insn) || CanReEmit(insn) || IsRepeatedCopy(insn);
   }
 }
 
@@ -93,7 +100,8 @@ uint16_t Translator::LiveAt(uint64_t rip) {
     if (room == 0 || x86::Decode({request_.page + at, room}, code_size, insn) != x86::DecodeStatus::kOk) break;
     live |= insn.flags_read & undecided;
     undecided &= static_cast<uint16_t>(~(insn.flags_read | insn.flags_written));
-    if (insn.branch == BranchKind::kJump) {
+    // A call's own access to the stack keeps the flags.
+    if (insn.branch == BranchKind::kJump || insn.branch == BranchKind::kCall) {
       const uint64_t target = TruncateRip(AlignDown(rip, kPageSize) + at + insn.length + insn.immediate);
       if (!SamePage(target)) break;
       at = static_cast<unsigned>(target & kPageMask);
@@ -134,11 +142,6 @@ void Translator::EmitInterpretExit(uint64_t rip, const Instruction* insn) {
     site.mnemonic = insn->mnemonic;
     site.length = insn->length & 15;
     site.context = context() & 3;
-    const bool plain = code64() && insn->address_size == 8 && insn->has(x86::kInsnRep) &&
-                       !insn->has(x86::kInsnSegmentPrefix) && !insn->has(x86::kInsnBadLock) && insn->map == 0;
-    if (plain && (insn->opcode & 0xfe) == 0xa4) site.string = StringKind::kMove;
-    if (plain && (insn->opcode & 0xfe) == 0xaa) site.string = StringKind::kStore;
-    site.size = (insn->opcode & 1) ? insn->operand_size : 1;
   }
   cold_[cold_count_++] = {.kind = ColdExit::kInterpret, .displacement = code_.Jump(), .id = store_.AddSite(site)};
 }
@@ -168,6 +171,22 @@ void Translator::EmitNextPageCheck(unsigned index) {
   cold_[cold_count_++] = exit;
 }
 
+/// Out of line to JitVcpu::SlowString, which comes back behind it.
+void Translator::EmitRepeatedCopy(unsigned index) {
+  const Instruction& insn = insns_[index];
+  Site site;
+  site.rip = RipOf(index);
+  site.mnemonic = insn.mnemonic;
+  site.length = insn.length & 15;
+  site.context = context() & 3;
+  site.string = (insn.opcode & 0xfe) == 0xa4 ? StringKind::kMove : StringKind::kStore;
+  site.size = (insn.opcode & 1) ? insn.operand_size : 1;
+  const uint32_t id = store_.AddSite(site);
+  code_.StoreImm32(Context(offsetof(JitContext, exit_id)), id);
+  code_.JumpTo(stubs_.string);
+  store_.site(id).retry = Offset(code_.at());
+}
+
 bool Translator::EmitInstruction(unsigned index) {
   const Instruction& insn = insns_[index];
   if (insn.has(x86::kInsnBadLock)) return false;
@@ -181,6 +200,10 @@ bool Translator::EmitInstruction(unsigned index) {
   if (insn.mnemonic == ZYDIS_MNEMONIC_BT || insn.mnemonic == ZYDIS_MNEMONIC_BTS ||
       insn.mnemonic == ZYDIS_MNEMONIC_BTR || insn.mnemonic == ZYDIS_MNEMONIC_BTC) {
     if (insn.has_memory() && (insn.opcode & 0xe7) == 0xa3) return EmitBitTest(index);
+  }
+  if (IsRepeatedCopy(insn)) {
+    EmitRepeatedCopy(index);
+    return true;
   }
   bool handled = false;
   const bool ok = EmitSpecial(index, handled);

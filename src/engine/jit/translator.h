@@ -65,6 +65,7 @@ class Translator {
   bool EmitInstruction(unsigned index);  ///< false: the interpreter must do it; the block ends before it
   void EmitInterpretExit(uint64_t rip, const x86::Instruction* insn);
   void EmitNextPageCheck(unsigned index);
+  void EmitRepeatedCopy(unsigned index);
   void EmitColdPart();
   uint64_t RipOf(unsigned index) const { return request_.rip + offsets_[index]; }
   uint64_t NextRip(unsigned index) const { return RipOf(index) + insns_[index].length; }

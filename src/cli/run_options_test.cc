@@ -58,11 +58,15 @@ TEST(RunOptions, WhatIsNotThereYetSaysSo) {
   for (const auto& words : std::vector<std::vector<std::string_view>>{
            {"--firmware", "bios"}, {"--cdrom", "x"}, {"--floppy", "x"}, {"--display", "vnc:127.0.0.1:5900"},
            {"--net", "switch:a"}, {"--net", "tap:tap0"}, {"--disk", "a,format=qcow2"}, {"--disk", "a,bus=ide"},
-           {"--control", "x"}, {"--engine", "kvm"}, {"debian"}}) {
+           {"--control", "x"}, {"--engine", "kvm"}, {"--cpus", "2"}, {"debian"}}) {
     const auto options = ParseRun(words);
     ASSERT_FALSE(options) << words[0];
     EXPECT_NE(options.error().message.find("not there yet"), std::string::npos) << options.error().message;
   }
+}
+
+TEST(RunOptions, TheInterpreterTakesSeveralCpus) {
+  EXPECT_EQ(Parse({"--engine", "interp", "--cpus", "4"})->machine.cpu_count, 4u);
 }
 
 TEST(RunOptions, MistakesAreNamed) {

@@ -72,8 +72,6 @@ class Board {
 
   /// Accesses by device, for statistics.
   std::vector<engine::Statistic> Traffic() const;
-  /// "io_uring" or "threads"; empty without disks.
-  std::string_view disk_io_name() const { return disk_io_ ? disk_io_->engine_name() : ""; }
 
  private:
   void BuildInterrupts(const Wiring& wiring);

@@ -128,6 +128,8 @@ bool VcpuRunner::WaitForSipi() {
       state_.rip = 0;
       state_.wait_for_sipi = false;
       state_.halted = false;
+      // The INIT that came before it, while this CPU waited already, changes nothing.
+      vcpu_->ClearRequest(engine::kRequestInit);
       vcpu_->Import(state_);
       return true;
     }

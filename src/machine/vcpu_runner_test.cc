@@ -132,9 +132,11 @@ TEST_F(VcpuRunnerTest, InitAndStartUp) {
   runner_->Resume();
   std::this_thread::sleep_for(std::chrono::milliseconds(5));
   EXPECT_EQ(vcpu_->runs_, 0u);
+  runner_->Request(engine::kRequestInit);  // what every kernel sends first
   runner_->StartUp(0x9a);
   Eventually([&] { return vcpu_->runs_ > 0; });
   runner_->Park();
+  EXPECT_FALSE(runner_->state().wait_for_sipi);
   EXPECT_EQ(runner_->state().segment[x86::kCs].base, 0x9a000u);
   EXPECT_EQ(runner_->state().segment[x86::kCs].selector, 0x9a00);
   EXPECT_EQ(runner_->state().rip, 0u);

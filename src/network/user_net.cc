@@ -85,8 +85,8 @@ struct UserNet::Callbacks {
   static int64_t ClockNs(void* opaque) { return Self(opaque)->loop_.NowNs(); }
   static void* TimerNew(SlirpTimerId id, void* timer_opaque, void* opaque) {
     auto* timer = new SlirpTimer{Self(opaque), id, timer_opaque, nullptr};
-    timer->timer = timer->net->loop_.CreateTimer(
-        [timer] { slirp_handle_timer(timer->net->slirp_, timer->id, timer->opaque); });
+    timer->timer =
+        timer->net->loop_.CreateTimer([timer] { slirp_handle_timer(timer->net->slirp_, timer->id, timer->opaque); });
     return timer;
   }
   static void TimerFree(void* timer, void*) { delete static_cast<SlirpTimer*>(timer); }
@@ -174,12 +174,12 @@ Status UserNet::AddForward(const PortForward& forward) {
     return Fail("forward: '{}' is not an IPv4 address", forward.guest_address);
   errno = 0;
   if (slirp_add_hostfwd(slirp_, forward.udp, host, forward.host_port, guest, forward.guest_port) != 0) {
-    const char* advice = errno == EADDRINUSE ? " (another program listens there: choose another host port)"
-                         : errno == EACCES   ? " (ports below 1024 need privileges: choose a higher one)"
+    const char* advice = errno == EADDRINUSE      ? " (another program listens there: choose another host port)"
+                         : errno == EACCES        ? " (ports below 1024 need privileges: choose a higher one)"
                          : errno == EADDRNOTAVAIL ? " (this host has no such address)"
                                                   : "";
-    return FailErrno("forward: cannot listen on {} {}:{}{}", forward.udp ? "udp" : "tcp",
-                     forward.host_address, forward.host_port, advice);
+    return FailErrno("forward: cannot listen on {} {}:{}{}", forward.udp ? "udp" : "tcp", forward.host_address,
+                     forward.host_port, advice);
   }
   Fill();
   return {};

@@ -33,9 +33,7 @@ void Put32(Bytes& to, uint32_t value) {
 }
 void Put(Bytes& to, std::span<const uint8_t> from) { to.insert(to.end(), from.begin(), from.end()); }
 uint32_t Get16(std::span<const uint8_t> from, size_t at) { return uint32_t{from[at]} << 8 | from[at + 1]; }
-uint32_t Get32(std::span<const uint8_t> from, size_t at) {
-  return Get16(from, at) << 16 | Get16(from, at + 2);
-}
+uint32_t Get32(std::span<const uint8_t> from, size_t at) { return Get16(from, at) << 16 | Get16(from, at + 2); }
 
 uint16_t Checksum(std::span<const uint8_t> data, uint32_t sum = 0) {
   for (size_t i = 0; i < data.size(); ++i) sum += i % 2 ? data[i] : uint32_t{data[i]} << 8;
@@ -59,8 +57,8 @@ Bytes Ip(uint8_t protocol, uint32_t from, uint32_t to, const Bytes& payload) {
 
 /// Fills in the checksum of a TCP or UDP segment at `at`.
 void SealSegment(Bytes& segment, uint8_t protocol, uint32_t from, uint32_t to, size_t at) {
-  const uint32_t pseudo = (from >> 16) + (from & 0xffff) + (to >> 16) + (to & 0xffff) + protocol +
-                          static_cast<uint32_t>(segment.size());
+  const uint32_t pseudo =
+      (from >> 16) + (from & 0xffff) + (to >> 16) + (to & 0xffff) + protocol + static_cast<uint32_t>(segment.size());
   const uint16_t sum = Checksum(segment, pseudo);
   segment[at] = static_cast<uint8_t>(sum >> 8);
   segment[at + 1] = static_cast<uint8_t>(sum);
@@ -237,8 +235,7 @@ TEST_F(UserNetTest, UdpReachesTheHostsLoopbackAndBack) {
   char buffer[16];
   sockaddr_in from{};
   socklen_t length = sizeof(from);
-  ASSERT_EQ(
-      2, recvfrom(server.fd.get(), buffer, sizeof(buffer), 0, reinterpret_cast<sockaddr*>(&from), &length));
+  ASSERT_EQ(2, recvfrom(server.fd.get(), buffer, sizeof(buffer), 0, reinterpret_cast<sockaddr*>(&from), &length));
   ASSERT_EQ(5, sendto(server.fd.get(), "there", 5, 0, reinterpret_cast<sockaddr*>(&from), length));
   const Bytes reply = NextIp(17);
   ASSERT_EQ(14u + 20 + 8 + 5, reply.size());
@@ -331,8 +328,7 @@ TEST_F(UserNetTest, ATakenPortIsAClearError) {
   HostSocket taken(SOCK_STREAM);
   auto net = UserNet::Create({.forwards = {{.host_port = taken.port, .guest_port = 22}}}, *loop_);
   ASSERT_FALSE(net.has_value());
-  EXPECT_NE(std::string::npos, net.error().message.find("another program listens there"))
-      << net.error().message;
+  EXPECT_NE(std::string::npos, net.error().message.find("another program listens there")) << net.error().message;
 }
 
 TEST_F(UserNetTest, ARestrictedGuestReachesNothing) {
@@ -380,8 +376,8 @@ TEST(PortForward, Parses) {
   ASSERT_TRUE(brief.has_value());
   EXPECT_TRUE(brief->udp);
   EXPECT_EQ("127.0.0.1", brief->host_address);
-  for (const char* wrong : {"", "tcp", "tcp:2222-:22", "tcp::2222", "tcp::0-:22", "tcp::99999-:22",
-                            "icmp::1-:2", "tcp:host:22-:22", "tcp::22x-:22"}) {
+  for (const char* wrong : {"", "tcp", "tcp:2222-:22", "tcp::2222", "tcp::0-:22", "tcp::99999-:22", "icmp::1-:2",
+                            "tcp:host:22-:22", "tcp::22x-:22"}) {
     const auto result = ParsePortForward(wrong);
     ASSERT_FALSE(result.has_value()) << wrong;
     EXPECT_NE(std::string::npos, result.error().message.find("as in tcp:127.0.0.1:2222-:22"));

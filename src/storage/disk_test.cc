@@ -74,8 +74,7 @@ int RunRange(Disk& disk, Kind kind, uint64_t offset, uint64_t size, bool unmap =
   return request.error;
 }
 
-std::unique_ptr<RawDisk> MustOpen(const std::string& path, std::shared_ptr<AsyncIo> io,
-                                  bool read_only = false) {
+std::unique_ptr<RawDisk> MustOpen(const std::string& path, std::shared_ptr<AsyncIo> io, bool read_only = false) {
   auto disk = RawDisk::Open({.path = path, .read_only = read_only}, std::move(io));
   EXPECT_TRUE(disk.has_value()) << disk.error().message;
   return std::move(*disk);
@@ -89,11 +88,9 @@ class EveryEngine : public testing::TestWithParam<AsyncIo::Engine> {
     return std::move(*io);
   }
 };
-INSTANTIATE_TEST_SUITE_P(Io, EveryEngine,
-                         testing::Values(AsyncIo::Engine::kIoUring, AsyncIo::Engine::kThreads),
+INSTANTIATE_TEST_SUITE_P(Io, EveryEngine, testing::Values(AsyncIo::Engine::kIoUring, AsyncIo::Engine::kThreads),
                          [](const auto& engine) {
-                           return std::string(engine.param == AsyncIo::Engine::kThreads ? "Threads"
-                                                                                        : "Uring");
+                           return std::string(engine.param == AsyncIo::Engine::kThreads ? "Threads" : "Uring");
                          });
 
 TEST_P(EveryEngine, ReadsBackWhatWasWrittenThroughSeveralVectors) {
@@ -201,8 +198,7 @@ TEST(RawDisk, ShortTransfersAreContinued) {
     TestRequest request;
     request.Set(kind, 8192, *buffer);
     request.vectors.clear();
-    for (size_t at = 0; at < buffer->size(); at += 4096)
-      request.vectors.push_back({buffer->data() + at, 4096});
+    for (size_t at = 0; at < buffer->size(); at += 4096) request.vectors.push_back({buffer->data() + at, 4096});
     disk->Start(request);
     io->fault = [&, first = io->fault](IoOperation& operation) -> std::optional<int64_t> {
       const auto result = first(operation);

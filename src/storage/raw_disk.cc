@@ -45,10 +45,7 @@ Status RefuseOtherFormat(const std::string& path, int fd) {
   char magic[4] = {};
   if (pread(fd, magic, sizeof(magic), 0) != sizeof(magic)) return {};
   const std::string_view start(magic, sizeof(magic));
-  const char* format = start == "QFI\xfb" ? "qcow2"
-                       : start == "KDMV"  ? "VMDK"
-                       : start == "vhdx"  ? "VHDX"
-                                          : nullptr;
+  const char* format = start == "QFI\xfb" ? "qcow2" : start == "KDMV" ? "VMDK" : start == "vhdx" ? "VHDX" : nullptr;
   if (!format) return {};
   return Fail("disk '{}': is a {} image, not a raw one; if it is meant as raw, say format=raw", path, format);
 }
@@ -59,9 +56,8 @@ Status Lock(const std::string& path, int fd, bool read_only) {
   lock.l_whence = SEEK_SET;
   if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return {};
   if (errno == EAGAIN || errno == EACCES)
-    return Fail(
-        "disk '{}': in use by another program{}; stop it, or use the disk with snapshot or readonly in both",
-        path, read_only ? " that writes it" : "");
+    return Fail("disk '{}': in use by another program{}; stop it, or use the disk with snapshot or readonly in both",
+                path, read_only ? " that writes it" : "");
   if (errno == EOPNOTSUPP || errno == ENOLCK || errno == EINVAL) return {};  // a file system without locks
   return FailErrno("disk '{}': lock", path);
 }
@@ -176,8 +172,7 @@ Result<std::unique_ptr<RawDisk>> RawDisk::Open(const RawDiskOptions& options, st
   if (!fd.valid()) {
     if (errno == EBUSY) return Fail("disk '{}': the device is in use (mounted?)", path);
     if (errno == EACCES || errno == EROFS || errno == EPERM)
-      return FailErrno("disk '{}': cannot be written (use readonly or snapshot, or change its permissions)",
-                       path);
+      return FailErrno("disk '{}': cannot be written (use readonly or snapshot, or change its permissions)", path);
     return FailErrno("disk '{}'", path);
   }
   if (fcntl(fd.get(), F_SETFL, flags & O_ACCMODE) != 0) return FailErrno("disk '{}'", path);
@@ -188,8 +183,7 @@ Result<std::unique_ptr<RawDisk>> RawDisk::Open(const RawDiskOptions& options, st
   return Adopt(std::move(fd), size_bytes, options.read_only, std::move(io));
 }
 
-std::unique_ptr<RawDisk> RawDisk::Adopt(Fd fd, uint64_t size_bytes, bool read_only,
-                                        std::shared_ptr<AsyncIo> io) {
+std::unique_ptr<RawDisk> RawDisk::Adopt(Fd fd, uint64_t size_bytes, bool read_only, std::shared_ptr<AsyncIo> io) {
   return std::unique_ptr<RawDisk>(new RawDisk(std::move(fd), size_bytes, read_only, std::move(io)));
 }
 
@@ -200,8 +194,7 @@ RawDisk::~RawDisk() { Drain(); }
 
 void RawDisk::Start(DiskRequest& request) {
   const int error = Check(request);
-  const bool moves_data =
-      request.kind == DiskRequest::Kind::kRead || request.kind == DiskRequest::Kind::kWrite;
+  const bool moves_data = request.kind == DiskRequest::Kind::kRead || request.kind == DiskRequest::Kind::kWrite;
   const bool nothing = request.kind != DiskRequest::Kind::kFlush && request.size_bytes == 0;
   const bool flush_of_reader = request.kind == DiskRequest::Kind::kFlush && read_only();
   if (error != 0 || nothing || flush_of_reader) {

@@ -24,8 +24,7 @@ class RawDisk : public Disk {
  public:
   static Result<std::unique_ptr<RawDisk>> Open(const RawDiskOptions& options, std::shared_ptr<AsyncIo> io);
   /// Over an open file that is nobody else's, for overlays and tests.
-  static std::unique_ptr<RawDisk> Adopt(Fd fd, uint64_t size_bytes, bool read_only,
-                                        std::shared_ptr<AsyncIo> io);
+  static std::unique_ptr<RawDisk> Adopt(Fd fd, uint64_t size_bytes, bool read_only, std::shared_ptr<AsyncIo> io);
   ~RawDisk() override;
 
   void Start(DiskRequest& request) override;

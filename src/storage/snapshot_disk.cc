@@ -86,13 +86,11 @@ Result<Fd> MakeTemporary(const std::string& wanted) {
 
 }  // namespace
 
-Result<std::unique_ptr<SnapshotDisk>> SnapshotDisk::Create(std::unique_ptr<Disk> below,
-                                                           std::shared_ptr<AsyncIo> io,
+Result<std::unique_ptr<SnapshotDisk>> SnapshotDisk::Create(std::unique_ptr<Disk> below, std::shared_ptr<AsyncIo> io,
                                                            const std::string& directory) {
   Fd fd = NACRE_TRY(MakeTemporary(directory));
   if (ftruncate(fd.get(), static_cast<off_t>(below->size_bytes())) != 0)
-    return FailErrno("snapshot: temporary file of {} bytes (set TMPDIR to a larger file system)",
-                     below->size_bytes());
+    return FailErrno("snapshot: temporary file of {} bytes (set TMPDIR to a larger file system)", below->size_bytes());
   auto overlay = RawDisk::Adopt(std::move(fd), below->size_bytes(), false, std::move(io));
   return std::unique_ptr<SnapshotDisk>(new SnapshotDisk(std::move(below), std::move(overlay)));
 }
@@ -108,8 +106,7 @@ SnapshotDisk::~SnapshotDisk() { Drain(); }
 void SnapshotDisk::Start(DiskRequest& request) {
   const int error = Check(request);
   const bool nothing = request.size_bytes == 0;
-  if (error != 0 || nothing ||
-      request.kind == DiskRequest::Kind::kFlush) {  // nothing here outlives the process
+  if (error != 0 || nothing || request.kind == DiskRequest::Kind::kFlush) {  // nothing here outlives the process
     refused_.emplace_back(&request, error);
     return;
   }
@@ -131,8 +128,7 @@ void SnapshotDisk::StartRead(Whole& whole) {
   uint64_t left = whole.request->size_bytes / kSectorSize;
   while (left > 0) {
     const uint64_t run = written_.RunLength(sector, left);
-    StartPart(whole, written_.Contains(sector) ? *overlay_ : *below_, sector * kSectorSize,
-              run * kSectorSize);
+    StartPart(whole, written_.Contains(sector) ? *overlay_ : *below_, sector * kSectorSize, run * kSectorSize);
     sector += run;
     left -= run;
   }

@@ -38,8 +38,7 @@ class SectorSet {
 class SnapshotDisk : public Disk {
  public:
   /// The temporary file goes to `directory`, or to TMPDIR, or to /var/tmp.
-  static Result<std::unique_ptr<SnapshotDisk>> Create(std::unique_ptr<Disk> below,
-                                                      std::shared_ptr<AsyncIo> io,
+  static Result<std::unique_ptr<SnapshotDisk>> Create(std::unique_ptr<Disk> below, std::shared_ptr<AsyncIo> io,
                                                       const std::string& directory = "");
   ~SnapshotDisk() override;
 

@@ -33,8 +33,7 @@ int64_t Run(const IoOperation& operation) {
         result = fdatasync(operation.fd);
         break;
       case IoOperation::Kind::kAllocate:
-        result = fallocate(operation.fd, operation.allocate_mode, offset,
-                           static_cast<off_t>(operation.size_bytes));
+        result = fallocate(operation.fd, operation.allocate_mode, offset, static_cast<off_t>(operation.size_bytes));
         break;
     }
   } while (result < 0 && errno == EINTR);

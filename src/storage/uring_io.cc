@@ -96,15 +96,13 @@ class UringIo : public AsyncIo {
         io_uring_prep_readv(entry, operation.fd, operation.vectors, operation.vector_count, operation.offset);
         break;
       case IoOperation::Kind::kWrite:
-        io_uring_prep_writev(entry, operation.fd, operation.vectors, operation.vector_count,
-                             operation.offset);
+        io_uring_prep_writev(entry, operation.fd, operation.vectors, operation.vector_count, operation.offset);
         break;
       case IoOperation::Kind::kSync:
         io_uring_prep_fsync(entry, operation.fd, IORING_FSYNC_DATASYNC);
         break;
       case IoOperation::Kind::kAllocate:
-        io_uring_prep_fallocate(entry, operation.fd, operation.allocate_mode,
-                                static_cast<off_t>(operation.offset),
+        io_uring_prep_fallocate(entry, operation.fd, operation.allocate_mode, static_cast<off_t>(operation.offset),
                                 static_cast<off_t>(operation.size_bytes));
         break;
     }

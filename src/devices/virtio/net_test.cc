@@ -254,8 +254,8 @@ TEST_P(VirtioNetTest, StateMovesOn) {
   other.Plug(VirtioNet::Create({}, std::move(net), other.memory, other.scheduler));
   CopyStateTo(other);
   EXPECT_TRUE(other_backend->Offer(Frame(200, 2)));
-  EXPECT_EQ(112u, other.ring(kReceive).GetUsed()->written);
-  EXPECT_EQ(212u, other.ring(kReceive).GetUsed()->written);
+  EXPECT_EQ(112u, other.ring(kReceive).Used().written);
+  EXPECT_EQ(212u, other.ring(kReceive).Used().written);
   EXPECT_EQ(0x52u, other.Config(0, 1)) << "the MAC address is the machine's, not the saved one";
 }
 

@@ -139,9 +139,8 @@ TEST_P(VirtioConsoleTest, Clause5_3_6_2_PortsAreAnnouncedAndOpened) {
   console->Resize(132, 50);
   console->SetHostConnected(1, false);
   // One buffer waits already from the call that found nothing.
-  const auto used = ring(2).GetUsed();
-  ASSERT_TRUE(used);
-  EXPECT_EQ(12u, used->written);
+  const UsedEntry used = ring(2).Used();
+  EXPECT_EQ(12u, used.written);
   EXPECT_EQ((Message{1, 6, 0, ""}), NextControl());
 }
 
@@ -170,7 +169,7 @@ TEST_P(VirtioConsoleTest, InputThatWaitsMovesOn) {
   CopyStateTo(other);
   other.ring(0).Add({{kData + 0x4000, 64, true}});
   other.Kick(0);
-  EXPECT_EQ(5u, other.ring(0).GetUsed()->written);
+  EXPECT_EQ(5u, other.ring(0).Used().written);
   EXPECT_EQ("typed", Text(other.Get(kData + 0x4000, 5)));
   other.pci.reset();
 }
@@ -183,14 +182,13 @@ TEST(VirtioRng, FillsEveryPartAndIsBounded) {
   bench.Start(0, false);
   bench.ring(0).Add({{kData, 10, true}, {kData + 0x1000, 100'000, true}});
   bench.Kick(0);
-  const auto used = bench.ring(0).GetUsed();
-  ASSERT_TRUE(used);
-  EXPECT_EQ(4096u, used->written);
+  const UsedEntry used = bench.ring(0).Used();
+  EXPECT_EQ(4096u, used.written);
   EXPECT_NE(std::vector<uint8_t>(10), bench.Get(kData, 10));
   EXPECT_EQ(std::vector<uint8_t>(100), bench.Get(kData + 0x1000 + 4086, 100));
   bench.ring(0).Add({{kData, 10}});
   bench.Kick(0);
-  EXPECT_EQ(0u, bench.ring(0).GetUsed()->written) << "nothing to write to";
+  EXPECT_EQ(0u, bench.ring(0).Used().written) << "nothing to write to";
 }
 
 // -- balloon

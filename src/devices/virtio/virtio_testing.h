@@ -70,6 +70,12 @@ class RingDriver {
     return packed_ ? AddPacked(buffers, indirect) : AddSplit(buffers, indirect);
   }
   std::optional<UsedEntry> GetUsed() { return packed_ ? GetUsedPacked() : GetUsedSplit(); }
+  /// As GetUsed where there must be one.
+  UsedEntry Used() {
+    const std::optional<UsedEntry> used = GetUsed();
+    EXPECT_TRUE(used.has_value()) << "nothing was given back";
+    return used.value_or(UsedEntry{~0u, ~0u});
+  }
 
   void SetDescriptor(uint64_t table, unsigned index, uint64_t address, uint32_t size, uint16_t a, uint16_t b) {
     Poke<uint64_t>(table + index * 16, address);
@@ -117,6 +123,7 @@ class RingDriver {
   uint16_t AddSplit(const std::vector<TestBuffer>& buffers, bool indirect) {
     const uint64_t table = indirect ? NextTable() : setup.descriptors;
     std::vector<uint16_t> indices;
+    indices.reserve(buffers.size());
     for (size_t i = 0; i < buffers.size(); ++i) indices.push_back(indirect ? static_cast<uint16_t>(i) : Take());
     for (size_t i = 0; i < buffers.size(); ++i) {
       const bool last = i + 1 == buffers.size();

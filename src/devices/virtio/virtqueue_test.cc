@@ -18,7 +18,7 @@ class VirtQueueTest : public testing::TestWithParam<bool> {
  protected:
   void Start(uint16_t size = 8, RingFeatures features = {.event_index = false, .indirect = true}) {
     features.packed = GetParam();
-    driver_.emplace(*memory_, kRing, size, GetParam());
+    driver_ = std::make_unique<RingDriver>(*memory_, kRing, size, GetParam());
     queue_.setup() = driver_->setup;
     ASSERT_TRUE(queue_.Enable(features));
   }
@@ -40,7 +40,7 @@ class VirtQueueTest : public testing::TestWithParam<bool> {
                      reason_ = reason;
                      ++times_broken_;
                    }};
-  std::optional<RingDriver> driver_;
+  std::unique_ptr<RingDriver> driver_;
   Chain chain_;
 };
 INSTANTIATE_TEST_SUITE_P(Rings, VirtQueueTest, testing::Bool(),
@@ -63,10 +63,9 @@ TEST_P(VirtQueueTest, ChainsComeBackInTheDriversTerms) {
   EXPECT_EQ(1u, queue_.in_flight());
   EXPECT_FALSE(driver_->GetUsed());
   queue_.Push(chain_, 5);
-  const auto used = driver_->GetUsed();
-  ASSERT_TRUE(used);
-  EXPECT_EQ(id, used->id);
-  EXPECT_EQ(5u, used->written);
+  const UsedEntry used = driver_->Used();
+  EXPECT_EQ(id, used.id);
+  EXPECT_EQ(5u, used.written);
   EXPECT_EQ(0x03020100u, driver_->Peek<uint32_t>(kData + 0x1001));
 }
 
@@ -82,6 +81,7 @@ TEST_P(VirtQueueTest, ManyChainsWrapAroundTheRing) {
     const unsigned slots = indirect ? 1 : count;
     if (in_ring + slots <= 8 && expected.size() < 8 && (random() & 1) != 0) {
       std::vector<TestBuffer> buffers;
+      buffers.reserve(count);
       for (unsigned i = 0; i < count; ++i) buffers.push_back({kData + 256 * i, 64, true});
       const uint16_t id = driver_->Add(buffers, indirect);
       expected[id] = slots;
@@ -94,12 +94,11 @@ TEST_P(VirtQueueTest, ManyChainsWrapAroundTheRing) {
     } else if (!held.empty()) {  // given back out of order
       const size_t which = random() % held.size();
       queue_.Push(held[which].second, 100 + held[which].first);
-      const auto used = driver_->GetUsed();
-      ASSERT_TRUE(used);
-      ASSERT_EQ(held[which].first, used->id);
-      ASSERT_EQ(100u + used->id, used->written);
-      in_ring -= expected[static_cast<uint16_t>(used->id)];
-      expected.erase(static_cast<uint16_t>(used->id));
+      const UsedEntry used = driver_->Used();
+      ASSERT_EQ(held[which].first, used.id);
+      ASSERT_EQ(100u + used.id, used.written);
+      in_ring -= expected[static_cast<uint16_t>(used.id)];
+      expected.erase(static_cast<uint16_t>(used.id));
       held.erase(held.begin() + static_cast<long>(which));
       ++returned;
     }
@@ -125,8 +124,8 @@ TEST_P(VirtQueueTest, PutBackIsAsIfNeverPopped) {
     ASSERT_TRUE(queue_.Pop(b));
     EXPECT_EQ(second, b.id);
     queue_.Push(b, 0);
-    EXPECT_EQ(first, driver_->GetUsed()->id);
-    EXPECT_EQ(second, driver_->GetUsed()->id);
+    EXPECT_EQ(first, driver_->Used().id);
+    EXPECT_EQ(second, driver_->Used().id);
   }
 }
 
@@ -142,8 +141,8 @@ TEST_P(VirtQueueTest, Clause5_1_6_4_2_StagedChainsAppearAtOnce) {
   queue_.Stage(second, 4);
   EXPECT_FALSE(driver_->GetUsed());
   queue_.Publish();
-  EXPECT_EQ(a, driver_->GetUsed()->id);
-  EXPECT_EQ(b, driver_->GetUsed()->id);
+  EXPECT_EQ(a, driver_->Used().id);
+  EXPECT_EQ(b, driver_->Used().id);
 }
 
 TEST_P(VirtQueueTest, Clause2_7_5_3_IndirectTables) {
@@ -352,7 +351,7 @@ TEST_P(VirtQueueTest, StateGoesOnAfterSaveAndLoad) {
   const uint16_t id = driver_->Add({{kData, 4}});
   ASSERT_TRUE(queue_.Pop(chain_));
   queue_.Push(chain_, 0);
-  EXPECT_EQ(id, driver_->GetUsed()->id);
+  EXPECT_EQ(id, driver_->Used().id);
 }
 
 TEST_P(VirtQueueTest, AHostileSaveIsRejected) {
@@ -474,7 +473,7 @@ TEST_P(PackedQueueTest, Clause2_8_AnOddSizeWorks) {
     ASSERT_TRUE(queue_.Pop(chain_));
     EXPECT_EQ(8u, chain_.writable_bytes());
     queue_.Push(chain_, 1);
-    ASSERT_EQ(id, driver_->GetUsed()->id);
+    ASSERT_EQ(id, driver_->Used().id);
   }
 }
 

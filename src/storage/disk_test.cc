@@ -288,7 +288,7 @@ TEST(RawDisk, OneImageIsNotWrittenByTwo) {
 }
 
 TEST(SectorSet, RunsOfMixedChunks) {
-  SectorSet set(100'000);
+  SectorSet set;
   EXPECT_EQ(100'000u, set.RunLength(0, 100'000));
   set.Add(10, 5);
   set.Add(32'768, 32'768);
@@ -299,6 +299,10 @@ TEST(SectorSet, RunsOfMixedChunks) {
   EXPECT_FALSE(set.Contains(99'999));
   set.Add(0, 100'000);
   EXPECT_EQ(99'990u, set.RunLength(10, 99'990));
+  const uint64_t far = uint64_t{1} << 54;  // the last sectors of the largest file
+  set.Add(far, 1);
+  EXPECT_TRUE(set.Contains(far));
+  EXPECT_EQ(100u, set.RunLength(far + 1, 100));
 }
 
 TEST(SnapshotDisk, BehavesAsADiskAndLeavesTheOneBelowAlone) {

@@ -171,7 +171,7 @@ Result<std::unique_ptr<RawDisk>> RawDisk::Open(const RawDiskOptions& options, st
   Fd fd(open(path.c_str(), flags));
   if (!fd.valid()) {
     if (errno == EBUSY) return Fail("disk '{}': the device is in use (mounted?)", path);
-    if (errno == EACCES || errno == EROFS || errno == EPERM)
+    if (!options.read_only && (errno == EACCES || errno == EROFS || errno == EPERM))
       return FailErrno("disk '{}': cannot be written (use readonly or snapshot, or change its permissions)", path);
     return FailErrno("disk '{}'", path);
   }

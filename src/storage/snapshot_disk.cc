@@ -12,8 +12,9 @@
 namespace nacre::storage {
 
 bool SectorSet::Contains(uint64_t sector) const {
-  const Chunk& chunk = chunks_[sector / kChunkSectors];
-  return chunk.bits ? chunk.bits->test(sector % kChunkSectors) : chunk.full;
+  const Chunk* chunk = Find(sector);
+  if (!chunk) return false;
+  return chunk->bits ? chunk->bits->test(sector % kChunkSectors) : chunk->full;
 }
 
 void SectorSet::Add(uint64_t first, uint64_t count) {
@@ -39,13 +40,13 @@ uint64_t SectorSet::RunLength(uint64_t first, uint64_t count) const {
   uint64_t run = 1;
   while (run < count) {
     const uint64_t sector = first + run;
-    const Chunk& chunk = chunks_[sector / kChunkSectors];
-    if (!chunk.bits) {
-      if (chunk.full != inside) break;
+    const Chunk* chunk = Find(sector);
+    if (!chunk || !chunk->bits) {
+      if ((chunk && chunk->full) != inside) break;
       run += kChunkSectors - sector % kChunkSectors;
       continue;
     }
-    if (chunk.bits->test(sector % kChunkSectors) != inside) break;
+    if (chunk->bits->test(sector % kChunkSectors) != inside) break;
     ++run;
   }
   return std::min(run, count);
@@ -96,10 +97,7 @@ Result<std::unique_ptr<SnapshotDisk>> SnapshotDisk::Create(std::unique_ptr<Disk>
 }
 
 SnapshotDisk::SnapshotDisk(std::unique_ptr<Disk> below, std::unique_ptr<Disk> overlay)
-    : Disk(below->size_bytes(), false),
-      below_(std::move(below)),
-      overlay_(std::move(overlay)),
-      written_(size_bytes() / kSectorSize) {}
+    : Disk(below->size_bytes(), false), below_(std::move(below)), overlay_(std::move(overlay)) {}
 
 SnapshotDisk::~SnapshotDisk() { Drain(); }
 

@@ -4,10 +4,10 @@
 // sparse; a bitmap with a bit per sector says which sectors it holds, so that no write ever has to copy what
 // surrounds it.
 
-#include <array>
 #include <bitset>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "base/bits.h"
@@ -20,7 +20,6 @@ namespace nacre::storage {
 /// A set of sectors; memory grows with what was written: 4 KiB for each 16 MiB of mixed content.
 class SectorSet {
  public:
-  explicit SectorSet(uint64_t sector_count) : chunks_((sector_count + kChunkSectors - 1) / kChunkSectors) {}
   bool Contains(uint64_t sector) const;
   void Add(uint64_t first, uint64_t count);
   /// How many sectors from `first` on, at most `count`, are all inside or all outside the set.
@@ -32,7 +31,11 @@ class SectorSet {
     bool full = false;
     std::unique_ptr<std::bitset<kChunkSectors>> bits;  // null: all or none, as `full` says
   };
-  std::vector<Chunk> chunks_;
+  const Chunk* Find(uint64_t sector) const {
+    const auto found = chunks_.find(sector / kChunkSectors);
+    return found == chunks_.end() ? nullptr : &found->second;
+  }
+  std::unordered_map<uint64_t, Chunk> chunks_;  // absent: none
 };
 
 class SnapshotDisk : public Disk {

@@ -22,13 +22,16 @@ inline constexpr unsigned kJumpCacheEntries = 16384;
 
 /// A direct-mapped TLB of 4 KiB pages, indexed by the low bits of the page number. A hit on entry i for an access of
 /// `size` bytes at address a: (a + tag[i]) as an unsigned number is at most 4096 - size, which tests the page and page
-/// crossing at once; then host address = a + tag[i] + host[i]. Entries that hold nothing have the negated address of
-/// page i ^ 1 as their tag: no address with index i can match it, canonical or not.
+/// crossing at once; then host address = a + tag[i] + host[i]. Entries that hold nothing have NoTag(i).
 struct DataTlb {
   uint64_t read_tag[kTlbEntries];
   uint64_t write_tag[kTlbEntries];
   uint64_t host[kTlbEntries];
 };
+
+/// The negated address of page i ^ 2: no address with index i can match it, canonical or not. Not of page i ^ 1: the check
+/// that keeps flags adds size - 1 first, and an access that reaches from page i into page i + 1 would pass.
+constexpr uint64_t NoTag(unsigned i) { return 0 - (static_cast<uint64_t>(i ^ 2) << 12); }
 
 /// Code pages as translated code knows them: page_id[slot of the linear page] names the (linear page, physical page)
 /// pair that a link across pages was made for. Zero: unknown.

@@ -274,7 +274,7 @@ const uint8_t* JitVcpu::FillTlb(unsigned which, uint64_t address, bool write) {
   DataTlb& tlb = context.tlb[which];
   const bool writable = translation.writable && !code && (seen & memory::GuestMemory::kDirty);
   tlb.read_tag[entry] = 0 - page;
-  tlb.write_tag[entry] = writable ? 0 - page : 0 - (static_cast<uint64_t>(entry ^ 1) << 12);
+  tlb.write_tag[entry] = writable ? 0 - page : NoTag(entry);
   tlb.host[entry] = reinterpret_cast<uint64_t>(host);
   const bool large = translation.page_bytes > kPageSize;
   tlb_entry_flags_[which * kTlbEntries + entry] =
@@ -331,7 +331,7 @@ uint64_t JitVcpu::SlowString() {
 void JitVcpu::FlushContextTlb(unsigned context) {
   DataTlb& tlb = context_->tlb[context];
   for (unsigned i = 0; i < kTlbEntries; ++i) {
-    const uint64_t nothing = 0 - (static_cast<uint64_t>(i ^ 1) << 12);
+    const uint64_t nothing = NoTag(i);
     tlb.read_tag[i] = nothing;
     tlb.write_tag[i] = nothing;
   }
@@ -363,7 +363,7 @@ void JitVcpu::FlushTranslations(bool include_global) {
       const uint8_t* flags = &tlb_entry_flags_[context * kTlbEntries];
       for (unsigned i = 0; i < kTlbEntries; ++i) {
         if (flags[i] & kEntryGlobal) continue;
-        const uint64_t nothing = 0 - (static_cast<uint64_t>(i ^ 1) << 12);
+        const uint64_t nothing = NoTag(i);
         tlb.read_tag[i] = nothing;
         tlb.write_tag[i] = nothing;
       }
@@ -382,7 +382,7 @@ void JitVcpu::FlushPage(uint64_t address) {
   for (unsigned context = 0; context < kContexts; ++context) {
     DataTlb& tlb = context_->tlb[context];
     const auto drop = [&](unsigned i) {
-      const uint64_t nothing = 0 - (static_cast<uint64_t>(i ^ 1) << 12);
+      const uint64_t nothing = NoTag(i);
       tlb.read_tag[i] = nothing;
       tlb.write_tag[i] = nothing;
     };
@@ -420,7 +420,7 @@ void JitVcpu::ForgetWriteRights(const uint8_t* host_page) {
   const auto host = reinterpret_cast<uint64_t>(host_page);
   for (DataTlb& tlb : context_->tlb)
     for (unsigned i = 0; i < kTlbEntries; ++i)
-      if (tlb.host[i] == host) tlb.write_tag[i] = 0 - (static_cast<uint64_t>(i ^ 1) << 12);
+      if (tlb.host[i] == host) tlb.write_tag[i] = NoTag(i);
 }
 
 }  // namespace nacre::engine::jit

@@ -96,7 +96,7 @@ void Translator::EmitConditional(unsigned index) {
     EmitLinkExit(target, request_.flags, backward);
     code_.Bind32(skip);
   }
-  EmitLinkExit(next, request_.flags, false);
+  EmitLinkExit(next, request_.flags, next <= RipOf(index));  // at the end of the address space next is behind
 }
 
 /// LOOP, LOOPE, LOOPNE, JCXZ: the host's own, on the host's RCX (ECX with an address-size prefix of 32-bit addresses).
@@ -109,7 +109,8 @@ void Translator::EmitCounterBranch(unsigned index) {
   code_.Bind8(taken);
   EmitLinkExit(target, request_.flags, target <= RipOf(index));
   code_.Bind32(not_taken);
-  EmitLinkExit(TruncateRip(NextRip(index)), request_.flags, false);
+  const uint64_t next = TruncateRip(NextRip(index));
+  EmitLinkExit(next, request_.flags, next <= RipOf(index));
 }
 
 /// R10 = target RIP: jump through the jump cache, or leave by a lookup. Flags kept: callers may pass values in them.

@@ -227,6 +227,8 @@ bool Translator::EmitBitTest(unsigned index) {
   const x86::Operand& offset = insn.operand[1];
   if (size == 2 || insn.address_size == 2 || !CanAddress(insn) || offset.register_class != RegisterClass::kGpr)
     return false;
+  // The offset belongs to the effective address, which wraps before a segment base is added.
+  if (code64() && insn.address_size == 4 && (insn.segment == x86::kFs || insn.segment == x86::kGs)) return false;
   EmitLinearAddress(insn, NextRip(index));
   // R11 = offset / operand bits, towards minus infinity: SARX with the count in RCX.
   code_.Store(SavedScratch(), kHostRcx);

@@ -277,7 +277,7 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
     if (done == count_ && ends_undecodable_ && exit_flags_ == request.flags)
       EmitInterpretExit(next, nullptr);
     else
-      EmitLinkExit(next, exit_flags_, false);
+      EmitLinkExit(next, exit_flags_, next <= request.rip);  // poll where the address space wraps
   }
   EmitColdPart();
 

@@ -9,6 +9,7 @@
 
 #include "base/bits.h"
 #include "x86/cpu_state.h"
+#include "x86/fast_decoder.h"
 
 namespace nacre::x86 {
 namespace {
@@ -601,6 +602,11 @@ class Builder {
 }  // namespace
 
 DecodeStatus Decode(std::span<const uint8_t> bytes, CodeSize code_size, Instruction& out) {
+  if (FastDecode(bytes, code_size, out)) return DecodeStatus::kOk;
+  return DecodeByZydis(bytes, code_size, out);
+}
+
+DecodeStatus DecodeByZydis(std::span<const uint8_t> bytes, CodeSize code_size, Instruction& out) {
   const size_t size = std::min(bytes.size(), kMaxLength);
   if (size == 0) return DecodeStatus::kTruncated;
   uint8_t copy[kMaxLength];  // the bytes may be those in `out`

@@ -1,5 +1,6 @@
 #pragma once
-// Bytes to x86::Instruction, by Zydis. Called once per instruction by the engines, which cache the result. Any thread.
+// Bytes to x86::Instruction, by Zydis; a fast path in front of it (x86/fast_decoder.h) answers for the common encodings
+// with the same result. Called once per instruction by the engines, which cache the result. Any thread.
 // The decoder decides only what bytes mean; which instructions the CPU model has is asked of CpuModel.
 
 #include <cstdint>
@@ -18,6 +19,9 @@ enum class DecodeStatus : uint8_t {
 
 /// Decodes the instruction at the start of `bytes` (up to 15 are looked at). Fills `out` on kOk only.
 DecodeStatus Decode(std::span<const uint8_t> bytes, CodeSize code_size, Instruction& out);
+
+/// The same without the fast path: the one source of what instructions mean.
+DecodeStatus DecodeByZydis(std::span<const uint8_t> bytes, CodeSize code_size, Instruction& out);
 
 /// "ADD", "VPADDD", ...: static text.
 const char* MnemonicName(uint16_t mnemonic);

@@ -29,6 +29,8 @@ struct Operand {
   uint8_t size = 0;  ///< bytes (memory of unknown size, LEA and the like: 0; XSAVE areas: 0)
   OperandPlace place = OperandPlace::kNone;
   bool read = false, written = false;
+
+  bool operator==(const Operand&) const = default;
 };
 
 enum class Encoding : uint8_t { kLegacy, kVex, kEvex, k3dNow, kXop };
@@ -90,6 +92,7 @@ struct Instruction {
 
   uint8_t bytes[15] = {};
 
+  bool operator==(const Instruction&) const = default;
   bool has(InsnAttribute attribute) const { return (attributes & attribute) != 0; }
   bool has_memory() const { return memory_operand() != nullptr; }
   const Operand* memory_operand() const {

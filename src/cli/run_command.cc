@@ -125,6 +125,7 @@ void LogToRawTerminal(LogLevel, std::string_view text) { fmt::print(stderr, "\r\
 
 Result<int> RunMachine(const RunOptions& options) {
   StopSignals::Block();
+  RawTerminal::InstallHandlers();
   const std::unique_ptr<Machine> machine = NACRE_TRY(Machine::Create(options.machine));
   const auto signals = NACRE_TRY(StopSignals::Watch(*machine));
   std::unique_ptr<RawTerminal> terminal;
@@ -151,7 +152,11 @@ int RunCommand(std::span<const std::string_view> words) {
     if (word.find('"') != std::string::npos)
       return UsageError({"the guest command may not hold a double quote: " + word, 0});
   machine::SerialConfig& serial = options->machine.serial;
-  serial.terminal = serial.kind == machine::SerialKind::kStdio && isatty(STDIN_FILENO);
+  if (serial.kind == machine::SerialKind::kStdio && RawTerminal::IsTerminal()) {
+    // A job in the background may write to its terminal, but would be stopped if it read from it.
+    serial.terminal = RawTerminal::IsForeground();
+    serial.input = serial.terminal;
+  }
   if (options->default_guest) {
     if (const Status status = UseDefaultGuest(*options); !status) return Failed(status.error());
   }

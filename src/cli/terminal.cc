@@ -29,7 +29,9 @@ void OnFatalSignal(int signal) {
   raise(signal);
 }
 
-void InstallHandlers() {
+}  // namespace
+
+void RawTerminal::InstallHandlers() {
   std::atexit(Restore);
   struct sigaction action {};
   action.sa_handler = OnFatalSignal;
@@ -39,17 +41,17 @@ void InstallHandlers() {
     sigaction(signal, &action, nullptr);
 }
 
-}  // namespace
+bool RawTerminal::IsTerminal() { return isatty(STDIN_FILENO) == 1; }
+
+bool RawTerminal::IsForeground() { return tcgetpgrp(STDIN_FILENO) == getpgrp(); }
 
 Result<std::unique_ptr<RawTerminal>> RawTerminal::Enter() {
-  if (!isatty(STDIN_FILENO) || tcgetpgrp(STDIN_FILENO) != getpgrp()) return nullptr;
+  if (!IsTerminal() || !IsForeground()) return nullptr;
   if (tcgetattr(STDIN_FILENO, &saved_mode) != 0) return FailErrno("the terminal's mode");
   raw_mode = saved_mode;
   cfmakeraw(&raw_mode);
   raw_mode.c_cc[VMIN] = 1;
   raw_mode.c_cc[VTIME] = 0;
-  static const bool installed = (InstallHandlers(), true);
-  (void)installed;
   active = true;
   if (tcsetattr(STDIN_FILENO, TCSANOW, &raw_mode) != 0) {
     active = false;

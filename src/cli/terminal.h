@@ -11,6 +11,12 @@ namespace nacre::cli {
 
 class RawTerminal {
  public:
+  /// Installs the handlers of fatal signals. Before an engine is made: engines put theirs in front and pass on what is
+  /// not theirs.
+  static void InstallHandlers();
+  /// Whether standard input is a terminal, and whether this process may read from it (it is in the foreground).
+  static bool IsTerminal();
+  static bool IsForeground();
   /// Null when standard input is no terminal, or belongs to another job's foreground (then it is left alone).
   static Result<std::unique_ptr<RawTerminal>> Enter();
   ~RawTerminal();

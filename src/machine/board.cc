@@ -106,7 +106,7 @@ Status Board::BuildSerial(const Wiring& wiring) {
   switch (config_->serial.kind) {
     case SerialKind::kNone: break;
     case SerialKind::kStdio:
-      options = {STDIN_FILENO, STDOUT_FILENO, config_->serial.terminal, wiring.leave};
+      options = {config_->serial.input ? STDIN_FILENO : -1, STDOUT_FILENO, config_->serial.terminal, wiring.leave};
       break;
     case SerialKind::kFile:
       console_file_ = Fd(open(config_->serial.path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));

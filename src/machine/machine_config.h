@@ -33,6 +33,7 @@ enum class SerialKind : uint8_t { kNone, kStdio, kFile };
 struct SerialConfig {
   SerialKind kind = SerialKind::kStdio;
   std::string path;       ///< kFile
+  bool input = true;      ///< kStdio: read standard input
   bool terminal = false;  ///< kStdio: input is a terminal in raw mode, where Ctrl-] leaves
 };
 

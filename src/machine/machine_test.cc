@@ -1,0 +1,156 @@
+// Whole machines with guests of a few instructions, on every engine: how a run starts and ends.
+#include "machine/machine.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <fstream>
+
+namespace nacre::machine {
+namespace {
+
+using Code = std::vector<uint8_t>;
+
+Code operator+(Code left, const Code& right) {
+  left.insert(left.end(), right.begin(), right.end());
+  return left;
+}
+Code OutByte(uint8_t port, uint8_t value) { return {0xb0, value, 0xe6, port}; }
+Code OutByteAt(uint16_t port, uint8_t value) {
+  return {0xba, static_cast<uint8_t>(port), static_cast<uint8_t>(port >> 8), 0, 0, 0xb0, value, 0xee};
+}
+const Code kSpin{0xeb, 0xfe};
+/// mov dx, 0x604; mov ax, SLP_EN | S5; out dx, ax
+const Code kPowerOffCode{0x66, 0xba, 0x04, 0x06, 0x66, 0xb8, 0x00, 0x34, 0x66, 0xef};
+/// lidt of an empty table, then #BP
+const Code kTripleFault{0x0f, 0x01, 0x1d, 0x00, 0x08, 0x10, 0x00, 0xcc};
+
+class MachineTest : public testing::TestWithParam<EngineKind> {
+ protected:
+  ~MachineTest() override { unlink(path_.c_str()); }
+
+  /// A multiboot kernel: the header with addresses, then `code` at 1 MiB + 0x20.
+  MachineConfig Config(const Code& code) {
+    constexpr uint32_t kBase = 0x100000, kFlags = 1 << 16, kMagic = 0x1badb002;
+    const uint32_t header[] = {kMagic, kFlags, 0u - kMagic - kFlags, kBase, kBase, 0, 0, kBase + 0x20};
+    std::ofstream file(path_, std::ios::binary);
+    file.write(reinterpret_cast<const char*>(header), sizeof(header));
+    file.write(reinterpret_cast<const char*>(code.data()), static_cast<std::streamsize>(code.size()));
+    MachineConfig config;
+    config.kernel = path_;
+    config.memory_bytes = 16 * kMiB;
+    config.engine = GetParam();
+    config.serial.kind = SerialKind::kNone;
+    config.debug_exit = true;
+    config.timeout_ms = 20000;
+    return config;
+  }
+  RunResult Run(const MachineConfig& config) {
+    auto machine = Machine::Create(config);
+    EXPECT_TRUE(machine) << machine.error().message;
+    return machine ? (*machine)->Run() : RunResult{EndReason::kTimeout, 0, {}};
+  }
+
+  const std::string path_ = testing::TempDir() + "nacre-machine-" + std::to_string(getpid());
+};
+
+TEST_P(MachineTest, DebugExit) {
+  const RunResult result = Run(Config(OutByte(0xf4, 0x21) + kSpin));
+  EXPECT_EQ(result.reason, EndReason::kDebugExit);
+  EXPECT_EQ(result.debug_exit_value, 0x21u);
+}
+
+TEST_P(MachineTest, PowerOff) { EXPECT_EQ(Run(Config(kPowerOffCode + kSpin)).reason, EndReason::kPowerOff); }
+
+TEST_P(MachineTest, TripleFaultIsDescribed) {
+  const RunResult result = Run(Config(kTripleFault));
+  EXPECT_EQ(result.reason, EndReason::kGuestCrash);
+  for (const char* part : {"triple fault", "RIP 0010:0000000000100027", "CR2", "int3"})
+    EXPECT_NE(result.detail.find(part), std::string::npos) << part << " in " << result.detail;
+}
+
+TEST_P(MachineTest, ResetEndsTheRunIfAsked) {
+  MachineConfig config = Config(OutByteAt(0xcf9, 0x06) + kSpin);
+  config.no_reboot = true;
+  EXPECT_EQ(Run(config).reason, EndReason::kReset);
+}
+
+// The battery keeps CMOS byte 0x40 over the reset: 0 at first, then 1.
+TEST_P(MachineTest, ResetStartsAgainWithFreshMemory) {
+  const Code once = OutByte(0x70, 0x40) + Code{0xe4, 0x71,        // in al, 0x71
+                                              0x84, 0xc0,        // test al, al
+                                              0x75, 0x13}        // jnz second start
+                    + Code{0xfe, 0x05, 0x00, 0x00, 0x20, 0x00}   // inc byte [0x200000]
+                    + Code{0xb0, 0x01, 0xe6, 0x71}               // mov al, 1; out 0x71, al
+                    + Code{0xb0, 0x06, 0x66, 0xba, 0xf9, 0x0c, 0xee}  // reset
+                    + kSpin;
+  const Code again{0xa0, 0x00, 0x00, 0x20, 0x00,  // mov al, [0x200000]
+                   0xe6, 0xf4};                   // out 0xf4, al
+  const RunResult result = Run(Config(once + again + kSpin));
+  EXPECT_EQ(result.reason, EndReason::kDebugExit);
+  EXPECT_EQ(result.debug_exit_value, 0u);
+}
+
+TEST_P(MachineTest, TimeoutEndsABusyGuest) {
+  MachineConfig config = Config(kSpin);
+  config.timeout_ms = 30;
+  EXPECT_EQ(Run(config).reason, EndReason::kTimeout);
+}
+
+TEST_P(MachineTest, TimeoutEndsAHaltedGuest) {
+  MachineConfig config = Config({0xfa, 0xf4});  // cli; hlt
+  config.timeout_ms = 30;
+  EXPECT_EQ(Run(config).reason, EndReason::kTimeout);
+}
+
+// The counter stands still while the machine does: the guest spins until it has counted 20 ms.
+TEST_P(MachineTest, PauseStopsTimeAndResumeGoesOn) {
+  const auto ticks = static_cast<uint32_t>(x86::CpuModel::Create("default", {})->tsc_khz() * 20);
+  Code code{0x0f, 0x31, 0x89, 0xc3,                            // rdtsc; mov ebx, eax
+            0x0f, 0x31, 0x29, 0xd8, 0x3d, 0, 0, 0, 0,          // again: rdtsc; sub eax, ebx; cmp eax, ticks
+            0x72, 0xf5,                                        // jb again
+            0xb0, 0x01, 0xe6, 0xf4, 0xeb, 0xfe};
+  std::memcpy(&code[9], &ticks, 4);
+  auto machine = Machine::Create(Config(code));
+  ASSERT_TRUE(machine);
+  (*machine)->RequestPause();
+  std::thread resume([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(60));
+    (*machine)->RequestResume();
+  });
+  const auto start = std::chrono::steady_clock::now();
+  const RunResult result = (*machine)->Run();
+  const auto elapsed = std::chrono::steady_clock::now() - start;
+  resume.join();
+  EXPECT_EQ(result.reason, EndReason::kDebugExit);
+  EXPECT_GE(elapsed, std::chrono::milliseconds(60 + 10));
+}
+
+TEST_P(MachineTest, StopFromAnotherThread) {
+  auto machine = Machine::Create(Config(kSpin));
+  ASSERT_TRUE(machine);
+  std::thread stop([&] { (*machine)->Stop(); });
+  EXPECT_EQ((*machine)->Run().reason, EndReason::kLeft);
+  stop.join();
+  EXPECT_NE((*machine)->StatisticsText().find("cpu 0"), std::string::npos);
+}
+
+TEST_P(MachineTest, MissingFilesAreNamed) {
+  MachineConfig config = Config(kSpin);
+  config.initrds = {"/no/such/initrd"};
+  const auto no_initrd = Machine::Create(config);
+  ASSERT_FALSE(no_initrd);
+  EXPECT_NE(no_initrd.error().message.find("/no/such/initrd"), std::string::npos);
+  config.initrds = {};
+  config.disks.push_back({.path = "/no/such/disk"});
+  const auto no_disk = Machine::Create(config);
+  ASSERT_FALSE(no_disk);
+  EXPECT_NE(no_disk.error().message.find("/no/such/disk"), std::string::npos);
+}
+
+INSTANTIATE_TEST_SUITE_P(Engines, MachineTest, testing::Values(EngineKind::kInterp, EngineKind::kJit),
+                         [](const auto& engine) { return engine.param == EngineKind::kInterp ? "interp" : "jit"; });
+
+}  // namespace
+}  // namespace nacre::machine

@@ -28,6 +28,7 @@ enum BlockFlags : uint32_t {
   kFlagSmap = 1 << 10,       ///< CR4.SMAP: AC selects the context
   kFlagTsc = 1 << 12,        ///< RDTSC and RDTSCP do not fault
   kFlagFsGsBase = 1 << 13,   ///< CR4.FSGSBASE
+  kFlagUngrouped = 1 << 14,  ///< every access with a check of its own: a shared check of the usual block has failed
   kFlagSingle = 1 << 11,     ///< one instruction a block, no links (budgets, lockstep)
 };
 
@@ -80,6 +81,7 @@ struct Site {
   uint8_t length : 4 = 0;         ///< bytes of the instruction, where `string` or the mnemonic has a fast path
   uint8_t context : 2 = 0;
   bool write : 1 = false;
+  bool group : 1 = false;         ///< the check of an access group
   bool next_page : 1 = false;     ///< left because the page after that of `rip` was not known to be mapped as before
   StringKind string = StringKind::kOther;
 };

@@ -18,6 +18,7 @@ inline constexpr unsigned kContexts = 3;
 inline constexpr unsigned kContextSupervisor = 0, kContextUser = 1, kContextSupervisorAc = 2;
 inline constexpr unsigned kTlbEntries = 1024;
 inline constexpr unsigned kPageSlots = 1024;
+inline constexpr unsigned kAccessGroups = 8;
 inline constexpr unsigned kJumpCacheEntries = 16384;
 
 /// A direct-mapped TLB of 4 KiB pages, indexed by the low bits of the page number. A hit on entry i for an access of
@@ -50,6 +51,7 @@ enum ExitCode : uint32_t {
   kExitLookup,     ///< state.rip is right, find its block
   kExitLink,       ///< exit_id: a link that is not patched yet
   kExitInterpret,  ///< exit_id: a site; its instruction goes to the interpreter
+  kExitUngrouped,  ///< state.rip is right; go on there with a block of kFlagUngrouped
   kExitPoll        ///< exit_id: a link whose poll saw a request
 };
 
@@ -68,6 +70,7 @@ struct JitContext {
   uint64_t slow_handler = 0;    ///< C++ function for TLB misses
   uint64_t string_handler = 0;  ///< C++ function for string instructions
   uint64_t self = 0;
+  uint64_t group_host[kAccessGroups] = {};  ///< host address of the start of each access group of the running block
   uint64_t tlb_mask = uint64_t{kTlbEntries - 1} << 12;
   uint64_t page_number_mask = ~uint64_t{4095};
   uint64_t arithmetic_mask = x86::rflags::kArithmetic;

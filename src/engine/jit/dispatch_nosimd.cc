@@ -135,9 +135,10 @@ uint32_t JitVcpu::FindBlock(uint64_t rip, uint32_t flags, uint32_t& page_id) {
   const CodePage* page = FetchPage(rip);
   if (!page) return kNone;
   const unsigned context = flags & kFlagContextMask;
-  if (context_flags_[context] != flags) {
+  const uint32_t mode = flags & ~uint32_t{kFlagUngrouped};
+  if (context_flags_[context] != mode) {
     FlushContextCode(context);
-    context_flags_[context] = flags;
+    context_flags_[context] = mode;
   }
   page_id = PageIdOf(rip >> 12, page->phys_page);
   NoteCodePage(rip, *page, context, page_id);
@@ -196,7 +197,7 @@ JitVcpu::Need JitVcpu::Dispatch() {
     }
     if (!mode_known_ && !ComputeMode()) return Need::kInterpret;
     if (mode_flags_ == kNone) return Need::kInterpret;
-    const uint32_t flags = CurrentFlags();
+    const uint32_t flags = CurrentFlags() | (ungrouped_ ? uint32_t{kFlagUngrouped} : 0);
     const uint8_t* code = CachedTarget(context.state.rip, flags);
     if (!code) {
       uint32_t page_id = 0;
@@ -208,11 +209,12 @@ JitVcpu::Need JitVcpu::Dispatch() {
         interpret_site_ = kNone;
         return Need::kInterpret;
       }
-      if (!single_ && pending_link_ == kNone) NoteJumpTarget(block);
+      if (!single_ && pending_link_ == kNone && !ungrouped_) NoteJumpTarget(block);
       code = buffer_.exec_base() + block.code;
     }
     if (!vectors_live_) RestoreVectors();
     ++counters_.dispatches;
+    ungrouped_ = false;
     context.state.rflags &= ~x86::rflags::kRf;  // matters to instruction breakpoints only, which are not translated
     stubs_.enter(code);
     TakeExit();
@@ -244,8 +246,8 @@ void JitVcpu::SaveVectors() {
   StoreLe<uint16_t>(area + 6, 0);
   StoreLe<uint64_t>(area + 8, 0);
   StoreLe<uint64_t>(area + 16, 0);
-  const uint32_t mxcsr_mask = 0xffff, default_mxcsr = 0x1f80;
-  StoreLe<uint32_t>(area + 28, mxcsr_mask);
+  constexpr uint32_t default_mxcsr = 0x1f80;
+  StoreLe<uint32_t>(area + 28, 0);  // MXCSR_MASK is not state
   if (LoadLe<uint16_t>(area) != 0x37f || area[4] != 0 || LoadLe<uint16_t>(area + 2) != 0) asm volatile("fninit");
   asm volatile("ldmxcsr %0" : : "m"(default_mxcsr));
   if (has_avx_) asm volatile("vzeroupper");
@@ -304,9 +306,21 @@ uint64_t JitVcpu::SlowMemory() {
   const Site& site = store_->site(context.exit_id);
   const uint64_t address = context.slow_address;
   const bool crosses = (address & kPageMask) + site.size > kPageSize;
-  if (!crosses && FillTlb(site.context, address, site.write)) return reinterpret_cast<uint64_t>(buffer_.exec_base() + site.retry);
-  ++counters_.slow_interpreted;
+  if (!crosses && FillTlb(site.context, address, site.write))
+    return reinterpret_cast<uint64_t>(buffer_.exec_base() + site.retry);
   context.state.rip = site.rip;
+  if (site.group) {
+    ++counters_.ungrouped;
+    ungrouped_ = true;
+    if (translator_->group_failures().Note(site.rip)) {
+      const uint32_t index = store_->FindByCode(site.retry);
+      const auto at = static_cast<unsigned>(site.rip & kPageMask);
+      if (index != kNone) store_->InvalidateRange(store_->block(index).page, at, at, context, stubs_.miss_target);
+    }
+    context.exit_code = kExitUngrouped;
+    return 0;
+  }
+  ++counters_.slow_interpreted;
   context.exit_id = kNone;
   context.exit_code = kExitInterpret;
   return 0;

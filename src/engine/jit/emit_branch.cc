@@ -21,7 +21,7 @@ uint32_t Translator::NewLink(uint8_t* displacement, uint64_t target_rip, uint32_
   Link link;
   link.displacement = Offset(displacement);
   link.target_rip = target_rip;
-  link.target_flags = static_cast<uint16_t>(target_flags);
+  link.target_flags = static_cast<uint16_t>(target_flags & ~uint32_t{kFlagUngrouped});
   link.live_flags = LiveAt(target_rip);
   const uint32_t id = store_.AddLink(link);
   cold_[cold_count_++] = {.kind = ColdExit::kLink, .displacement = displacement, .id = id};
@@ -132,12 +132,12 @@ void Translator::EmitLookup() {
 void Translator::EmitPushReturnAddress(unsigned index) {
   const unsigned size = code64() ? 8 : 4;
   const uint64_t next = TruncateRip(NextRip(index));
-  EmitStackCheck(index, size, true);
+  const Mem stack = EmitStackAccess(index, size, true);
   if (!code64() || static_cast<int64_t>(next) == static_cast<int32_t>(next)) {
-    code_.StoreImm32({.base = kScratch1}, static_cast<uint32_t>(next), code64());
+    code_.StoreImm32(stack, static_cast<uint32_t>(next), code64());
   } else {
     code_.LoadImm(kScratch2, next);
-    code_.Store({.base = kScratch1}, kScratch2);
+    code_.Store(stack, kScratch2);
   }
   EmitAddressPlus(kHostR15, kHostR15, -static_cast<int32_t>(size));
 }
@@ -161,9 +161,7 @@ bool Translator::EmitIndirect(unsigned index) {
   const Mem saved = Context(offsetof(JitContext, saved_scratch));
   if (operand.kind == OperandKind::kMemory) {
     if (!CanAddress(insn) || operand.size != size) return false;
-    EmitLinearAddress(insn, NextRip(index));
-    EmitCheck({.size = size, .write = false, .flags_live = true}, RipOf(index));
-    code_.Load(kScratch1, {.base = kScratch1}, code64());
+    code_.Load(kScratch1, EmitAccess(index, kOperand, size, false), code64());
   } else if (operand.kind == OperandKind::kRegister) {
     const uint8_t from = LoadGpr(operand.index, kScratch1);
     if (from != kScratch1) code_.Move(kScratch1, from, code64());
@@ -183,8 +181,7 @@ bool Translator::EmitReturn(unsigned index) {
   const Instruction& insn = insns_[index];
   const unsigned size = code64() ? 8 : 4;
   if (insn.operand_size == 2 || !(request_.flags & kFlagFlat)) return false;
-  EmitStackCheck(index, size, false);
-  code_.Load(kScratch1, {.base = kScratch1}, code64());
+  code_.Load(kScratch1, EmitStackAccess(index, size, false), code64());
   const auto extra = insn.opcode == 0xc2 ? static_cast<int32_t>(insn.immediate & 0xffff) : 0;
   EmitAddressPlus(kHostR15, kHostR15, static_cast<int32_t>(size) + extra);
   EmitLookup();

@@ -52,19 +52,19 @@ bool Translator::CanAddress(const Instruction& insn) const {
   return (request_.flags & kFlagFlat) != 0;
 }
 
-/// Leaves the linear address in R10. Uses R11. Keeps the flags.
-void Translator::EmitLinearAddress(const Instruction& insn, uint64_t next_rip) {
+/// Leaves the linear address, moved by `adjust`, in R10. Uses R11. Keeps the flags.
+void Translator::EmitLinearAddress(const Instruction& insn, uint64_t next_rip, int adjust) {
   const bool wide = insn.address_size == 8;
   if (insn.base == x86::kRipRegister) {
-    uint64_t address = next_rip + static_cast<uint64_t>(insn.displacement);
+    uint64_t address = next_rip + static_cast<uint64_t>(insn.displacement + adjust);
     if (!wide) address &= 0xffffffff;
     code_.LoadImm(kScratch1, address);
   } else if (insn.base == x86::kNoRegister && insn.index == x86::kNoRegister) {
-    const auto address = static_cast<uint64_t>(insn.displacement);
+    const auto address = static_cast<uint64_t>(insn.displacement + adjust);
     code_.LoadImm(kScratch1, wide ? address : address & 0xffffffff);
   } else {
     Mem mem;
-    mem.disp = static_cast<int32_t>(insn.displacement);
+    mem.disp = static_cast<int32_t>(insn.displacement) + adjust;  // PlanAccess keeps away from the ends of the range
     if (insn.base != x86::kNoRegister) mem.base = LoadGpr(insn.base, kScratch1);
     if (insn.index != x86::kNoRegister) {
       mem.index = LoadGpr(insn.index, kScratch2);
@@ -94,6 +94,7 @@ void Translator::EmitCheck(const Access& access, uint64_t rip) {
   place.context = context() & 3;
   place.size = static_cast<uint8_t>(access.size);
   place.write = access.write;
+  place.group = access.group;
   const uint32_t site = store_.AddSite(place);
   ColdExit exit{.kind = ColdExit::kSlow, .displacement = nullptr, .id = site, .restore_rcx = access.flags_live,
                 .context = static_cast<uint8_t>(context()), .write = access.write};
@@ -119,6 +120,28 @@ void Translator::EmitCheck(const Access& access, uint64_t rip) {
     code_.Load(kHostRcx, saved_rcx);
   }
   cold_[cold_count_++] = exit;
+}
+
+/// The memory operand of an instruction: through its group where it has one, else checked on its own.
+Mem Translator::EmitAccess(unsigned index, Part part, unsigned size, bool write) {
+  const Instruction& insn = insns_[index];
+  const PlannedAccess& planned = plan_[index][part];
+  if (planned.group < 0) {
+    EmitLinearAddress(insn, NextRip(index), 0);
+    EmitCheck({.size = size, .write = write, .flags_live = live_before_[index] != 0}, RipOf(index));
+    return {.base = kScratch1};
+  }
+  const Mem host = Context(offsetof(JitContext, group_host) + 8 * static_cast<unsigned>(planned.group));
+  if (planned.leader) {
+    const Group& group = groups_[static_cast<unsigned>(planned.group)];
+    EmitLinearAddress(insn, NextRip(index), -planned.distance);
+    EmitCheck({.size = static_cast<unsigned>(group.high - group.low), .write = group.write,
+               .flags_live = live_before_[index] != 0, .group = true}, RipOf(index));
+    code_.Store(host, kScratch1);
+  } else {
+    code_.Load(kScratch1, host);
+  }
+  return {.base = kScratch1, .disp = planned.distance};
 }
 
 bool Translator::EmitLea(const Instruction& insn, uint64_t next_rip) {
@@ -148,7 +171,7 @@ bool Translator::EmitMovOffset(const Instruction& insn, unsigned index) {
   if (!CanAddress(insn)) return false;
   const Operand* memory = insn.memory_operand();
   if (!memory || memory->size == 0) return false;
-  EmitLinearAddress(insn, NextRip(index));
+  EmitLinearAddress(insn, NextRip(index), 0);
   EmitCheck({.size = memory->size, .write = memory->written, .flags_live = live_before_[index] != 0}, RipOf(index));
   static constexpr uint8_t kOpcode[4] = {0x8a, 0x8b, 0x88, 0x89};
   code_.Op(kHostRax, {.base = kScratch1}, kOpcode[insn.opcode & 3], memory->size == 8, 0, memory->size == 2 ? 0x66 : 0);
@@ -156,11 +179,11 @@ bool Translator::EmitMovOffset(const Instruction& insn, unsigned index) {
 }
 
 /// AH, CH, DH, BH cannot be named together with R10: borrow RDI for the address.
-bool Translator::EmitHighByteMemory(const Instruction& insn, const RegisterMap& map) {
+bool Translator::EmitHighByteMemory(const Instruction& insn, const RegisterMap& map, const Mem& memory) {
   const Mem saved = Context(offsetof(JitContext, saved_scratch));
   code_.Store(saved, kHostRdi);
   code_.Move(kHostRdi, kScratch1);
-  code_ = Assembler(ReEmit(code_.at(), insn, map, kHostRdi));
+  code_ = Assembler(ReEmit(code_.at(), insn, map, kHostRdi, memory.disp));
   code_.Load(kHostRdi, saved);
   return true;
 }
@@ -201,18 +224,16 @@ bool Translator::EmitGeneral(const Instruction& insn, unsigned index) {
   if (high && any_extended && !memory) return false;
   if (high && memory && assigned) return false;
 
-  if (memory) {
-    EmitLinearAddress(insn, NextRip(index));
-    EmitCheck({.size = memory->size, .write = memory->written, .flags_live = live_before_[index] != 0}, RipOf(index));
-  }
+  Mem checked;
+  if (memory) checked = EmitAccess(index, kOperand, memory->size, memory->written);
   for (unsigned gpr : {10u, 11u, 15u})
     if (to_load >> gpr & 1) code_.Load(map.host[gpr], GprSlot(gpr));
   if (high && memory) {
     for (unsigned i = 0; i < insn.operand_count; ++i)  // SPL.. cannot appear with AH.., RSP neither
       if (insn.operand[i].register_class == RegisterClass::kGpr && map.host[insn.operand[i].index] >= 8) return false;
-    return EmitHighByteMemory(insn, map);
+    return EmitHighByteMemory(insn, map, checked);
   }
-  code_ = Assembler(ReEmit(code_.at(), insn, map, memory ? kScratch1 : -1));
+  code_ = Assembler(ReEmit(code_.at(), insn, map, memory ? kScratch1 : -1, checked.disp));
   for (unsigned gpr : {10u, 11u, 15u})
     if (to_store >> gpr & 1) code_.Store(GprSlot(gpr), map.host[gpr]);
   return true;

@@ -22,14 +22,26 @@ void Translator::EmitAddressPlus(uint8_t to, uint8_t from, int32_t disp) {
   code_.Lea(to, {.base = from, .disp = disp}, code64());
 }
 
-/// R10: host address of the stack slot that a push (write) or pop (read) of `size` bytes touches.
-bool Translator::EmitStackCheck(unsigned index, unsigned size, bool write) {
-  if (write)
-    EmitAddressPlus(kScratch1, kHostR15, -static_cast<int32_t>(size));
-  else
-    code_.Move(kScratch1, kHostR15, code64());
-  EmitCheck({.size = size, .write = write, .flags_live = live_before_[index] != 0}, RipOf(index));
-  return true;
+/// The stack slot that a push (write) or pop (read) of `size` bytes touches.
+Mem Translator::EmitStackAccess(unsigned index, unsigned size, bool write) {
+  const PlannedAccess& planned = plan_[index][kStack];
+  if (planned.group >= 0 && !planned.leader) {
+    code_.Load(kScratch1, Context(offsetof(JitContext, group_host) + 8 * static_cast<unsigned>(planned.group)));
+    return {.base = kScratch1, .disp = planned.distance};
+  }
+  Access access{.size = size, .write = write, .flags_live = live_before_[index] != 0};
+  int32_t offset = write ? -static_cast<int32_t>(size) : 0;
+  if (planned.leader) {
+    const Group& group = groups_[static_cast<unsigned>(planned.group)];
+    access = {.size = static_cast<unsigned>(group.high - group.low), .write = group.write,
+              .flags_live = access.flags_live, .group = true};
+    offset -= planned.distance;
+  }
+  EmitAddressPlus(kScratch1, kHostR15, offset);
+  EmitCheck(access, RipOf(index));
+  if (!planned.leader) return {.base = kScratch1};
+  code_.Store(Context(offsetof(JitContext, group_host) + 8 * static_cast<unsigned>(planned.group)), kScratch1);
+  return {.base = kScratch1, .disp = planned.distance};
 }
 
 bool Translator::EmitPush(unsigned index) {
@@ -37,29 +49,27 @@ bool Translator::EmitPush(unsigned index) {
   const unsigned size = code64() ? 8 : 4;
   if (insn.operand_size == 2 || !(request_.flags & kFlagFlat) || insn.operand_count == 0) return false;
   const x86::Operand& operand = insn.operand[0];
-  const Mem slot{.base = kScratch1};
   switch (operand.kind) {
     case OperandKind::kImmediate: {
       if (static_cast<int64_t>(insn.immediate) != static_cast<int32_t>(insn.immediate) && code64()) return false;
-      EmitStackCheck(index, size, true);
-      code_.StoreImm32(slot, static_cast<uint32_t>(insn.immediate), code64());
+      code_.StoreImm32(EmitStackAccess(index, size, true), static_cast<uint32_t>(insn.immediate), code64());
       break;
     }
-    case OperandKind::kRegister:
+    case OperandKind::kRegister: {
       if (operand.register_class != RegisterClass::kGpr) return false;
-      EmitStackCheck(index, size, true);
+      const Mem slot = EmitStackAccess(index, size, true);
       code_.Store(slot, LoadGpr(operand.index, kScratch2), code64());
       break;
-    case OperandKind::kMemory:
+    }
+    case OperandKind::kMemory: {
       if (!CanAddress(insn)) return false;
-      EmitLinearAddress(insn, NextRip(index));
-      EmitCheck({.size = size, .write = false, .flags_live = live_before_[index] != 0}, RipOf(index));
-      code_.Load(kScratch1, slot, code64());
+      code_.Load(kScratch1, EmitAccess(index, kOperand, size, false), code64());
       code_.Store(SavedScratch(), kScratch1);
-      EmitStackCheck(index, size, true);
+      const Mem slot = EmitStackAccess(index, size, true);
       code_.Load(kScratch2, SavedScratch());
       code_.Store(slot, kScratch2, code64());
       break;
+    }
     default: return false;
   }
   EmitAddressPlus(kHostR15, kHostR15, -static_cast<int32_t>(size));
@@ -72,8 +82,7 @@ bool Translator::EmitPop(unsigned index) {
   if (insn.operand_size == 2 || !(request_.flags & kFlagFlat) || insn.operand_count == 0) return false;
   const x86::Operand& operand = insn.operand[0];
   if (operand.kind != OperandKind::kRegister || operand.register_class != RegisterClass::kGpr) return false;
-  EmitStackCheck(index, size, false);
-  const Mem slot{.base = kScratch1};
+  const Mem slot = EmitStackAccess(index, size, false);
   if (operand.index == x86::kRsp) {
     code_.Load(kHostR15, slot, code64());
     return true;
@@ -229,7 +238,7 @@ bool Translator::EmitBitTest(unsigned index) {
     return false;
   // The offset belongs to the effective address, which wraps before a segment base is added.
   if (code64() && insn.address_size == 4 && (insn.segment == x86::kFs || insn.segment == x86::kGs)) return false;
-  EmitLinearAddress(insn, NextRip(index));
+  EmitLinearAddress(insn, NextRip(index), 0);
   // R11 = offset / operand bits, towards minus infinity: SARX with the count in RCX.
   code_.Store(SavedScratch(), kHostRcx);
   if (IsHomed(offset.index))

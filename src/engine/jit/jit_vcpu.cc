@@ -223,7 +223,7 @@ void JitVcpu::Translate() {
     ForgetWriteRights(page->host);
   }
   TranslateRequest request{.rip = context_->state.rip, .phys = phys.value, .page = page->host,
-                                 .page_index = page_index, .flags = CurrentFlags(),
+                                 .page_index = page_index, .flags = CurrentFlags() | (ungrouped_ ? uint32_t{kFlagUngrouped} : 0),
                                  .max_instructions = single_ && !lockstep_ ? 1u : kMaxInstructions};
   const uint64_t rip = context_->state.rip;
   const uint64_t next_rip = AlignDown(rip, kPageSize) + kPageSize;
@@ -357,6 +357,7 @@ std::vector<Statistic> JitVcpu::Statistics() const {
       {"lookup exits", c.lookups},
       {"poll exits", c.polls},
       {"TLB fills", c.tlb_fills},
+      {"shared checks that failed", c.ungrouped},
       {"TLB flushes", c.tlb_flushes},
       {"TLB page flushes", c.page_flushes},
       {"blocks invalidated", c.invalidations},

@@ -23,7 +23,7 @@ namespace nacre::engine::jit {
 /// Counters that tell where time went; see JitVcpu::Statistics.
 struct JitCounters {
   uint64_t dispatches = 0, links = 0, lookups = 0, polls = 0;
-  uint64_t tlb_fills = 0, slow_interpreted = 0, tlb_flushes = 0, page_flushes = 0;
+  uint64_t tlb_fills = 0, slow_interpreted = 0, ungrouped = 0, tlb_flushes = 0, page_flushes = 0;
   uint64_t translations = 0, invalidations = 0, cache_resets = 0;
   uint64_t interpreted = 0, interpreted_in_mode = 0, interrupts = 0, host_faults = 0;
   uint64_t fast = 0;  ///< done by FastInstruction and SlowString
@@ -144,6 +144,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   bool vectors_live_ = false;
   bool has_avx_ = false;
   bool mode_known_ = false;
+  bool ungrouped_ = false;       ///< the next block is one without access groups
   bool single_ = false;          ///< a budget is in force: one instruction a block
   uint32_t mode_flags_ = 0;      ///< BlockFlags without the context
   uint32_t context_flags_[kContexts] = {};  ///< mode flags that each jump cache was filled under

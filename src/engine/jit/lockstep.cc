@@ -134,7 +134,7 @@ ExitReason JitVcpu::Lockstep::Run(JitVcpu& vcpu, uint64_t instruction_budget) {
     const bool plain = active_ && !context.state.interrupt_shadow && !context.state.pending_debug && !context.state.halted;
     if (plain && !vcpu.DeliverableRequest() && (vcpu.mode_known_ || vcpu.ComputeMode()) && vcpu.mode_flags_ != kNone) {
       uint32_t page_id = 0;
-      index = vcpu.FindBlock(context.state.rip, vcpu.CurrentFlags(), page_id);
+      index = vcpu.FindBlock(context.state.rip, vcpu.CurrentFlags() | (vcpu.ungrouped_ ? uint32_t{kFlagUngrouped} : 0), page_id);
       if (index != kNone && vcpu.store_->block(index).instruction_count == 0) index = kNone;
     }
     if (index != kNone) {
@@ -150,7 +150,7 @@ ExitReason JitVcpu::Lockstep::Run(JitVcpu& vcpu, uint64_t instruction_budget) {
       vcpu.GatherFlags();
       const Block& block = vcpu.store_->block(index);
       size_t retired = block.instruction_count;
-      if (context.exit_code == kExitInterpret)
+      if (context.exit_code == kExitInterpret || context.exit_code == kExitUngrouped)
         for (size_t i = 0; i < retired && i <= steps_; ++i)
           if (states_[i].rip == context.state.rip) retired = i;
       if (retired <= steps_) {

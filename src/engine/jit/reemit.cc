@@ -1,6 +1,7 @@
 #include "engine/jit/reemit.h"
 
 #include <array>
+#include <cstring>
 
 #include "base/check.h"
 
@@ -137,12 +138,21 @@ unsigned TailAt(const Instruction& insn) {
   return insn.opcode_at + 1u;
 }
 
-uint8_t* EmitModRmAndTail(uint8_t* at, const Instruction& insn, unsigned reg, unsigned rm, int memory_base) {
+uint8_t* EmitModRmAndTail(uint8_t* at, const Instruction& insn, unsigned reg, unsigned rm, int memory_base, int displacement) {
   if (insn.has(x86::kInsnModrm)) {
     if (memory_base >= 0) {
       const unsigned base = static_cast<unsigned>(memory_base) & 7;
       NACRE_CHECK(base != 4 && base != 5);
-      *at++ = static_cast<uint8_t>((reg & 7) << 3 | base);
+      const bool short_displacement = displacement == static_cast<int8_t>(displacement);
+      const unsigned mod = displacement == 0 ? 0 : short_displacement ? 0x40 : 0x80;
+      *at++ = static_cast<uint8_t>(mod | (reg & 7) << 3 | base);
+      if (displacement == 0) {
+      } else if (short_displacement) {
+        *at++ = static_cast<uint8_t>(displacement);
+      } else {
+        std::memcpy(at, &displacement, 4);
+        at += 4;
+      }
     } else {
       *at++ = static_cast<uint8_t>(0xc0 | (reg & 7) << 3 | (rm & 7));
     }
@@ -160,7 +170,7 @@ bool WidthIsVexW(const Instruction& insn) {
   return op == 0x16 || op == 0x22 || op == 0xf0;
 }
 
-uint8_t* ReEmitVex(uint8_t* at, const Instruction& insn, const RegisterMap& map, int memory_base) {
+uint8_t* ReEmitVex(uint8_t* at, const Instruction& insn, const RegisterMap& map, int memory_base, int displacement) {
   const uint8_t* vex = insn.bytes + insn.prefix_count;
   const bool three = vex[0] == 0xc4;
   const bool long_mode = insn.code_size == x86::CodeSize::k64;
@@ -177,7 +187,7 @@ uint8_t* ReEmitVex(uint8_t* at, const Instruction& insn, const RegisterMap& map,
   *at++ = static_cast<uint8_t>((fields.reg >= 8 ? 0 : 0x80) | 0x40 | (rm >= 8 ? 0 : 0x20) | insn.map);
   *at++ = static_cast<uint8_t>((three ? last & 0x80 : 0) | (~fields.vvvv & 15) << 3 | (last & 7));
   *at++ = insn.opcode;
-  at = EmitModRmAndTail(at, insn, fields.reg, fields.rm, memory_base);
+  at = EmitModRmAndTail(at, insn, fields.reg, fields.rm, memory_base, displacement);
   if (!long_mode && insn.map == 3 && insn.opcode >= 0x4a && insn.opcode <= 0x4c) at[-1] &= 0x7f;
   return at;
 }
@@ -224,8 +234,8 @@ bool IsNop(const Instruction& insn) {
   }
 }
 
-uint8_t* ReEmit(uint8_t* at, const Instruction& insn, const RegisterMap& map, int memory_base) {
-  if (insn.encoding == Encoding::kVex) return ReEmitVex(at, insn, map, memory_base);
+uint8_t* ReEmit(uint8_t* at, const Instruction& insn, const RegisterMap& map, int memory_base, int displacement) {
+  if (insn.encoding == Encoding::kVex) return ReEmitVex(at, insn, map, memory_base, displacement);
   for (unsigned i = 0; i < insn.prefix_count; ++i) {
     const uint8_t prefix = insn.bytes[i];
     if (prefix == 0x66 || prefix == 0xf2 || prefix == 0xf3 || prefix == 0xf0) *at++ = prefix;
@@ -259,7 +269,7 @@ uint8_t* ReEmit(uint8_t* at, const Instruction& insn, const RegisterMap& map, in
     *at++ = static_cast<uint8_t>(0xc0 | fields.reg << 3 | (fields.rm & 7));
     return at;
   }
-  return EmitModRmAndTail(at, insn, fields.reg, fields.rm, memory_base);
+  return EmitModRmAndTail(at, insn, fields.reg, fields.rm, memory_base, displacement);
 }
 
 }  // namespace nacre::engine::jit

@@ -19,8 +19,9 @@ struct RegisterMap {
   uint8_t host[16];
 };
 
-/// Writes the instruction at `at` and returns the end (at most 16 bytes). `memory_base`: the host register that holds the
-/// host address of its memory operand, or -1 when it has none.
-uint8_t* ReEmit(uint8_t* at, const x86::Instruction& instruction, const RegisterMap& map, int memory_base);
+/// Writes the instruction at `at` and returns the end (at most 20 bytes). `memory_base`: the host register that holds the
+/// host address of its memory operand less `displacement`, or -1 when it has none.
+uint8_t* ReEmit(uint8_t* at, const x86::Instruction& instruction, const RegisterMap& map, int memory_base,
+                int displacement = 0);
 
 }  // namespace nacre::engine::jit

@@ -25,9 +25,11 @@ bool IsRepeatedCopy(const Instruction& insn) {
          ((insn.opcode & 0xfe) == 0xa4 || (insn.opcode & 0xfe) == 0xaa);
 }
 
+}  // namespace
+
 /// Instructions whose successors run with the flags that this analysis gives them: those that are translated. The rest
 /// goes to the interpreter, which may show all flags to the guest.
-bool IsTransparent(const Instruction& insn) {
+bool Translator::IsTransparent(const Instruction& insn) {
   switch (insn.zydis_mnemonic()) {
     case ZYDIS_MNEMONIC_PUSH:
     case ZYDIS_MNEMONIC_POP:
@@ -44,8 +46,6 @@ bool IsTransparent(const Instruction& insn) {
     default: return IsNop(insn) || CanReEmit(insn) || IsRepeatedCopy(insn);
   }
 }
-
-}  // namespace
 
 Translator::Translator(const x86::CpuModel& model, codegen::CodeBuffer& buffer, BlockStore& store, const Stubs& stubs,
                        uint8_t* code_start)
@@ -236,10 +236,11 @@ void Translator::EmitColdPart() {
 uint32_t Translator::Translate(const TranslateRequest& request) {
   if (static_cast<size_t>(at_ - buffer_.write_base()) + kBlockReserve > buffer_.size_bytes()) return kNone;
   request_ = request;
-  exit_flags_ = request.flags;
+  exit_flags_ = request.flags & ~uint32_t{kFlagUngrouped};
   cold_count_ = 0;
   DecodeBlock();
   ComputeLiveness();
+  PlanGroups();
 
   code_ = Assembler(at_);
   code_.Align(16);
@@ -252,6 +253,7 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
   block.map_begin = static_cast<uint32_t>(store_.places().size());
 
   unsigned done = 0;
+  const uint32_t own_flags = exit_flags_;
   bool open = true;  // control falls out of the last instruction
   for (; done < count_ && open; ++done) {
     uint8_t* const before = code_.at();
@@ -267,14 +269,14 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
       break;
     }
     if (insns_[done].branch != BranchKind::kNone) open = false;
-    if (exit_flags_ != request.flags) {  // the mode changed: what follows is another block
+    if (exit_flags_ != own_flags) {  // the mode changed: what follows is another block
       ++done;
       break;
     }
   }
   const uint64_t next = done == 0 ? request.rip : TruncateRip(NextRip(done - 1));
   if (open) {
-    if (done == count_ && ends_undecodable_ && exit_flags_ == request.flags)
+    if (done == count_ && ends_undecodable_ && exit_flags_ == own_flags)
       EmitInterpretExit(next, nullptr);
     else
       EmitLinkExit(next, exit_flags_, next <= request.rip);  // poll where the address space wraps

@@ -30,6 +30,31 @@ struct TranslateRequest {
   uint32_t next_page_id = 0;
 };
 
+/// Instructions whose shared check keeps failing: they get checks of their own at the next translation.
+class GroupFailures {
+ public:
+  static constexpr unsigned kLimit = 32;
+  /// True once, when the limit is reached.
+  bool Note(uint64_t rip) {
+    Entry& entry = entries_[Slot(rip)];
+    if (entry.rip != rip) entry = {rip, 0};
+    return entry.count <= kLimit && ++entry.count == kLimit;
+  }
+  bool Excludes(uint64_t rip) const {
+    const Entry& entry = entries_[Slot(rip)];
+    return entry.rip == rip && entry.count >= kLimit;
+  }
+
+ private:
+  struct Entry {
+    uint64_t rip = 0;
+    uint32_t count = 0;
+  };
+  static constexpr unsigned kEntries = 1024;
+  static unsigned Slot(uint64_t rip) { return static_cast<unsigned>((rip ^ rip >> 12) % kEntries); }
+  std::array<Entry, kEntries> entries_{};
+};
+
 class Translator {
  public:
   Translator(const x86::CpuModel& model, codegen::CodeBuffer& buffer, BlockStore& store, const Stubs& stubs,
@@ -39,6 +64,7 @@ class Translator {
   uint32_t Translate(const TranslateRequest& request);
   /// Forgets all code (the store is cleared by the caller).
   void Reset() { at_ = code_start_; }
+  GroupFailures& group_failures() { return group_failures_; }
   uint64_t translated_instructions() const { return translated_instructions_; }
   uint64_t code_bytes() const { return static_cast<uint64_t>(at_ - code_start_); }
 
@@ -56,12 +82,27 @@ class Translator {
     unsigned size = 0;
     bool write = false;
     bool flags_live = true;
+    bool group = false;
+  };
+  /// Which of an instruction's two possible accesses.
+  enum Part : uint8_t { kOperand, kStack };
+  /// Accesses through one unchanged base share one check, done by the first of them for the whole range.
+  struct PlannedAccess {
+    int8_t group = -1;  ///< index of JitContext::group_host; -1: a check of its own
+    bool leader = false;
+    int16_t distance = 0;  ///< from the start of the group's range
+  };
+  struct Group {
+    int64_t low = 0, high = 0;
+    unsigned base = 0, version = 0, count = 0;
+    bool write = false;
   };
 
   // translator.cc
   void DecodeBlock();
   void ComputeLiveness();
   uint16_t LiveAt(uint64_t rip);
+  static bool IsTransparent(const x86::Instruction& insn);
   bool EmitInstruction(unsigned index);  ///< false: the interpreter must do it; the block ends before it
   void EmitInterpretExit(uint64_t rip, const x86::Instruction* insn);
   void EmitNextPageCheck(unsigned index);
@@ -73,12 +114,18 @@ class Translator {
   unsigned context() const { return request_.flags & kFlagContextMask; }
   uint64_t TruncateRip(uint64_t rip) const { return code64() ? rip : rip & 0xffffffff; }
 
+  // access_groups.cc
+  void PlanGroups();
+  void PlanAccess(unsigned index, Part part, unsigned base, int64_t offset, unsigned size, bool write);
+  void TrackBases(const x86::Instruction& insn);
+
   // emit_memory.cc
+  Mem EmitAccess(unsigned index, Part part, unsigned size, bool write);
   bool CanAddress(const x86::Instruction& insn) const;
-  void EmitLinearAddress(const x86::Instruction& insn, uint64_t next_rip);
+  void EmitLinearAddress(const x86::Instruction& insn, uint64_t next_rip, int adjust);
   void EmitCheck(const Access& access, uint64_t rip);
   bool EmitGeneral(const x86::Instruction& insn, unsigned index);
-  bool EmitHighByteMemory(const x86::Instruction& insn, const RegisterMap& map);
+  bool EmitHighByteMemory(const x86::Instruction& insn, const RegisterMap& map, const Mem& memory);
   bool EmitLea(const x86::Instruction& insn, uint64_t next_rip);
   bool EmitMovOffset(const x86::Instruction& insn, unsigned index);
   uint8_t LoadGpr(unsigned gpr, uint8_t scratch);  ///< host register that holds it (scratch when homed)
@@ -91,7 +138,7 @@ class Translator {
   bool EmitLeave(unsigned index);
   bool EmitPushFlags(unsigned index);
   void EmitAddressPlus(uint8_t to, uint8_t from, int32_t disp);
-  bool EmitStackCheck(unsigned index, unsigned size, bool write);
+  Mem EmitStackAccess(unsigned index, unsigned size, bool write);
   void EmitClearDirection();
   void EmitSwapGs();
   bool EmitRdtsc(bool with_aux);
@@ -132,6 +179,13 @@ class Translator {
   std::array<x86::Instruction, kMaxInstructions> insns_;
   std::array<uint16_t, kMaxInstructions> offsets_{};
   std::array<uint16_t, kMaxInstructions> live_before_{};  ///< arithmetic flags that must survive up to the instruction
+  std::array<std::array<PlannedAccess, 2>, kMaxInstructions> plan_{};
+  std::array<Group, kAccessGroups> groups_{};
+  std::array<std::array<int64_t, 2>, kMaxInstructions> access_offset_{};
+  unsigned group_count_ = 0;
+  GroupFailures group_failures_;
+  std::array<unsigned, 17> base_version_{};  ///< by Gpr; 16: constant addresses
+  int64_t rsp_offset_ = 0;                   ///< known change of RSP since its version began
   std::array<ColdExit, kMaxInstructions * 6> cold_;
   unsigned cold_count_ = 0;
   unsigned look_first_ = 0, look_last_ = 0;  ///< see Block

@@ -1,6 +1,6 @@
 // decode-bench FILE...: how long x86::Decode takes for one instruction of real code, beside Zydis alone, and how much
 // of it the fast path covers. Each FILE is an ELF program, library or vmlinux (scripts/extract-vmlinux of the kernel's
-// sources unpacks a vmlinuz); all executable sections are decoded from end to end. Best of five rounds.
+// sources unpacks a vmlinuz); all executable sections are decoded from end to end. Best of 25 rounds.
 
 #include <elf.h>
 #include <fmt/format.h>
@@ -23,7 +23,7 @@
 namespace nacre::x86 {
 namespace {
 
-constexpr int kRounds = 5;
+constexpr int kRounds = 25;
 constexpr size_t kMissesShown = 12;
 
 struct Code {

@@ -9,6 +9,7 @@
 #include <new>
 
 #include "base/bits.h"
+#include "base/check.h"
 #include "x86/cpu_state.h"
 #include "x86/decoder.h"
 
@@ -39,6 +40,7 @@ enum class OpcodeKind : uint8_t {
 struct OpcodeInfo {
   uint16_t slot = 0;  ///< of its first template, within a Class
   OpcodeKind kind = OpcodeKind::kNotMine;
+  uint8_t mod3_step = 0, reg_mask = 0;  ///< template = slot + (mod 3 ? mod3_step : 0) + (reg & reg_mask)
 };
 
 /// One opcode map's rows: 0: one byte, 1: 0F, 2: 0F38, 3: 0F3A.
@@ -117,6 +119,9 @@ constexpr OpcodeTable MakeTable(KindOf kind_of) {
       info.kind = kind_of(map, op);
       info.slot = static_cast<uint16_t>(table.slots);
       table.slots += SlotCount(info.kind);
+      const bool group = info.kind == OpcodeKind::kGroup || info.kind == OpcodeKind::kEveryRm;
+      info.mod3_step = info.kind == OpcodeKind::kModrm ? 1 : group ? 8 : 0;
+      info.reg_mask = group ? 7 : 0;
     }
   }
   return table;
@@ -140,8 +145,8 @@ struct Key {
   uint16_t slot = 0;
 };
 
-/// Register numbers by OperandPlace.
-using Fields = std::array<uint8_t, 6>;
+/// Register numbers, a byte for each OperandPlace.
+using Fields = uint64_t;
 
 struct Parsed {
   Key key;
@@ -154,20 +159,26 @@ struct Parsed {
   static constexpr uint8_t kNoOverride = 0xff;
 };
 
-/// A register operand to fill in.
+/// A register operand to fill in. The default writes nothing new to an operand that is never used.
 struct Patch {
-  uint8_t operand = 0;
+  uint8_t operand = kNoOperand;
   OperandPlace place = OperandPlace::kNone;
+  RegisterClass register_class = RegisterClass::kNone;
   uint8_t mask = 15;               ///< of its number; 7: MMX and x87 know no REX bit
   bool byte_register = false;      ///< AH to BH without REX
   uint16_t read = 0, written = 0;  ///< 1: the register enters that mask
+
+  static constexpr uint8_t kNoOperand = 4;
 };
 
 struct Template {
   Instruction instruction;                             ///< `bytes` and all places empty
-  uint64_t immediate_mask = 0, displacement_mask = 0;  ///< what the sign-extended value keeps
+  uint64_t immediate_mask = 0, displacement_mask = 0;  ///< what the sign-extended value keeps; 0 without one
+  uint64_t immediate = 0;                              ///< an implicit one
   uint16_t gpr_read = 0, gpr_written = 0;              ///< implicit ones only
   uint8_t patch_count = 0;
+  uint8_t modrm_mask = 0;            ///< ff with ModRM
+  uint8_t immediate_at_mask = 0;     ///< ff with an immediate
   uint8_t displacement_size = 0;     ///< without ModRM (MOV's memory offset)
   bool memory = false;               ///< ModRM names memory
   bool segment_overridable = false;  ///< the segment is that of a hidden operand
@@ -184,14 +195,17 @@ struct Window {
   explicit Window(std::span<const uint8_t> bytes) {
     std::memset(at, 0, sizeof at);
     size = static_cast<unsigned>(std::min<size_t>(bytes.size(), kMaxLength));
-    if (size == kMaxLength) {
-      std::memcpy(at, bytes.data(), kMaxLength);
-    } else if (size != 0) {
+    // In one piece where possible: what is loaded from it next does not have to wait for two stores.
+    if (bytes.size() > kMaxLength)
+      std::memcpy(at, bytes.data(), kMaxLength + 1);
+    else if (size != 0)
       std::memcpy(at, bytes.data(), size);
-    }
   }
-  /// 1, 2, 4 or 8 bytes, sign-extended.
-  uint64_t Signed(unsigned where, unsigned count) const { return SignExtend(LoadLe<uint64_t>(at + where), count * 8); }
+  /// 1, 2, 4 or 8 bytes, sign-extended. Of 0 bytes: something.
+  uint64_t Signed(unsigned where, unsigned count) const {
+    const unsigned shift = (64 - count * 8) & 63;
+    return static_cast<uint64_t>(static_cast<int64_t>(LoadLe<uint64_t>(at + where) << shift) >> shift);
+  }
 };
 
 /// SDM 2A 2.3.5, figure 2-9.
@@ -254,15 +268,18 @@ bool ParsePrefixes(const Window& w, Parsed& p, const OpcodeInfo*& info) {
     prefix_class |= one;
   }
   p.prefix_count = static_cast<uint8_t>(at);
-  if (info->kind == OpcodeKind::kRex && p.key.mode64) {
-    p.rex = w.at[at];
-    p.r = (p.rex & 4) << 1;
-    p.x = (p.rex & 2) << 2;
-    p.b = static_cast<uint8_t>((p.rex & 1) << 3);
-    prefix_class |= p.rex & kW;
-    info = &one_byte[w.at[++at]];
-    if (info->kind >= OpcodeKind::kFirstPrefix && info->kind != OpcodeKind::kEscape) return false;
-  }
+  const unsigned first = w.at[at];
+  const unsigned is_rex = (first & 0xf0) == 0x40 && p.key.mode64 ? 1 : 0;  // no branch: nobody could predict it
+  p.rex = static_cast<uint8_t>(first & (0 - is_rex));
+  p.r = (p.rex & 4) << 1;
+  p.x = (p.rex & 2) << 2;
+  p.b = static_cast<uint8_t>((p.rex & 1) << 3);
+  prefix_class |= p.rex & kW;
+  at += is_rex;
+  info = &one_byte[w.at[at]];
+  if (info->kind >= OpcodeKind::kFirstPrefix && info->kind != OpcodeKind::kEscape &&
+      (info->kind != OpcodeKind::kRex || p.key.mode64))
+    return false;
   if (info->kind == OpcodeKind::kEscape) {
     p.key.map = 1;
     info = &kLegacyTable.of[1][w.at[++at]];
@@ -280,30 +297,17 @@ bool ParsePrefixes(const Window& w, Parsed& p, const OpcodeInfo*& info) {
 bool Parse(const Window& w, Parsed& p) {
   const OpcodeInfo* info;
   if (!ParsePrefixes(w, p, info)) return false;
-  p.key.kind = info->kind;
+  p.key.kind = info->kind == OpcodeKind::kRex ? OpcodeKind::kPlain : info->kind;
   p.key.opcode = w.at[p.opcode_at];
   p.modrm = w.at[p.opcode_at + 1];
-  const unsigned reg = (p.modrm >> 3) & 7;
   const bool mod3 = p.modrm >= 0xc0;
-  unsigned sub = 0;
-  switch (info->kind) {
-    case OpcodeKind::kNotMine:
-      return false;
-    case OpcodeKind::kModrm:
-      sub = mod3 ? 1 : 0;
-      break;
-    case OpcodeKind::kGroup:
-      sub = (mod3 ? 8 : 0) + reg;
-      break;
-    case OpcodeKind::kEveryRm:
-      if (mod3 && (p.rex & 7) != 0) return false;
-      sub = mod3 ? 8 + (p.modrm & 63) : reg;
-      break;
-    default:  // kPlain; with REX.B, 90 is XCHG
-      p.key.kind = OpcodeKind::kPlain;
-      if (p.b != 0 && p.key.opcode == 0x90 && p.key.map == 0) return false;
-      break;
+  unsigned sub = (mod3 ? info->mod3_step : 0u) + ((p.modrm >> 3) & info->reg_mask);
+  if (info->kind == OpcodeKind::kNotMine) return false;
+  if (info->kind == OpcodeKind::kEveryRm && mod3) {
+    if ((p.rex & 7) != 0) return false;
+    sub = 8 + (p.modrm & 63);
   }
+  if (p.b != 0 && p.key.opcode == 0x90 && p.key.map == 0) return false;  // XCHG, no NOP
   p.key.sub = static_cast<uint8_t>(sub);
   p.key.slot = static_cast<uint16_t>(info->slot + sub);
   return true;
@@ -340,10 +344,12 @@ struct Address {
   }
 };
 
-uint16_t RegisterBit(unsigned number) { return number < 16 ? static_cast<uint16_t>(1u << number) : uint16_t{0}; }
+/// Sets of general registers.
+struct GprMasks {
+  uint32_t read, written;
+};
 
-void FillMemory(const Window& w, const Parsed& p, const Address& address, Instruction& out) {
-  if (address.sib_at != 0) out.attributes |= kInsnSib;
+void FillMemory(const Window& w, const Parsed& p, const Address& address, GprMasks& gpr, Instruction& out) {
   out.sib = address.sib;
   out.sib_at = address.sib_at;
   out.displacement_at = address.displacement_at;
@@ -351,85 +357,88 @@ void FillMemory(const Window& w, const Parsed& p, const Address& address, Instru
   out.base = address.base;
   out.index = address.index;
   out.scale = address.scale;
-  if (address.displacement_size != 0)
-    out.displacement = static_cast<int64_t>(w.Signed(address.displacement_at, address.displacement_size));
+  const uint64_t value = w.Signed(address.displacement_at, address.displacement_size);
+  out.displacement = address.displacement_size != 0 ? static_cast<int64_t>(value) : 0;
   const uint8_t segment = address.base == kRbp || address.base == kRsp ? kSs : kDs;
   out.segment = p.segment != Parsed::kNoOverride ? p.segment : segment;
-  out.gpr_read |= RegisterBit(address.base) | RegisterBit(address.index);
+  // kNoRegister and kRipRegister shift their bits out of the mask.
+  static_assert((kNoRegister & 31) >= 16 && (kRipRegister & 31) >= 16);
+  gpr.read |= 1u << (address.base & 31) | 1u << (address.index & 31);
 }
 
-void FillRegisters(const Parsed& p, const Template& t, Instruction& out) {
-  // In the order of OperandPlace.
-  const Fields fields = {0,
-                         static_cast<uint8_t>(((p.modrm >> 3) & 7) | p.r),
-                         static_cast<uint8_t>((p.modrm & 7) | p.b),
-                         static_cast<uint8_t>((p.key.opcode & 7) | p.b),
-                         p.vvvv,
-                         0};
-  for (unsigned i = 0; i < t.patch_count; ++i) {
-    const Patch& patch = t.patches[i];
-    unsigned number = fields[static_cast<unsigned>(patch.place)] & patch.mask;
-    Operand& operand = out.operand[patch.operand];
-    if (patch.byte_register && p.rex == 0 && number >= 4) {
-      operand.register_class = RegisterClass::kGprHigh;
-      number -= 4;
-    }
-    operand.index = static_cast<uint8_t>(number);
-    out.gpr_read |= static_cast<uint16_t>(patch.read << number);
-    out.gpr_written |= static_cast<uint16_t>(patch.written << number);
-  }
+void FillRegister(const Patch& patch, Fields fields, bool no_rex, GprMasks& gpr, Instruction& out) {
+  unsigned number = static_cast<unsigned>(fields >> (static_cast<unsigned>(patch.place) * 8)) & patch.mask;
+  const unsigned high = (patch.byte_register & no_rex & (number >= 4)) ? 1 : 0;
+  number -= high * 4;
+  static_assert(static_cast<unsigned>(RegisterClass::kGprHigh) == static_cast<unsigned>(RegisterClass::kGpr) + 1);
+  Operand& operand = out.operand[patch.operand];
+  operand.register_class = static_cast<RegisterClass>(static_cast<unsigned>(patch.register_class) + high);
+  operand.index = static_cast<uint8_t>(number);
+  gpr.read |= static_cast<uint32_t>(patch.read) << number;
+  gpr.written |= static_cast<uint32_t>(patch.written) << number;
+}
+
+void FillRegisters(const Parsed& p, const Template& t, GprMasks& gpr, Instruction& out) {
+  using enum OperandPlace;
+  const auto field = [](OperandPlace place, unsigned number) {
+    return uint64_t{number} << (static_cast<unsigned>(place) * 8);
+  };
+  const Fields fields = field(kModrmReg, ((p.modrm >> 3) & 7u) | p.r) | field(kModrmRm, (p.modrm & 7u) | p.b) |
+                        field(kOpcode, (p.key.opcode & 7u) | p.b) | field(kVexVvvv, p.vvvv);
+  // Two without asking: most instructions have one or two, and nobody could predict which.
+  FillRegister(t.patches[0], fields, p.rex == 0, gpr, out);
+  FillRegister(t.patches[1], fields, p.rex == 0, gpr, out);
+  for (unsigned i = 2; i < t.patch_count; ++i) FillRegister(t.patches[i], fields, p.rex == 0, gpr, out);
+}
+
+/// The instruction's bytes, without those behind it.
+void FillBytes(const Window& w, unsigned length, Instruction& out) {
+  const uint64_t low = MaskToSize(LoadLe<uint64_t>(w.at), length);
+  const uint64_t high = length <= 7 ? 0 : MaskToSize(LoadLe<uint64_t>(w.at + 7), length - 7);
+  std::memcpy(out.bytes, &low, 8);
+  std::memcpy(out.bytes + 7, &high, 8);
 }
 
 /// A template and the parsed bytes make the instruction. False: not to be decoded here after all, `out` is untouched.
 bool Fill(const Window& w, const Parsed& p, const Template& t, Instruction& out) {
   if (p.vvvv != 0 && !t.uses_vvvv) return false;
-  const bool has_modrm = p.key.kind != OpcodeKind::kPlain;
-  unsigned length = p.opcode_at + (has_modrm ? 2u : 1u);
+  unsigned length = p.opcode_at + 1u + (t.modrm_mask & 1);
   const unsigned displacement_at = length;
   length += t.displacement_size;
-  const Address address = t.memory ? Address(w, p) : Address();
+  Address address;
+  if (t.memory) address = Address(w, p);
   length += (address.sib_at != 0 ? 1u : 0u) + address.displacement_size;
   const unsigned immediate_at = length;
-  const unsigned immediate_size = t.instruction.immediate_size;
-  length += immediate_size;
+  length += t.instruction.immediate_size;
   if (length > w.size) return false;
-  uint64_t immediate = 0;
-  if (immediate_size != 0) {
-    immediate = w.Signed(immediate_at, immediate_size) & t.immediate_mask;
-    // Counts of 0 and 1 treat the flags in a way of their own.
-    if (t.shift_count && (immediate & (t.instruction.operand_size == 8 ? 63 : 31)) <= 1) return false;
-  }
+  const uint64_t immediate = w.Signed(immediate_at, t.instruction.immediate_size) & t.immediate_mask;
+  // Counts of 0 and 1 treat the flags in a way of their own.
+  if (t.shift_count && (immediate & (t.instruction.operand_size == 8 ? 63 : 31)) <= 1) return false;
+  GprMasks gpr{t.gpr_read, t.gpr_written};
   out = t.instruction;
   out.length = static_cast<uint8_t>(length);
   out.prefix_count = p.prefix_count;
   out.opcode_at = p.opcode_at;
   out.rex = p.rex;
-  out.gpr_read = t.gpr_read;
-  out.gpr_written = t.gpr_written;
-  if (p.segment_prefix) out.attributes |= kInsnSegmentPrefix;
-  if (has_modrm) {
-    out.modrm = p.modrm;
-    out.modrm_at = static_cast<uint8_t>(p.opcode_at + 1);
-  }
-  if (immediate_size != 0) {
-    out.immediate = immediate;
-    out.immediate_at = static_cast<uint8_t>(immediate_at);
-  }
-  FillRegisters(p, t, out);
+  out.modrm = p.modrm & t.modrm_mask;
+  out.modrm_at = static_cast<uint8_t>((p.opcode_at + 1u) & t.modrm_mask);
+  out.immediate = immediate | t.immediate;
+  out.immediate_at = static_cast<uint8_t>(immediate_at & t.immediate_at_mask);
+  out.attributes =
+      t.instruction.attributes | (p.segment_prefix ? kInsnSegmentPrefix : 0u) | (address.sib_at != 0 ? kInsnSib : 0u);
+  FillRegisters(p, t, gpr, out);
   if (t.memory) {
-    FillMemory(w, p, address, out);
+    FillMemory(w, p, address, gpr, out);
   } else if (p.segment != Parsed::kNoOverride && t.segment_overridable) {
     out.segment = p.segment;
   }
+  out.gpr_read = static_cast<uint16_t>(gpr.read);
+  out.gpr_written = static_cast<uint16_t>(gpr.written);
   if (t.displacement_size != 0) {
     out.displacement_at = static_cast<uint8_t>(displacement_at);
     out.displacement = static_cast<int64_t>(w.Signed(displacement_at, t.displacement_size) & t.displacement_mask);
   }
-  // The instruction's bytes, without those behind it.
-  const uint64_t low = MaskToSize(LoadLe<uint64_t>(w.at), length);
-  const uint64_t high = length <= 7 ? 0 : MaskToSize(LoadLe<uint64_t>(w.at + 7), length - 7);
-  std::memcpy(out.bytes, &low, 8);
-  std::memcpy(out.bytes + 7, &high, 8);
+  FillBytes(w, length, out);
   return true;
 }
 
@@ -499,7 +508,10 @@ class TemplateBuilder {
     kept.attributes &= ~static_cast<uint32_t>(kInsnSib);
     std::memset(kept.bytes, 0, sizeof kept.bytes);
     t.memory = a.has(kInsnModrm) && a.has_memory();
+    t.modrm_mask = a.has(kInsnModrm) ? 0xff : 0;
+    t.immediate_at_mask = a.immediate_size != 0 ? 0xff : 0;
     t.immediate_mask = a.immediate_size != 0 ? a.immediate : 0;
+    t.immediate = a.immediate_size != 0 ? 0 : a.immediate;
     if (!t.memory) {
       t.displacement_size = a.displacement_size;
       t.displacement_mask = static_cast<uint64_t>(a.displacement);
@@ -530,7 +542,7 @@ class TemplateBuilder {
     if (a.encoding != (key_.vex ? Encoding::kVex : Encoding::kLegacy)) return false;
     if (a.map != key_.map || a.opcode != key_.opcode) return false;
     if (a.has(kInsnModrm) != (key_.kind != OpcodeKind::kPlain)) return false;
-    if (a.immediate2_size != 0 || a.has(kInsnVsib)) return false;
+    if (a.immediate2_size != 0 || a.has(kInsnVsib) || a.operand_count > Patch::kNoOperand) return false;
     unsigned memory = 0;
     for (unsigned i = 0; i < a.operand_count; ++i) memory += a.operand[i].kind == OperandKind::kMemory ? 1 : 0;
     if (!a.has(kInsnModrm)) return memory <= 1;
@@ -543,10 +555,11 @@ class TemplateBuilder {
       const Operand& operand = a.operand[i];
       if (operand.kind != OperandKind::kRegister || operand.place == OperandPlace::kNone) continue;
       if (operand.place == OperandPlace::kIs4 || t.patch_count == std::size(t.patches)) return false;
-      Patch patch{.operand = static_cast<uint8_t>(i), .place = operand.place};
+      Patch patch{.operand = static_cast<uint8_t>(i), .place = operand.place, .register_class = operand.register_class};
       switch (operand.register_class) {
         case RegisterClass::kGpr:
         case RegisterClass::kGprHigh:
+          patch.register_class = RegisterClass::kGpr;
           patch.byte_register = operand.size == 1;
           if (patch.byte_register && key_.vex) return false;
           patch.read = operand.read || (operand.written && operand.size < 4);
@@ -577,12 +590,7 @@ class TemplateBuilder {
     if (!Ask(other, b)) return false;
     t.gpr_read = a.gpr_read & b.gpr_read;
     t.gpr_written = a.gpr_written & b.gpr_written;
-    // PUSH and its like: an operand in the opcode that REX.B did not change (32-bit code) is the same in both, and
-    // is patched in again. AH to BH are the template's AL to BL.
-    for (unsigned i = 0; i < t.patch_count; ++i) {
-      Operand& operand = t.instruction.operand[t.patches[i].operand];
-      if (operand.register_class == RegisterClass::kGprHigh) operand.register_class = RegisterClass::kGpr;
-    }
+    // PUSH and its like in 32-bit code: without REX.B both examples name the same register, which is also patched in.
     if (!t.memory) {
       Instruction with_segment;
       if (!Ask({.reg = 0, .rm = 1, .segment = 0x64}, with_segment)) return false;
@@ -617,11 +625,11 @@ class TemplateBuilder {
 /// All templates. A slot holds 0 (not yet asked), kRefused or the number of its template plus kFirst.
 class Store {
  public:
-  const Template* Find(const Key& key) {
-    std::atomic<uint16_t>& slot = SlotOf(key);
-    unsigned value = slot.load(std::memory_order_acquire);
+  /// The template of `parsed`, which is what Parse makes of `window`.
+  const Template* Find(const Window& window, const Parsed& parsed) {
+    unsigned value = SlotOf(parsed.key).load(std::memory_order_acquire);
     if (value == kUnknown) [[unlikely]]
-      value = Make(key, slot);
+      value = Make(window, parsed.key.mode64);
     return value == kRefused ? nullptr : At(value - kFirst);
   }
 
@@ -641,9 +649,14 @@ class Store {
     return std::launder(reinterpret_cast<const Template*>(storage_ + number * sizeof(Template)));
   }
 
-  [[gnu::noinline]] unsigned Make(const Key& key, std::atomic<uint16_t>& slot) {
+  /// Parses again, so that the caller's Parsed can live in registers.
+  [[gnu::noinline, gnu::cold]] unsigned Make(const Window& window, bool mode64) {
+    Parsed parsed;
+    parsed.key.mode64 = mode64;
+    NACRE_CHECK(Parse(window, parsed));
     Template made;
-    const bool mine = TemplateBuilder(key).Build(made);
+    const bool mine = TemplateBuilder(parsed.key).Build(made);
+    std::atomic<uint16_t>& slot = SlotOf(parsed.key);
     const std::lock_guard lock(mutex_);
     if (const unsigned value = slot.load(std::memory_order_relaxed); value != kUnknown) return value;
     unsigned value = kRefused;
@@ -666,13 +679,13 @@ constinit Store store;  // zeros: no page of it is touched before use
 
 }  // namespace
 
-bool FastDecode(std::span<const uint8_t> bytes, CodeSize code_size, Instruction& out) {
+[[gnu::flatten]] bool FastDecode(std::span<const uint8_t> bytes, CodeSize code_size, Instruction& out) {
   if (code_size == CodeSize::k16) return false;
   const Window window(bytes);
   Parsed parsed;
   parsed.key.mode64 = code_size == CodeSize::k64;
   if (!Parse(window, parsed)) return false;
-  const Template* found = store.Find(parsed.key);
+  const Template* found = store.Find(window, parsed);
   return found != nullptr && Fill(window, parsed, *found, out);
 }
 

@@ -19,6 +19,9 @@ inline constexpr uint64_t kCode = 0x100000, kStack = 0x180000;
 /// An address without RAM or device, mapped in the page tables.
 inline constexpr uint64_t kNothing = 0x1f0000;
 
+/// Statistic of the translator that must stay 0 whatever the guest does.
+inline constexpr std::string_view kWildAccesses = "host faults: wild accesses (a bug of Nacre)";
+
 /// No device anywhere.
 class NullHost : public VcpuHost {
  public:

@@ -193,6 +193,9 @@ TEST_P(RandomCode, ComesBack) {
       machine.vcpu().Import(state);
       const ExitReason reason = machine.vcpu().Run();
       ASSERT_NE(reason, ExitReason::kError) << "seed " << seed << ": " << machine.vcpu().error();
+      if (jit) {
+        ASSERT_EQ(machine.Statistic(kWildAccesses), 0u) << "seed " << seed;
+      }
       x86::CpuState ended;
       machine.vcpu().Export(ended);
       if (maker.Below(2)) {

@@ -182,6 +182,7 @@ TEST_P(EveryHostileProgram, EndsAsOnTheInterpreter) {
     Machine reference(interp::CreateInterpEngine()), translated(Jit());
     const Ending expected = RunProgram(reference, GetParam(), StartState(mode));
     const Ending got = RunProgram(translated, GetParam(), StartState(mode));
+    EXPECT_EQ(translated.Statistic(kWildAccesses), 0u);
     EXPECT_EQ(expected.reason, got.reason) << translated.vcpu().error();
     EXPECT_EQ(expected.state.rip, got.state.rip) << std::hex << expected.state.rip << " " << got.state.rip;
     EXPECT_EQ(expected.state.cr2, got.state.cr2);

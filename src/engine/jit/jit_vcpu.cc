@@ -280,7 +280,7 @@ void JitVcpu::ApplyCodeWrites() {
   pending_link_ = kNone;
 }
 
-bool JitVcpu::OnHostFault(int, const siginfo_t&, ucontext_t& context) {
+bool JitVcpu::OnHostFault(int, const siginfo_t& info, ucontext_t& context) {
   auto& rip = context.uc_mcontext.gregs[REG_RIP];
   const auto* host = reinterpret_cast<const uint8_t*>(rip);
   const auto offset = static_cast<uint32_t>(host - buffer_.exec_base());
@@ -289,6 +289,8 @@ bool JitVcpu::OnHostFault(int, const siginfo_t&, ucontext_t& context) {
   const Block& block = store_->block(index);
   context_->state.rip = block.rip + store_->GuestOffset(block, offset);
   ++counters_.host_faults;
+  // Faults of guest instructions come from the CPU's checks, which tell no address (SI_KERNEL), but for SIGFPE's.
+  if (info.si_signo == SIGSEGV && (info.si_code == SEGV_MAPERR || info.si_code == SEGV_ACCERR)) ++counters_.wild_accesses;
   rip = reinterpret_cast<greg_t>(stubs_.fault_exit);
   return true;
 }
@@ -364,6 +366,7 @@ std::vector<Statistic> JitVcpu::Statistics() const {
       {"code cache resets", c.cache_resets},
       {"interrupts", c.interrupts},
       {"host faults", c.host_faults},
+      {"host faults: wild accesses (a bug of Nacre)", c.wild_accesses},
       {"done without the interpreter", c.fast},
       {"interpreted instructions", c.interpreted},
       {"interpreted: untranslated mode", c.interpreted_in_mode},

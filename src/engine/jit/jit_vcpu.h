@@ -26,6 +26,7 @@ struct JitCounters {
   uint64_t tlb_fills = 0, slow_interpreted = 0, ungrouped = 0, tlb_flushes = 0, page_flushes = 0;
   uint64_t translations = 0, invalidations = 0, cache_resets = 0;
   uint64_t interpreted = 0, interpreted_in_mode = 0, interrupts = 0, host_faults = 0;
+  uint64_t wild_accesses = 0;  ///< of translated code, to addresses of the host that are not mapped
   uint64_t fast = 0;  ///< done by FastInstruction and SlowString
   uint64_t translate_ns = 0;
 };

@@ -17,6 +17,11 @@ class BootInterp(GuestCase):
     def test_i386(self):
         self.check("i386", "i686")
 
+    def test_two_cpus(self):
+        text = self.run_lines(["nproc; poweroff -f"], "--engine", "interp", "--cpus", "2", *boot_arguments("cloud-amd64"),
+                              seconds=1500)
+        self.assertRegex(text, r"\n2\r?\n")
+
 
 if __name__ == "__main__":
     main()

@@ -25,7 +25,11 @@ namespace {
 using machine::EndReason;
 using machine::Machine;
 
-/// Turns SIGINT, SIGTERM and SIGHUP into Machine::Stop while it lives. The signals stay blocked afterwards: the process
+void PassTerminalSize(Machine& machine) {
+  if (const auto size = RawTerminal::CurrentSize()) machine.ResizeConsole(size->columns, size->rows);
+}
+
+/// Turns SIGINT, SIGTERM and SIGHUP into Machine::Stop while it lives, and follows the terminal (SIGCONT, SIGWINCH). The signals stay blocked afterwards: the process
 /// is about to exit, and restoring the terminal must not be interrupted.
 class StopSignals {
  public:
@@ -58,7 +62,7 @@ class StopSignals {
   static sigset_t Set() {
     sigset_t set;
     sigemptyset(&set);
-    for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGCONT}) sigaddset(&set, number);
+    for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGCONT, SIGWINCH}) sigaddset(&set, number);
     return set;
   }
   void Loop() {
@@ -70,6 +74,10 @@ class StopSignals {
       if (read(signals_.get(), &info, sizeof(info)) != sizeof(info)) continue;
       if (info.ssi_signo == SIGCONT) {
         RawTerminal::Reenter();
+        continue;
+      }
+      if (info.ssi_signo == SIGWINCH) {
+        PassTerminalSize(machine_);
         continue;
       }
       received_ = static_cast<int>(info.ssi_signo);
@@ -98,8 +106,11 @@ Status UseDefaultGuest(RunOptions& options) {
   machine::MachineConfig& config = options.machine;
   config.kernel = guest.kernel;
   config.initrds = {guest.initrd};
-  if (!config.command_line.empty()) config.command_line.insert(0, " ");
-  config.command_line.insert(0, guest.command_line);
+  std::string line = guest.command_line;
+  // The guest's own line has its shell on the serial port; the last console= gets it.
+  if (config.console.kind == machine::SerialKind::kStdio) line += " console=hvc0";
+  if (!config.command_line.empty()) line += " " + config.command_line;
+  config.command_line = std::move(line);
   if (options.guest_command.empty()) return {};
   std::string command;
   for (const std::string& word : options.guest_command) command += (command.empty() ? "" : " ") + word;
@@ -129,8 +140,9 @@ Result<int> RunMachine(const RunOptions& options) {
   const std::unique_ptr<Machine> machine = NACRE_TRY(Machine::Create(options.machine));
   const auto signals = NACRE_TRY(StopSignals::Watch(*machine));
   std::unique_ptr<RawTerminal> terminal;
-  if (options.machine.serial.terminal) terminal = NACRE_TRY(RawTerminal::Enter());
+  if (options.machine.serial.terminal || options.machine.console.terminal) terminal = NACRE_TRY(RawTerminal::Enter());
   if (terminal) SetLogSink(LogToRawTerminal);
+  PassTerminalSize(*machine);
   const machine::RunResult result = machine->Run();
   SetLogSink({});
   terminal.reset();
@@ -151,11 +163,12 @@ int RunCommand(std::span<const std::string_view> words) {
   for (const std::string& word : options->guest_command)
     if (word.find('"') != std::string::npos)
       return UsageError({"the guest command may not hold a double quote: " + word, 0});
-  machine::SerialConfig& serial = options->machine.serial;
-  if (serial.kind == machine::SerialKind::kStdio && RawTerminal::IsTerminal()) {
+  machine::SerialConfig& stream =
+      options->machine.console.kind == machine::SerialKind::kStdio ? options->machine.console : options->machine.serial;
+  if (stream.kind == machine::SerialKind::kStdio && RawTerminal::IsTerminal()) {
     // A job in the background may write to its terminal, but would be stopped if it read from it.
-    serial.terminal = RawTerminal::IsForeground();
-    serial.input = serial.terminal;
+    stream.terminal = RawTerminal::IsForeground();
+    stream.input = stream.terminal;
   }
   if (options->default_guest) {
     if (const Status status = UseDefaultGuest(*options); !status) return Failed(status.error());

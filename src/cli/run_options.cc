@@ -116,20 +116,27 @@ Status SetNetwork(RunOptions& options, std::string_view value) {
   return {};
 }
 
-Status SetSerial(RunOptions& options, std::string_view value) {
-  machine::SerialConfig& serial = options.machine.serial;
+Status SetStream(machine::SerialConfig& stream, std::string_view option, std::string_view value) {
   if (value == "stdio") {
-    serial.kind = SerialKind::kStdio;
+    stream.kind = SerialKind::kStdio;
   } else if (value == "none") {
-    serial.kind = SerialKind::kNone;
+    stream.kind = SerialKind::kNone;
   } else if (value.starts_with("file:") && value.size() > 5) {
-    serial.kind = SerialKind::kFile;
-    serial.path = value.substr(5);
+    stream.kind = SerialKind::kFile;
+    stream.path = value.substr(5);
   } else {
-    return Fail("--serial {}: choose stdio, file:PATH or none", value);
+    return Fail("{} {}: choose stdio, file:PATH or none", option, value);
   }
-  options.serial_given = true;
   return {};
+}
+
+Status SetSerial(RunOptions& options, std::string_view value) {
+  options.serial_given = true;
+  return SetStream(options.machine.serial, "--serial", value);
+}
+
+Status SetConsole(RunOptions& options, std::string_view value) {
+  return SetStream(options.machine.console, "--console", value);
 }
 
 Status SetDisplay(RunOptions&, std::string_view value) {
@@ -187,7 +194,8 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"--cpu", "MODEL", "x86-64-v2, x86-64-v3 (where the host has it, the default) or host", SetCpuModel},
     {"--engine", "ENGINE", "auto, jit or interp (`nacre doctor` tells what auto is here)", SetEngine},
     {"--net", "KIND", "user[,forward=tcp:127.0.0.1:2222-:22] or none (user)", SetNetwork},
-    {"--serial", "WHERE", "stdio, file:PATH or none (stdio)", SetSerial},
+    {"--serial", "WHERE", "the serial port ttyS0: stdio, file:PATH or none (stdio, or none with --console stdio)", SetSerial},
+    {"--console", "WHERE", "the virtio console hvc0: stdio, file:PATH or none (none)", SetConsole},
     {"--display", "WHERE", "none", SetDisplay},
     {"--balloon", "on|off", "the memory balloon (on)", SetBalloon},
     {"--debug-exit", "", "a guest's write to port 0xf4 ends the run with status (value << 1) | 1",
@@ -221,6 +229,11 @@ Status CheckTogether(RunOptions& options, bool network_given) {
     return NotYet(fmt::format("--cpus {} with the translator", machine.cpu_count), "use --engine interp or one CPU");
   if (machine.lockstep && machine.engine != EngineKind::kJit) return Fail("--lockstep works with --engine jit");
   if (machine.lockstep_from != 0 && !machine.lockstep) return Fail("--lockstep-from needs --lockstep");
+  if (machine.console.kind == SerialKind::kStdio) {
+    if (options.serial_given && machine.serial.kind == SerialKind::kStdio)
+      return Fail("--serial stdio and --console stdio: standard input and output can serve only one of them");
+    if (!options.serial_given) machine.serial.kind = SerialKind::kNone;
+  }
   options.default_guest = machine.kernel.empty();
   if (options.default_guest && !machine.initrds.empty()) return Fail("--initrd needs --kernel");
   if (!options.default_guest && !options.guest_command.empty())
@@ -281,7 +294,7 @@ Result<RunOptions> ParseRun(std::span<const std::string_view> words) {
 std::string RunHelp() {
   std::string text =
       "Usage: nacre run [options] [-- command for the default guest]\n\n"
-      "Runs a virtual machine in the foreground, its serial console on this terminal (Ctrl-] leaves).\n"
+      "Runs a virtual machine in the foreground, its console on this terminal (Ctrl-] leaves).\n"
       "Without --kernel it is the default guest: Debian's cloud kernel with busybox.\n\n";
   for (const Option& option : kOptions)
     text += fmt::format("  {:<28} {}\n", fmt::format("{} {}", option.name, option.value), option.help);

@@ -27,7 +27,7 @@ TEST(RunOptions, EveryOptionOfTheContract) {
       Parse({"--kernel", "k", "--initrd", "i", "--append", "a b", "--append=c", "--disk", "d.img,format=raw,bus=virtio,readonly",
              "--disk=e.img,snapshot", "--memory", "1G", "--cpus", "1", "--cpu", "x86-64-v2", "--engine", "interp",
              "--net", "user,forward=tcp:127.0.0.1:2222-:22", "--display", "none", "--serial", "file:out,1",
-             "--debug-exit", "--no-reboot", "--timeout", "2m", "--engine-stats", "--balloon", "off"});
+             "--console", "file:hvc", "--debug-exit", "--no-reboot", "--timeout", "2m", "--engine-stats", "--balloon", "off"});
   ASSERT_TRUE(options) << options.error().message;
   const machine::MachineConfig& config = options->machine;
   EXPECT_FALSE(options->default_guest);
@@ -45,6 +45,8 @@ TEST(RunOptions, EveryOptionOfTheContract) {
   ASSERT_EQ(config.networks.size(), 1u);
   EXPECT_EQ(config.networks[0].forwards[0].host_port, 2222);
   EXPECT_EQ(config.serial.path, "out,1");
+  EXPECT_EQ(config.console.kind, machine::SerialKind::kFile);
+  EXPECT_EQ(config.console.path, "hvc");
   EXPECT_TRUE(config.debug_exit);
   EXPECT_TRUE(config.no_reboot);
   EXPECT_EQ(config.timeout_ms, 120000u);
@@ -53,6 +55,23 @@ TEST(RunOptions, EveryOptionOfTheContract) {
 }
 
 TEST(RunOptions, NetNoneGivesNoCard) { EXPECT_TRUE(Parse({"--net", "none"})->machine.networks.empty()); }
+
+TEST(RunOptions, StandardInputServesOneConsole) {
+  using machine::SerialKind;
+  const auto kinds = [](std::initializer_list<std::string_view> words) {
+    const machine::MachineConfig config = Parse(words)->machine;
+    return std::pair(config.serial.kind, config.console.kind);
+  };
+  EXPECT_EQ(kinds({}), std::pair(SerialKind::kStdio, SerialKind::kNone));
+  EXPECT_EQ(kinds({"--console", "none"}), std::pair(SerialKind::kStdio, SerialKind::kNone));
+  EXPECT_EQ(kinds({"--console", "file:x"}), std::pair(SerialKind::kStdio, SerialKind::kFile));
+  EXPECT_EQ(kinds({"--console", "stdio"}), std::pair(SerialKind::kNone, SerialKind::kStdio));
+  EXPECT_EQ(kinds({"--serial", "file:x", "--console", "stdio"}), std::pair(SerialKind::kFile, SerialKind::kStdio));
+  EXPECT_EQ(ErrorOf({"--serial", "stdio", "--console", "stdio"}),
+            "--serial stdio and --console stdio: standard input and output can serve only one of them");
+  EXPECT_EQ(ErrorOf({"--console", "stdio", "--serial=stdio"}), ErrorOf({"--serial", "stdio", "--console", "stdio"}));
+  EXPECT_EQ(ErrorOf({"--console", "file:"}), "--console file:: choose stdio, file:PATH or none");
+}
 
 TEST(RunOptions, WhatIsNotThereYetSaysSo) {
   for (const auto& words : std::vector<std::vector<std::string_view>>{
@@ -105,7 +124,7 @@ TEST(Durations, AreMilliseconds) {
 }
 
 TEST(RunHelp, NamesEveryOption) {
-  for (const char* name : {"--kernel", "--disk", "--timeout", "--engine-stats", "124"})
+  for (const char* name : {"--kernel", "--disk", "--console", "--timeout", "--engine-stats", "124"})
     EXPECT_NE(RunHelp().find(name), std::string::npos) << name;
 }
 

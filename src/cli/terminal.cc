@@ -1,6 +1,7 @@
 #include "cli/terminal.h"
 
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -44,6 +45,12 @@ void RawTerminal::InstallHandlers() {
 bool RawTerminal::IsTerminal() { return isatty(STDIN_FILENO) == 1; }
 
 bool RawTerminal::IsForeground() { return tcgetpgrp(STDIN_FILENO) == getpgrp(); }
+
+std::optional<RawTerminal::Size> RawTerminal::CurrentSize() {
+  winsize size{};
+  if (ioctl(STDIN_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0 || size.ws_row == 0) return std::nullopt;
+  return Size{size.ws_col, size.ws_row};
+}
 
 Result<std::unique_ptr<RawTerminal>> RawTerminal::Enter() {
   if (!IsTerminal() || !IsForeground()) return nullptr;

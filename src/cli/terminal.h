@@ -3,7 +3,9 @@
 // signals (SIGSEGV, SIGABRT, ...), and stop and continue by the shell. Process-wide: one at a time; made and destroyed
 // on the main thread.
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "base/result.h"
 
@@ -17,6 +19,11 @@ class RawTerminal {
   /// Whether standard input is a terminal, and whether this process may read from it (it is in the foreground).
   static bool IsTerminal();
   static bool IsForeground();
+  struct Size {
+    uint16_t columns = 0, rows = 0;
+  };
+  /// Of the terminal on standard input; nothing when there is none, or it does not know.
+  static std::optional<Size> CurrentSize();
   /// Null when standard input is no terminal, or belongs to another job's foreground (then it is left alone).
   static Result<std::unique_ptr<RawTerminal>> Enter();
   ~RawTerminal();

@@ -22,6 +22,24 @@ constexpr std::array<uint8_t, 4> kPciIrqs{10, 11, 10, 11};
 constexpr uint64_t kPciMemory32First = 0xc0000000, kPciMemory32End = 0xfec00000;
 constexpr uint16_t kPciIoFirst = 0xc000;
 
+/// `file` keeps what is opened for it.
+Result<std::unique_ptr<FdConsole>> OpenStream(const SerialConfig& config, std::string_view option, Fd& file,
+                                              const Board::Wiring& wiring) {
+  FdConsole::Options options;
+  switch (config.kind) {
+    case SerialKind::kNone: break;
+    case SerialKind::kStdio:
+      options = {config.input ? STDIN_FILENO : -1, STDOUT_FILENO, config.terminal, wiring.leave};
+      break;
+    case SerialKind::kFile:
+      file = Fd(open(config.path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+      if (!file.valid()) return FailErrno("{} file:{}", option, config.path);
+      options.output = file.get();
+      break;
+  }
+  return FdConsole::Create(options, *wiring.loop);
+}
+
 }  // namespace
 
 Board::~Board() {
@@ -50,7 +68,7 @@ Status Board::Build(const Wiring& wiring) {
   NACRE_TRY_STATUS(AttachVirtio(devices::VirtioRng::Create("virtio-rng0", *memory_, *loop_)));
   if (config_->balloon)
     NACRE_TRY_STATUS(AttachVirtio(devices::VirtioBalloon::Create("virtio-balloon0", *memory_, *loop_)));
-  return {};
+  return BuildConsole(wiring);
 }
 
 void Board::BuildInterrupts(const Wiring& wiring) {
@@ -102,23 +120,20 @@ void Board::BuildLegacy(const Wiring& wiring) {
 }
 
 Status Board::BuildSerial(const Wiring& wiring) {
-  FdConsole::Options options;
-  switch (config_->serial.kind) {
-    case SerialKind::kNone: break;
-    case SerialKind::kStdio:
-      options = {config_->serial.input ? STDIN_FILENO : -1, STDOUT_FILENO, config_->serial.terminal, wiring.leave};
-      break;
-    case SerialKind::kFile:
-      console_file_ = Fd(open(config_->serial.path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
-      if (!console_file_.valid()) return FailErrno("--serial file:{}", config_->serial.path);
-      options.output = console_file_.get();
-      break;
-  }
-  console_ = NACRE_TRY(FdConsole::Create(options, *loop_));
+  serial_stream_ = NACRE_TRY(OpenStream(config_->serial, "--serial", serial_file_, wiring));
   using devices::Uart16550;
-  Keep(serial_, std::make_unique<Uart16550>("serial0", *loop_, NewIrq(Uart16550::kIrqs[0]), *console_));
+  Keep(serial_, std::make_unique<Uart16550>("serial0", *loop_, NewIrq(Uart16550::kIrqs[0]), *serial_stream_));
   MapPorts(Uart16550::kPorts[0], Uart16550::kSize, *serial_, "serial0");
   return {};
+}
+
+Status Board::BuildConsole(const Wiring& wiring) {
+  if (config_->console.kind == SerialKind::kNone) return {};
+  console_stream_ = NACRE_TRY(OpenStream(config_->console, "--console", console_file_, wiring));
+  auto device = NACRE_TRY(
+      devices::VirtioConsole::Create({.ports = {{.backend = console_stream_.get()}}}, *memory_, *loop_));
+  virtio_console_ = device.get();
+  return AttachVirtio(std::move(device));
 }
 
 void Board::BuildPci(const Wiring&) {
@@ -213,7 +228,8 @@ boot::AcpiConfig Board::AcpiDescription() const {
 void Board::Flush() {
   for (auto& device : virtio_) device->device().Quiesce();
   serial_->Flush();
-  console_->Flush();
+  serial_stream_->Flush();
+  if (console_stream_) console_stream_->Flush();
 }
 
 std::vector<engine::Statistic> Board::Traffic() const {

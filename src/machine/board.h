@@ -27,6 +27,7 @@
 #include "devices/legacy/rtc.h"
 #include "devices/legacy/uart16550.h"
 #include "devices/pci/pci_host.h"
+#include "devices/virtio/console.h"
 #include "devices/virtio/virtio_pci.h"
 #include "engine/engine.h"
 #include "machine/fd_console.h"
@@ -67,7 +68,11 @@ class Board {
   Status PrepareDirectBoot();
   boot::AcpiConfig AcpiDescription() const;
   void PressPowerButton() { acpi_pm_->PressPowerButton(); }
-  /// Finishes what back ends have in flight and writes out the console.
+  /// The size of the terminal that the virtio console leads to.
+  void ResizeConsole(uint16_t columns, uint16_t rows) {
+    if (virtio_console_) virtio_console_->Resize(columns, rows);
+  }
+  /// Finishes what back ends have in flight and writes out the consoles.
   void Flush();
 
   /// Accesses by device, for statistics.
@@ -78,6 +83,7 @@ class Board {
   void BuildLegacy(const Wiring& wiring);
   void BuildPci(const Wiring& wiring);
   Status BuildSerial(const Wiring& wiring);
+  Status BuildConsole(const Wiring& wiring);
   Status BuildDisks(const Wiring& wiring);
   Status BuildNetworks(const Wiring& wiring);
   Status AttachVirtio(std::unique_ptr<devices::VirtioDevice> device);
@@ -114,13 +120,14 @@ class Board {
   std::unique_ptr<devices::Pit8254> pit_;
   std::unique_ptr<devices::Rtc> rtc_;
   std::unique_ptr<devices::I8042> i8042_;
-  Fd console_file_;
-  std::unique_ptr<FdConsole> console_;
+  Fd serial_file_, console_file_;
+  std::unique_ptr<FdConsole> serial_stream_, console_stream_;
   std::unique_ptr<devices::Uart16550> serial_;
   std::shared_ptr<storage::AsyncIo> disk_io_;
   std::unique_ptr<FdWatch> disk_io_watch_;
   std::unique_ptr<devices::PciHost> pci_;
   std::vector<std::unique_ptr<devices::VirtioPci>> virtio_;
+  devices::VirtioConsole* virtio_console_ = nullptr;  ///< in virtio_; null: there is none
   std::vector<bus::Device*> devices_;  ///< in reset order
   std::vector<bus::Mapping> mappings_;
 };

@@ -236,6 +236,10 @@ void Machine::PressPowerButton() {
   loop_->Post([this] { board_->PressPowerButton(); });
 }
 
+void Machine::ResizeConsole(uint16_t columns, uint16_t rows) {
+  loop_->Post([this, columns, rows] { board_->ResizeConsole(columns, rows); });
+}
+
 void Machine::RequestPause() {
   const std::lock_guard lock(control_mutex_);
   want_pause_ = true;

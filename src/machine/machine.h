@@ -42,6 +42,8 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   void Stop();
   /// The guest sees its power button pressed.
   void PressPowerButton();
+  /// The terminal of MachineConfig::console has this size.
+  void ResizeConsole(uint16_t columns, uint16_t rows);
   void RequestPause();
   void RequestResume();
 

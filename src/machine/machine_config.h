@@ -30,9 +30,10 @@ struct NetworkConfig {
 
 enum class SerialKind : uint8_t { kNone, kStdio, kFile };
 
+/// Where the guest's serial port or its virtio console leads.
 struct SerialConfig {
   SerialKind kind = SerialKind::kStdio;
-  std::string path;       ///< kFile
+  std::string path = {};  ///< kFile
   bool input = true;      ///< kStdio: read standard input
   bool terminal = false;  ///< kStdio: input is a terminal in raw mode, where Ctrl-] leaves
 };
@@ -52,7 +53,8 @@ struct MachineConfig {
 
   std::vector<DiskConfig> disks;
   std::vector<NetworkConfig> networks;
-  SerialConfig serial;
+  SerialConfig serial;                                ///< ttyS0; there is a port even where it leads nowhere
+  SerialConfig console{.kind = SerialKind::kNone};  ///< hvc0; kNone: no such device. Not kStdio together with serial
   bool balloon = true;
 
   bool debug_exit = false;  ///< port 0xf4 ends the run with status (value << 1) | 1

@@ -243,6 +243,7 @@ void JitVcpu::Translate() {
   if (translator_->Translate(request) == kNone) {
     ResetCode();
     memory_.SetCodePage(phys, true);
+    request.next_page = nullptr;  // its mark and its id are gone; the interpreter does what crosses into it
     NACRE_CHECK(translator_->Translate(request) != kNone);
   }
   ++counters_.translations;

@@ -109,6 +109,14 @@ class Nacre:
         self.output += data
         return bool(data)
 
+    def seen(self, text, seconds):
+        """Whether text comes within these seconds; it stays to be expected."""
+        deadline = time.monotonic() + seconds
+        while text.encode() not in self.output[self.position:]:
+            if time.monotonic() > deadline or not self.read_some(min(1, seconds)):
+                return False
+        return True
+
     def expect(self, text, seconds=120):
         """Waits for text after what was expected before; returns what came until then."""
         deadline = time.monotonic() + seconds
@@ -130,7 +138,7 @@ class Nacre:
             self.command_output("stty cols 2000")
         self.send(line + "\n")
         self.expect("\n", seconds)  # the echo of the line
-        return self.expect(PROMPT, seconds).rsplit("\n", 1)[0].replace("\r", "")
+        return self.expect(PROMPT, seconds).rpartition("\n")[0].replace("\r", "")
 
     def wait(self, seconds=120):
         """The exit status; output is drained meanwhile."""

@@ -7,9 +7,8 @@
 
 struct Bench {
   const char* name;
-  uint64_t (*run)(
-      uint64_t iterations);  // returns the checksum; must not depend on time, addresses or process numbers
-  uint64_t iterations;       // about half a second on a software emulator
+  uint64_t (*run)(uint64_t iterations);  // returns the checksum; must not depend on time, addresses or process numbers
+  uint64_t iterations;                   // about half a second on a software emulator
 };
 
 extern const struct Bench kCpuBenches[];     // ends with name == 0

@@ -23,9 +23,7 @@ constexpr uint64_t Bits(uint64_t value, unsigned low, unsigned count) {
 constexpr uint64_t AlignDown(uint64_t value, uint64_t alignment) { return value & ~(alignment - 1); }
 constexpr uint64_t AlignUp(uint64_t value, uint64_t alignment) { return AlignDown(value + alignment - 1, alignment); }
 /// Value masked to its low `size` bytes (1, 2, 4 or 8).
-constexpr uint64_t MaskToSize(uint64_t value, unsigned size) {
-  return size >= 8 ? value : value & (Bit(size * 8) - 1);
-}
+constexpr uint64_t MaskToSize(uint64_t value, unsigned size) { return size >= 8 ? value : value & (Bit(size * 8) - 1); }
 constexpr uint64_t SignExtend(uint64_t value, unsigned bits) {
   return static_cast<uint64_t>(static_cast<int64_t>(value << (64 - bits)) >> (64 - bits));
 }

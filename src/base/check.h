@@ -8,8 +8,8 @@ namespace nacre {
 
 }  // namespace nacre
 
-#define NACRE_CHECK(condition)                                            \
-  do {                                                                    \
-    if (!(condition)) [[unlikely]]                                        \
-      ::nacre::CheckFailed(__FILE__, __LINE__, #condition);               \
+#define NACRE_CHECK(condition)                              \
+  do {                                                      \
+    if (!(condition)) [[unlikely]]                          \
+      ::nacre::CheckFailed(__FILE__, __LINE__, #condition); \
   } while (false)

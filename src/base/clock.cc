@@ -27,8 +27,7 @@ int64_t GuestClock::ToHostNs(int64_t guest_ns) const {
 
 void GuestClock::Pause() {
   if (!paused())
-    state_.store(static_cast<int64_t>(static_cast<uint64_t>(NowNs()) << 1) | kPaused,
-                 std::memory_order_release);
+    state_.store(static_cast<int64_t>(static_cast<uint64_t>(NowNs()) << 1) | kPaused, std::memory_order_release);
 }
 
 void GuestClock::Resume() {
@@ -36,14 +35,12 @@ void GuestClock::Resume() {
 }
 
 void GuestClock::Resume(int64_t now_ns) {
-  state_.store(static_cast<int64_t>(static_cast<uint64_t>(HostMonotonicNs() - now_ns) << 1),
-               std::memory_order_release);
+  state_.store(static_cast<int64_t>(static_cast<uint64_t>(HostMonotonicNs() - now_ns) << 1), std::memory_order_release);
 }
 
 void GuestClock::Set(int64_t now_ns) {
   if (paused()) {
-    state_.store(static_cast<int64_t>(static_cast<uint64_t>(now_ns) << 1) | kPaused,
-                 std::memory_order_release);
+    state_.store(static_cast<int64_t>(static_cast<uint64_t>(now_ns) << 1) | kPaused, std::memory_order_release);
   } else {
     Resume(now_ns);
   }

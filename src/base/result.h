@@ -33,9 +33,9 @@ template <typename... Args>
 template <typename... Args>
 [[nodiscard]] std::unexpected<Error> FailErrno(fmt::format_string<Args...> format, Args&&... args) {
   const int saved_errno = errno;
-  return std::unexpected(Error{
-      fmt::format("{}: {}", fmt::format(format, std::forward<Args>(args)...), std::strerror(saved_errno)),
-      saved_errno});
+  return std::unexpected(
+      Error{fmt::format("{}: {}", fmt::format(format, std::forward<Args>(args)...), std::strerror(saved_errno)),
+            saved_errno});
 }
 
 /// Puts "context: " before the message of a failure on its way up.
@@ -48,16 +48,16 @@ template <typename... Args>
 }  // namespace nacre
 
 /// Evaluates to the value of a Result, or returns its error from the enclosing function.
-#define NACRE_TRY(expression)                                                  \
-  __extension__({                                                              \
-    auto nacre_try_result = (expression);                                      \
+#define NACRE_TRY(expression)                                                           \
+  __extension__({                                                                       \
+    auto nacre_try_result = (expression);                                               \
     if (!nacre_try_result) return std::unexpected(std::move(nacre_try_result).error()); \
-    std::move(nacre_try_result).value();                                       \
+    std::move(nacre_try_result).value();                                                \
   })
 
 /// As NACRE_TRY for a Status.
-#define NACRE_TRY_STATUS(expression)                                           \
-  do {                                                                         \
-    auto nacre_try_result = (expression);                                      \
+#define NACRE_TRY_STATUS(expression)                                                    \
+  do {                                                                                  \
+    auto nacre_try_result = (expression);                                               \
     if (!nacre_try_result) return std::unexpected(std::move(nacre_try_result).error()); \
   } while (false)

@@ -33,8 +33,8 @@ Bytes RoutingTerms(const AcpiConfig& config) {
 }
 
 Bytes BridgeResources(const AcpiConfig& config) {
-  Bytes windows = aml::Join({aml::BusWindow(0, config.pci_last_bus), aml::IoPorts(0xcf8, 8),
-                             aml::IoWindow(0, 0xcf7), aml::IoWindow(0xd00, 0xffff)});
+  Bytes windows = aml::Join({aml::BusWindow(0, config.pci_last_bus), aml::IoPorts(0xcf8, 8), aml::IoWindow(0, 0xcf7),
+                             aml::IoWindow(0xd00, 0xffff)});
   if (config.has_vga) windows = aml::Join({windows, aml::MemoryWindow32(0xa0000, 0xbffff)});
   if (config.pci_memory32.last)
     windows = aml::Join({windows, aml::MemoryWindow32(static_cast<uint32_t>(config.pci_memory32.first),
@@ -59,16 +59,14 @@ Bytes LegacyDevices(const AcpiConfig& config) {
   if (config.gpe_port) board = aml::Join({board, aml::IoPorts(config.gpe_port, config.gpe_length)});
   if (config.smi_command_port) board = aml::Join({board, aml::IoPorts(config.smi_command_port, 2)});
   if (config.ecam_address)
-    board = aml::Join({board, aml::FixedMemory(static_cast<uint32_t>(config.ecam_address),
-                                               (config.pci_last_bus + 1u) << 20)});
+    board = aml::Join(
+        {board, aml::FixedMemory(static_cast<uint32_t>(config.ecam_address), (config.pci_last_bus + 1u) << 20)});
   add(SimpleDevice("MBRD", "PNP0C02", 0, aml::Resources({board})));
   if (config.has_serial0)
     add(SimpleDevice("COM1", "PNP0501", 0, aml::Resources({aml::IoPorts(0x3f8, 8), aml::Irq(4)})));
-  if (config.has_rtc)
-    add(SimpleDevice("RTC", "PNP0B00", 0, aml::Resources({aml::IoPorts(0x70, 2), aml::Irq(8)})));
+  if (config.has_rtc) add(SimpleDevice("RTC", "PNP0B00", 0, aml::Resources({aml::IoPorts(0x70, 2), aml::Irq(8)})));
   if (config.has_ps2) {
-    add(SimpleDevice("KBD", "PNP0303", 0,
-                     aml::Resources({aml::IoPorts(0x60, 1), aml::IoPorts(0x64, 1), aml::Irq(1)})));
+    add(SimpleDevice("KBD", "PNP0303", 0, aml::Resources({aml::IoPorts(0x60, 1), aml::IoPorts(0x64, 1), aml::Irq(1)})));
     add(SimpleDevice("MOU", "PNP0F13", 0, aml::Resources({aml::Irq(12)})));
   }
   if (config.hpet_address)
@@ -78,14 +76,13 @@ Bytes LegacyDevices(const AcpiConfig& config) {
 }
 
 Bytes HostBridge(const AcpiConfig& config) {
-  Bytes identity = config.ecam_address
-                       ? aml::Join({aml::Name("_HID", aml::EisaId("PNP0A08")),
-                                    aml::Name("_CID", aml::EisaId("PNP0A03"))})
-                       : aml::Name("_HID", aml::EisaId("PNP0A03"));
-  return aml::Device("PCI0", aml::Join({identity, aml::Name("_UID", aml::Integer(0)),
-                                        aml::Name("_BBN", aml::Integer(0)),
-                                        aml::Name("_CRS", BridgeResources(config)), RoutingTerms(config),
-                                        LegacyDevices(config)}));
+  Bytes identity =
+      config.ecam_address
+          ? aml::Join({aml::Name("_HID", aml::EisaId("PNP0A08")), aml::Name("_CID", aml::EisaId("PNP0A03"))})
+          : aml::Name("_HID", aml::EisaId("PNP0A03"));
+  return aml::Device(
+      "PCI0", aml::Join({identity, aml::Name("_UID", aml::Integer(0)), aml::Name("_BBN", aml::Integer(0)),
+                         aml::Name("_CRS", BridgeResources(config)), RoutingTerms(config), LegacyDevices(config)}));
 }
 
 Bytes Processors(const AcpiConfig& config) {
@@ -93,8 +90,8 @@ Bytes Processors(const AcpiConfig& config) {
   constexpr char kHex[] = "0123456789ABCDEF";
   for (unsigned id = 0; id < config.cpu_count; ++id) {
     const char name[] = {'C', kHex[(id >> 8) & 15], kHex[(id >> 4) & 15], kHex[id & 15], 0};
-    const Bytes device = aml::Device(
-        name, aml::Join({aml::Name("_HID", aml::String("ACPI0007")), aml::Name("_UID", aml::Integer(id))}));
+    const Bytes device =
+        aml::Device(name, aml::Join({aml::Name("_HID", aml::String("ACPI0007")), aml::Name("_UID", aml::Integer(id))}));
     out.insert(out.end(), device.begin(), device.end());
   }
   return out;
@@ -104,12 +101,12 @@ Bytes Processors(const AcpiConfig& config) {
 
 std::vector<uint8_t> BuildDsdt(const AcpiConfig& config) {
   // \_S5: SLP_TYPa, SLP_TYPb, two reserved (7.4.2).
-  const Bytes sleep = aml::Package(
-      {aml::Integer(config.s5_sleep_type), aml::Integer(0), aml::Integer(0), aml::Integer(0)});
+  const Bytes sleep =
+      aml::Package({aml::Integer(config.s5_sleep_type), aml::Integer(0), aml::Integer(0), aml::Integer(0)});
   const Bytes terms =
       aml::Join({aml::Name("\\PICM", aml::Integer(0)),
-                 aml::Method("\\_PIC", 1, aml::Store(aml::Argument(0), aml::Path("\\PICM"))),
-                 aml::Name("\\_S5", sleep), aml::Scope("\\_SB", aml::Join({HostBridge(config), Processors(config)}))});
+                 aml::Method("\\_PIC", 1, aml::Store(aml::Argument(0), aml::Path("\\PICM"))), aml::Name("\\_S5", sleep),
+                 aml::Scope("\\_SB", aml::Join({HostBridge(config), Processors(config)}))});
   std::vector<uint8_t> table(36);
   std::memcpy(table.data(), "DSDT", 4);
   StoreLe(table.data() + 4, static_cast<uint32_t>(36 + terms.size()));

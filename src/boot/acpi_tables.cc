@@ -66,8 +66,7 @@ constexpr uint8_t kSystemMemory = 0, kSystemIo = 1;
 constexpr uint32_t kWbinvd = 1 << 0, kProcC1 = 1 << 2, kNoSleepButton = 1 << 5, kNoFixedRtc = 1 << 6,
                    kResetRegister = 1 << 10;
 // IA-PC boot architecture flags (table 5.11).
-constexpr uint16_t kLegacyDevices = 1 << 0, kHas8042 = 1 << 1, kNoVga = 1 << 2, kNoAspm = 1 << 4,
-                   kNoCmosRtc = 1 << 5;
+constexpr uint16_t kLegacyDevices = 1 << 0, kHas8042 = 1 << 1, kNoVga = 1 << 2, kNoAspm = 1 << 4, kNoCmosRtc = 1 << 5;
 
 std::vector<uint8_t> BuildFadt(const AcpiConfig& config, uint64_t facs, uint64_t dsdt) {
   Table table("FACP", 3);
@@ -88,15 +87,14 @@ std::vector<uint8_t> BuildFadt(const AcpiConfig& config, uint64_t facs, uint64_t
   table.Put<uint32_t>(0);
   // Lengths: PM1_EVT, PM1_CNT, PM2_CNT, PM_TMR, GPE0, GPE1; then GPE1_BASE, CST_CNT.
   table.Append({4, 2, 0, 4, config.gpe_length, 0, 0, 0});
-  table.Put<uint16_t>(101);   // C2 latency: over 100 means there is none
-  table.Put<uint16_t>(1001);  // C3 likewise
-  table.Zeros(4);             // FLUSH_SIZE, FLUSH_STRIDE
+  table.Put<uint16_t>(101);                        // C2 latency: over 100 means there is none
+  table.Put<uint16_t>(1001);                       // C3 likewise
+  table.Zeros(4);                                  // FLUSH_SIZE, FLUSH_STRIDE
   table.Append({0, 0, 0, 0, config.rtc_century});  // duty cycle (2), day and month alarm
   table.Put<uint16_t>(static_cast<uint16_t>(kLegacyDevices | kNoAspm | (config.has_ps2 ? kHas8042 : 0) |
                                             (config.has_vga ? 0 : kNoVga) | (config.has_rtc ? 0 : kNoCmosRtc)));
   table.Put<uint8_t>(0);
-  table.Put<uint32_t>(kWbinvd | kProcC1 | kNoSleepButton | kNoFixedRtc |
-                      (config.reset_port ? kResetRegister : 0));
+  table.Put<uint32_t>(kWbinvd | kProcC1 | kNoSleepButton | kNoFixedRtc | (config.reset_port ? kResetRegister : 0));
   table.Address(kSystemIo, 8, config.reset_port);
   table.Put<uint8_t>(config.reset_value);
   table.Zeros(3);

@@ -1,6 +1,6 @@
 #pragma once
-// The ACPI tables of the pc board: RSDP, RSDT, XSDT, FADT, FACS, MADT, DSDT, and HPET and MCFG where the board has them.
-// The board says where its devices are; nothing here knows a device. Called by the machine before any vCPU runs.
+// The ACPI tables of the pc board: RSDP, RSDT, XSDT, FADT, FACS, MADT, DSDT, and HPET and MCFG where the board has
+// them. The board says where its devices are; nothing here knows a device. Called by the machine before any vCPU runs.
 // Specification: ACPI 6.5 chapter 5; HPET 1.0a section 3.2.4; PCI Firmware 3.2 section 4.1.2 (MCFG).
 
 #include <array>

@@ -116,8 +116,7 @@ TEST(Aml, PackageLengths) {
 
 TEST(Aml, Encodings) {
   EXPECT_EQ(aml::EisaId("PNP0A03"), (aml::Bytes{0x0c, 0x41, 0xd0, 0x0a, 0x03}));
-  EXPECT_EQ(aml::Path("\\_SB.PCI0"),
-            (aml::Bytes{'\\', 0x2e, '_', 'S', 'B', '_', 'P', 'C', 'I', '0'}));
+  EXPECT_EQ(aml::Path("\\_SB.PCI0"), (aml::Bytes{'\\', 0x2e, '_', 'S', 'B', '_', 'P', 'C', 'I', '0'}));
   EXPECT_EQ(aml::Integer(0), aml::Bytes{0});
   EXPECT_EQ(aml::Integer(0x1234), (aml::Bytes{0x0b, 0x34, 0x12}));
   EXPECT_EQ(aml::Integer(uint64_t{1} << 32), (aml::Bytes{0x0e, 0, 0, 0, 0, 1, 0, 0, 0}));

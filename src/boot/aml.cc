@@ -78,9 +78,7 @@ Bytes Integer(uint64_t value) {
   return out;
 }
 
-Bytes String(std::string_view text) {
-  return Join({{0x0d}, Bytes(text.begin(), text.end()), {0}});
-}
+Bytes String(std::string_view text) { return Join({{0x0d}, Bytes(text.begin(), text.end()), {0}}); }
 
 Bytes EisaId(std::string_view id) {
   NACRE_CHECK(id.size() == 7);
@@ -119,9 +117,7 @@ Bytes Path(std::string_view path) {
 
 Bytes Name(std::string_view path, const Bytes& value) { return Join({{0x08}, Path(path), value}); }
 Bytes Scope(std::string_view path, const Bytes& terms) { return Block({0x10}, Join({Path(path), terms})); }
-Bytes Device(std::string_view path, const Bytes& terms) {
-  return Block({0x5b, 0x82}, Join({Path(path), terms}));
-}
+Bytes Device(std::string_view path, const Bytes& terms) { return Block({0x5b, 0x82}, Join({Path(path), terms})); }
 Bytes Method(std::string_view path, unsigned argument_count, const Bytes& terms) {
   return Block({0x14}, Join({Path(path), {static_cast<uint8_t>(argument_count)}, terms}));
 }
@@ -137,9 +133,7 @@ Bytes Store(const Bytes& value, const Bytes& target) { return Join({{0x70}, valu
 Bytes If(const Bytes& condition, const Bytes& terms) { return Block({0xa0}, Join({condition, terms})); }
 Bytes Argument(unsigned index) { return {static_cast<uint8_t>(0x68 + index)}; }
 
-Bytes Resources(std::initializer_list<Bytes> descriptors) {
-  return Buffer(Join({Join(descriptors), {0x79, 0x00}}));
-}
+Bytes Resources(std::initializer_list<Bytes> descriptors) { return Buffer(Join({Join(descriptors), {0x79, 0x00}})); }
 Bytes IoPorts(uint16_t first, uint8_t count) {
   Bytes out{0x47, 0x01};  // decodes 16 bits
   Append(out, first);

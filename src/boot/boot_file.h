@@ -1,6 +1,7 @@
 #pragma once
-// Reads a file that somebody else made (kernel, initrd) into memory, with a bound on its size. Loaders work on the copy,
-// so that a file that changes under them cannot change what was checked. Used by the loaders, before any vCPU runs.
+// Reads a file that somebody else made (kernel, initrd) into memory, with a bound on its size. Loaders work on the
+// copy, so that a file that changes under them cannot change what was checked. Used by the loaders, before any vCPU
+// runs.
 
 #include <cstdint>
 #include <string>

@@ -15,8 +15,7 @@ std::vector<MemoryMapEntry> BuildMemoryMap(const memory::GuestMemory& memory,
     map.push_back({GuestPhys(0), kExtendedBiosData.value, MemoryType::kUsable});
     map.push_back({kExtendedBiosData, 0xa0000 - kExtendedBiosData.value, MemoryType::kReserved});
     map.push_back({kAcpiAddress, kAcpiBytes, MemoryType::kReserved});
-    if (region.size_bytes > kMiB)
-      map.push_back({kHighMemory, region.size_bytes - kMiB, MemoryType::kUsable});
+    if (region.size_bytes > kMiB) map.push_back({kHighMemory, region.size_bytes - kMiB, MemoryType::kUsable});
   }
   map.insert(map.end(), reserved.begin(), reserved.end());
   std::ranges::sort(map, {}, &MemoryMapEntry::start);

@@ -27,8 +27,7 @@ struct MemoryMapEntry {
 };
 
 /// RAM with the holes of the first megabyte, and `reserved` ranges (for example ECAM), sorted by address.
-std::vector<MemoryMapEntry> BuildMemoryMap(const memory::GuestMemory& memory,
-                                           std::span<const MemoryMapEntry> reserved);
+std::vector<MemoryMapEntry> BuildMemoryMap(const memory::GuestMemory& memory, std::span<const MemoryMapEntry> reserved);
 
 /// A place for `size_bytes` as high as possible, ending at or below `limit`, starting at or above `floor`, page-aligned
 /// and inside the low RAM region; false if there is none.

@@ -21,8 +21,8 @@ constexpr uint64_t Descriptor(uint32_t attributes, uint32_t limit) {
 }
 
 Status WriteGdt(memory::GuestMemory& memory, uint32_t code_attributes) {
-  const uint64_t gdt[] = {0, 0, Descriptor(code_attributes, ~0u), Descriptor(kData, ~0u),
-                          Descriptor(kBusyTask, 0x67), 0};
+  const uint64_t gdt[] = {0, 0, Descriptor(code_attributes, ~0u), Descriptor(kData, ~0u), Descriptor(kBusyTask, 0x67),
+                          0};
   if (!memory.WriteValue(kGdtAddress, gdt)) return Fail("boot: the guest has no memory at {:#x}", kGdtAddress.value);
   return {};
 }

@@ -147,9 +147,9 @@ TEST_F(Manifest, BuildsWhatItSays) {
 
 TEST_F(Manifest, TellsLineAndReasonOfAMistake) {
   const std::pair<const char*, const char*> cases[] = {
-      {"file absent init 755\n", "absent"},    {"dir a 999\n", "octal"},     {"dir a 17777\n", "octal"},
-      {"node a 600 x 1 2\n", "expected"},      {"node a 600 c 1 y\n", "numbers"},
-      {"dir a\n", "expected"},                 {"dir /a 755\n", "plain path"},
+      {"file absent init 755\n", "absent"}, {"dir a 999\n", "octal"},          {"dir a 17777\n", "octal"},
+      {"node a 600 x 1 2\n", "expected"},   {"node a 600 c 1 y\n", "numbers"}, {"dir a\n", "expected"},
+      {"dir /a 755\n", "plain path"},
   };
   for (const auto& [text, reason] : cases) {
     const auto archive = BuildInitramfs(Write("m", std::string("\n") + text));

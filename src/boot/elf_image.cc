@@ -37,8 +37,7 @@ Status ReadSegments(std::span<const uint8_t> file, uint64_t& entry, std::vector<
     return Fail("not an ELF executable (e_type {})", header->e_type);
   if (header->e_phnum == 0) return Fail("the ELF file has no program headers");
   if (header->e_phnum > kMaxProgramHeaders) return Fail("the ELF file has {} program headers", header->e_phnum);
-  if (header->e_phentsize < sizeof(ProgramHeader))
-    return Fail("ELF program headers of {} bytes", header->e_phentsize);
+  if (header->e_phentsize < sizeof(ProgramHeader)) return Fail("ELF program headers of {} bytes", header->e_phentsize);
   entry = header->e_entry;
   for (uint64_t i = 0; i < header->e_phnum; ++i) {
     // e_phoff may be anything: the sum must not wrap.
@@ -49,8 +48,8 @@ Status ReadSegments(std::span<const uint8_t> file, uint64_t& entry, std::vector<
         !Slice(file, program->p_offset, program->p_filesz))
       return Fail("ELF segment {} lies outside the file ({} bytes at {:#x}; the file has {})", i,
                   uint64_t{program->p_filesz}, uint64_t{program->p_offset}, file.size());
-    segments.push_back({program->p_type, program->p_offset, program->p_filesz, program->p_vaddr,
-                        program->p_paddr, program->p_memsz});
+    segments.push_back(
+        {program->p_type, program->p_offset, program->p_filesz, program->p_vaddr, program->p_paddr, program->p_memsz});
   }
   return {};
 }
@@ -113,8 +112,8 @@ Result<GuestPhys> ElfImage::Load(memory::GuestMemory& memory) const {
       return Fail("an ELF segment is larger in the file ({} bytes) than in memory ({})", segment.file_bytes,
                   segment.memory_bytes);
     const GuestPhys address(segment.physical_address);
-    NACRE_TRY_STATUS(LoadBytes(memory, address, file_.subspan(segment.file_offset, segment.file_bytes),
-                               segment.memory_bytes));
+    NACRE_TRY_STATUS(
+        LoadBytes(memory, address, file_.subspan(segment.file_offset, segment.file_bytes), segment.memory_bytes));
     end = std::max(end, address + segment.memory_bytes);
     loaded = true;
   }
@@ -122,8 +121,7 @@ Result<GuestPhys> ElfImage::Load(memory::GuestMemory& memory) const {
   return end;
 }
 
-Status LoadBytes(memory::GuestMemory& memory, GuestPhys address, std::span<const uint8_t> from,
-                 uint64_t memory_bytes) {
+Status LoadBytes(memory::GuestMemory& memory, GuestPhys address, std::span<const uint8_t> from, uint64_t memory_bytes) {
   if (address < kHighMemory)
     return Fail("it wants to be loaded at {:#x}; Nacre loads kernels at 1 MiB and above", address.value);
   uint8_t* to = memory.HostPointer(address, memory_bytes);

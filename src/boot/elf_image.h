@@ -48,7 +48,6 @@ class ElfImage {
 
 /// Copies `from` to `address` and zeroes what follows up to `memory_bytes`; fails unless all of it is RAM at or above
 /// 1 MiB. Untouched pages of the zeroed part cost the host nothing.
-Status LoadBytes(memory::GuestMemory& memory, GuestPhys address, std::span<const uint8_t> from,
-                 uint64_t memory_bytes);
+Status LoadBytes(memory::GuestMemory& memory, GuestPhys address, std::span<const uint8_t> from, uint64_t memory_bytes);
 
 }  // namespace nacre::boot

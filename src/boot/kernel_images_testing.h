@@ -71,8 +71,8 @@ KernelFile Elf(uint32_t pvh_entry) {
 
 inline KernelFile Multiboot(uint32_t flags) {
   KernelFile file(0x1000, 0xf4);
-  const uint32_t header[] = {0x1badb002, flags,    0u - 0x1badb002 - flags, kMiB + 0x100, kMiB, kMiB + 0x800,
-                             kMiB + 0x3000, kMiB + 0x200};
+  const uint32_t header[] = {0x1badb002, flags,        0u - 0x1badb002 - flags, kMiB + 0x100,
+                             kMiB,       kMiB + 0x800, kMiB + 0x3000,           kMiB + 0x200};
   std::memcpy(file.data() + 0x300, header, sizeof(header));
   return file;
 }

@@ -74,8 +74,7 @@ Status LoadInitrd(memory::GuestMemory& memory, const BootRequest& request, Guest
 
 /// Everything that does not depend on the kind of kernel file; writes the page.
 Status FinishZeroPage(memory::GuestMemory& memory, const BootRequest& request, ZeroPage& page) {
-  if (request.memory_map.size() > kMaxE820Entries)
-    return Fail("a memory map of {} entries", request.memory_map.size());
+  if (request.memory_map.size() > kMaxE820Entries) return Fail("a memory map of {} entries", request.memory_map.size());
   page[kE820Count] = static_cast<uint8_t>(request.memory_map.size());
   size_t at = kE820Table;
   for (const MemoryMapEntry& entry : request.memory_map) {
@@ -136,11 +135,10 @@ Result<LoadedKernel> LoadBzImage(memory::GuestMemory& memory, const BootRequest&
   const uint64_t init_bytes = Get<uint32_t>(file, kInitSize);
   const uint64_t load_address = Get<uint64_t>(file, kPreferredAddress);
   NACRE_TRY_STATUS(CheckAddresses(memory, load_address, init_bytes, payload_bytes));
-  NACRE_TRY_STATUS(LoadBytes(memory, GuestPhys(load_address),
-                             std::span(file).subspan(payload_at, payload_bytes), payload_bytes));
-  NACRE_TRY_STATUS(WriteCommandLine(
-      memory, request.command_line,
-      std::min<uint64_t>(Get<uint32_t>(file, kCommandLineSize), kCommandLineMax - 1)));
+  NACRE_TRY_STATUS(
+      LoadBytes(memory, GuestPhys(load_address), std::span(file).subspan(payload_at, payload_bytes), payload_bytes));
+  NACRE_TRY_STATUS(WriteCommandLine(memory, request.command_line,
+                                    std::min<uint64_t>(Get<uint32_t>(file, kCommandLineSize), kCommandLineMax - 1)));
 
   ZeroPage page{};
   const size_t header_end = std::clamp<size_t>(kSignature + file[kHeaderLength], kInitSize + 4, kHeaderEnd);

@@ -1,7 +1,8 @@
 #pragma once
-// Direct boot: puts a kernel, its initrd or modules and its command line into guest memory and says in which CPU state it
-// starts. The kind of kernel is found by looking: Linux bzImage (64-bit entry, or 32-bit for i386 kernels), multiboot 1,
-// ELF with a PVH note, Linux vmlinux without. Called by the machine before any vCPU runs, and again at a reset. One thread.
+// Direct boot: puts a kernel, its initrd or modules and its command line into guest memory and says in which CPU state
+// it starts. The kind of kernel is found by looking: Linux bzImage (64-bit entry, or 32-bit for i386 kernels),
+// multiboot 1, ELF with a PVH note, Linux vmlinux without. Called by the machine before any vCPU runs, and again at a
+// reset. One thread.
 //
 // Every file is hostile: each offset and size taken from one is checked against the file and the guest's memory.
 // Failures name the file and the cause.

@@ -49,12 +49,24 @@ class Mutator {
       // Headers more often than the rest.
       const uint64_t at = Below(Below(4) ? std::min<uint64_t>(bad.size() - 8, 0x400) : bad.size() - 8);
       switch (Below(6)) {
-        case 0: bad[at] ^= static_cast<uint8_t>(1 << Below(8)); break;
-        case 1: bad[at] = static_cast<uint8_t>(random_()); break;
-        case 2: Set(bad, at, Number(), 2); break;
-        case 3: Set(bad, at & ~3ull, Number(), 4); break;
-        case 4: Set(bad, at & ~7ull, Number(), 8); break;
-        default: bad.resize(Below(bad.size())); break;
+        case 0:
+          bad[at] ^= static_cast<uint8_t>(1 << Below(8));
+          break;
+        case 1:
+          bad[at] = static_cast<uint8_t>(random_());
+          break;
+        case 2:
+          Set(bad, at, Number(), 2);
+          break;
+        case 3:
+          Set(bad, at & ~3ull, Number(), 4);
+          break;
+        case 4:
+          Set(bad, at & ~7ull, Number(), 8);
+          break;
+        default:
+          bad.resize(Below(bad.size()));
+          break;
       }
     }
     return bad;
@@ -64,11 +76,16 @@ class Mutator {
  private:
   uint64_t Number() {
     switch (Below(5)) {
-      case 0: return random_();
-      case 1: return 0 - Below(4097);
-      case 2: return uint64_t{1} << Below(64);
-      case 3: return (uint64_t{1} << Below(64)) - Below(4097);
-      default: return Below(0x2000);
+      case 0:
+        return random_();
+      case 1:
+        return 0 - Below(4097);
+      case 2:
+        return uint64_t{1} << Below(64);
+      case 3:
+        return (uint64_t{1} << Below(64)) - Below(4097);
+      default:
+        return Below(0x2000);
     }
   }
   static void Set(KernelFile& file, uint64_t at, uint64_t value, unsigned bytes) {
@@ -103,7 +120,8 @@ class LoaderFuzz : public testing::Test {
     uint64_t refused = 0;
     for (uint64_t i = 0; i < cases; ++i) refused += !Load(mutator.Mutate(good));
     EXPECT_GT(refused, 0u);
-    for (size_t length = 0; length < good.size(); length += 1 + length / 256) (void)Load({good.begin(), good.begin() + static_cast<std::ptrdiff_t>(length)});
+    for (size_t length = 0; length < good.size(); length += 1 + length / 256)
+      (void)Load({good.begin(), good.begin() + static_cast<std::ptrdiff_t>(length)});
   }
 
   std::unique_ptr<memory::GuestMemory> memory_;

@@ -27,8 +27,8 @@ class LoaderTest : public testing::Test {
   }
 
   std::string MakeFile(const KernelFile& content) {
-    std::string path = testing::TempDir() + "nacre-loader-" + std::to_string(getpid()) + "-" +
-                       std::to_string(made_.size());
+    std::string path =
+        testing::TempDir() + "nacre-loader-" + std::to_string(getpid()) + "-" + std::to_string(made_.size());
     std::ofstream(path, std::ios::binary)
         .write(reinterpret_cast<const char*>(content.data()), static_cast<std::streamsize>(content.size()));
     made_.push_back(path);
@@ -140,7 +140,8 @@ TEST_F(LoaderTest, RefusesWhatDoesNotFit) {
 TEST_F(LoaderTest, PvhGetsStartInfo) {
   request_.initrds = {MakeFile(KernelFile(100, 7)) + " first module"};
   for (const bool wide : {false, true}) {
-    const auto loaded = Load(wide ? Elf<Elf64_Ehdr, Elf64_Phdr>(kMiB + 0x20) : Elf<Elf32_Ehdr, Elf32_Phdr>(kMiB + 0x20));
+    const auto loaded =
+        Load(wide ? Elf<Elf64_Ehdr, Elf64_Phdr>(kMiB + 0x20) : Elf<Elf32_Ehdr, Elf32_Phdr>(kMiB + 0x20));
     ASSERT_TRUE(loaded) << loaded.error().message;
     EXPECT_EQ(loaded->protocol, "PVH");
     EXPECT_EQ(loaded->state.rip, kMiB + 0x20);

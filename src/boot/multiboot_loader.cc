@@ -24,9 +24,9 @@ constexpr uint32_t kInfoMemory = 1 << 0, kInfoCommandLine = 1 << 2, kInfoModules
                    kInfoLoaderName = 1 << 9;
 
 struct Info {
-  uint32_t flags = 0, memory_lower_kib = 0, memory_upper_kib = 0, boot_device = 0, command_line = 0,
-           module_count = 0, modules = 0, symbols[4] = {}, map_bytes = 0, map = 0, drives_bytes = 0, drives = 0,
-           config_table = 0, loader_name = 0, apm_table = 0;
+  uint32_t flags = 0, memory_lower_kib = 0, memory_upper_kib = 0, boot_device = 0, command_line = 0, module_count = 0,
+           modules = 0, symbols[4] = {}, map_bytes = 0, map = 0, drives_bytes = 0, drives = 0, config_table = 0,
+           loader_name = 0, apm_table = 0;
 };
 static_assert(sizeof(Info) == 72);
 
@@ -56,8 +56,7 @@ std::optional<FoundHeader> FindHeader(std::span<const uint8_t> file) {
     FoundHeader found;
     found.offset = at;
     std::memcpy(&found.header, file.data() + at, 12);
-    if (found.header.magic != kHeaderMagic ||
-        found.header.magic + found.header.flags + found.header.checksum != 0)
+    if (found.header.magic != kHeaderMagic || found.header.magic + found.header.flags + found.header.checksum != 0)
       continue;
     // The address fields may be missing at the end of the file: then they read as zero and are refused below.
     std::memcpy(&found.header, file.data() + at, std::min(sizeof(Header), file.size() - at));
@@ -71,11 +70,9 @@ struct Loaded {
 };
 
 /// The "a.out kludge" (section 3.1.3): the header says which part of the file goes where.
-Result<Loaded> LoadByAddresses(memory::GuestMemory& memory, std::span<const uint8_t> file,
-                               const FoundHeader& found) {
+Result<Loaded> LoadByAddresses(memory::GuestMemory& memory, std::span<const uint8_t> file, const FoundHeader& found) {
   const Header& header = found.header;
-  if (header.load_address > header.header_address ||
-      header.header_address - header.load_address > found.offset)
+  if (header.load_address > header.header_address || header.header_address - header.load_address > found.offset)
     return Fail("the multiboot header's load address {:#x} lies before the file's start", header.load_address);
   const uint64_t start = found.offset - (header.header_address - header.load_address);
   const uint64_t available = file.size() - start;
@@ -98,8 +95,7 @@ Result<Loaded> LoadByAddresses(memory::GuestMemory& memory, std::span<const uint
 
 Result<Loaded> LoadFile(memory::GuestMemory& memory, const KernelFile& file, const FoundHeader& found) {
   if (found.header.flags & kUnknownRequired)
-    return Fail("the multiboot header requires features that Nacre does not know (flags {:#x})",
-                found.header.flags);
+    return Fail("the multiboot header requires features that Nacre does not know (flags {:#x})", found.header.flags);
   if (found.header.flags & kHasAddresses) return LoadByAddresses(memory, file, found);
   if (!ElfImage::HasMagic(file)) return Fail("a multiboot header without addresses in a file that is not ELF");
   const ElfImage elf = NACRE_TRY(ElfImage::Parse(file));
@@ -110,8 +106,8 @@ bool WriteMemoryMap(memory::GuestMemory& memory, const BootRequest& request, Inf
   bool written = true;
   GuestPhys at = kMapAddress;
   for (const MemoryMapEntry& range : request.memory_map) {
-    written &= memory.WriteValue(
-        at, MapEntry{20, range.start.value, range.size_bytes, static_cast<uint32_t>(range.type)});
+    written &=
+        memory.WriteValue(at, MapEntry{20, range.start.value, range.size_bytes, static_cast<uint32_t>(range.type)});
     at = at + sizeof(MapEntry);
   }
   info.map = static_cast<uint32_t>(kMapAddress.value);
@@ -126,16 +122,14 @@ bool WriteMemoryMap(memory::GuestMemory& memory, const BootRequest& request, Inf
 
 bool IsMultiboot(const KernelFile& file) { return FindHeader(file).has_value(); }
 
-Result<LoadedKernel> LoadMultiboot(memory::GuestMemory& memory, const BootRequest& request,
-                                   const KernelFile& file) {
+Result<LoadedKernel> LoadMultiboot(memory::GuestMemory& memory, const BootRequest& request, const KernelFile& file) {
   const auto found = FindHeader(file);
   if (!found) return Fail("no multiboot header");
   const Loaded kernel = NACRE_TRY(LoadFile(memory, file, *found));
   if (!memory.IsRam(kernel.entry, 1) || kernel.entry.value >= 4 * kGiB)
     return Fail("the entry {:#x} is not in memory", kernel.entry.value);
   if (request.initrds.size() > kMaxModules) return Fail("more than {} modules", kMaxModules);
-  if (request.memory_map.size() > kMaxMapEntries)
-    return Fail("a memory map of {} entries", request.memory_map.size());
+  if (request.memory_map.size() > kMaxMapEntries) return Fail("a memory map of {} entries", request.memory_map.size());
 
   // The first word of the command line is the kernel's name, as GRUB and others pass it.
   NACRE_TRY_STATUS(WriteCommandLine(

@@ -37,11 +37,10 @@ Result<LoadedKernel> LoadPvh(memory::GuestMemory& memory, const BootRequest& req
   if (!memory.IsRam(entry, 1) || entry.value >= 4 * kGiB)
     return Fail("the PVH entry {:#x} is not in memory", entry.value);
   if (request.initrds.size() > kMaxModules) return Fail("more than {} modules", kMaxModules);
-  if (request.memory_map.size() > kMaxMapEntries)
-    return Fail("a memory map of {} entries", request.memory_map.size());
+  if (request.memory_map.size() > kMaxMapEntries) return Fail("a memory map of {} entries", request.memory_map.size());
   NACRE_TRY_STATUS(WriteCommandLine(memory, request.command_line, kCommandLineMax - 1));
-  const auto modules = NACRE_TRY(LoadModules(memory, request, end, kModuleTableAddress + kStringsOffset,
-                                             kModuleTableBytes - kStringsOffset));
+  const auto modules = NACRE_TRY(
+      LoadModules(memory, request, end, kModuleTableAddress + kStringsOffset, kModuleTableBytes - kStringsOffset));
   bool written = true;
   GuestPhys at = kModuleTableAddress;
   for (const LoadedModule& module : modules) {
@@ -50,8 +49,8 @@ Result<LoadedKernel> LoadPvh(memory::GuestMemory& memory, const BootRequest& req
   }
   at = kMapAddress;
   for (const MemoryMapEntry& range : request.memory_map) {
-    written &= memory.WriteValue(
-        at, MapEntry{range.start.value, range.size_bytes, static_cast<uint32_t>(range.type), 0});
+    written &=
+        memory.WriteValue(at, MapEntry{range.start.value, range.size_bytes, static_cast<uint32_t>(range.type), 0});
     at = at + sizeof(MapEntry);
   }
   StartInfo info;

@@ -26,15 +26,29 @@ struct LaterCommand {
 };
 constexpr std::string_view kUseRun = "use `nacre run` with files of your own";
 constexpr std::array kLaterCommands = std::to_array<LaterCommand>({
-    {"create", kUseRun},   {"start", kUseRun},    {"stop", "end a guest with Ctrl-] or SIGTERM"},
-    {"kill", kUseRun},     {"pause", kUseRun},    {"resume", kUseRun},
-    {"rm", kUseRun},       {"ls", kUseRun},       {"inspect", kUseRun},
-    {"stats", "use `nacre run --engine-stats`"},  {"logs", "use `nacre run --serial file:PATH`"},
-    {"console", kUseRun},  {"exec", "use `nacre run -- COMMAND`"},
-    {"cp", kUseRun},       {"snapshot", "use --disk FILE,snapshot to throw writes away"},
-    {"restore", kUseRun},  {"clone", kUseRun},    {"export", kUseRun},
-    {"import", kUseRun},   {"migrate", kUseRun},  {"image", kUseRun},
-    {"serve", kUseRun},    {"bench", "use `make bench` in the source folder"},
+    {"create", kUseRun},
+    {"start", kUseRun},
+    {"stop", "end a guest with Ctrl-] or SIGTERM"},
+    {"kill", kUseRun},
+    {"pause", kUseRun},
+    {"resume", kUseRun},
+    {"rm", kUseRun},
+    {"ls", kUseRun},
+    {"inspect", kUseRun},
+    {"stats", "use `nacre run --engine-stats`"},
+    {"logs", "use `nacre run --serial file:PATH`"},
+    {"console", kUseRun},
+    {"exec", "use `nacre run -- COMMAND`"},
+    {"cp", kUseRun},
+    {"snapshot", "use --disk FILE,snapshot to throw writes away"},
+    {"restore", kUseRun},
+    {"clone", kUseRun},
+    {"export", kUseRun},
+    {"import", kUseRun},
+    {"migrate", kUseRun},
+    {"image", kUseRun},
+    {"serve", kUseRun},
+    {"bench", "use `make bench` in the source folder"},
 });
 
 int UnknownCommand(std::string_view name) {

@@ -51,8 +51,7 @@ std::string GeneratedCodeState() {
   const Fd fd(memfd_create("nacre-doctor", MFD_CLOEXEC));
   if (!fd.valid() || ftruncate(fd.get(), kPageSize) != 0) return fmt::format("no: memfd: {}", std::strerror(errno));
   void* code = mmap(nullptr, kPageSize, PROT_READ | PROT_EXEC, MAP_SHARED, fd.get(), 0);
-  if (code == MAP_FAILED)
-    return fmt::format("no: executable mapping: {} (use --engine interp)", std::strerror(errno));
+  if (code == MAP_FAILED) return fmt::format("no: executable mapping: {} (use --engine interp)", std::strerror(errno));
   munmap(code, kPageSize);
   return "allowed";
 }
@@ -114,8 +113,8 @@ std::string Doctor() {
   line("  x86-64-v2", ModelState("x86-64-v2"));
   line("  x86-64-v3", ModelState("x86-64-v3"));
   if (const auto model = x86::CpuModel::Create("default", {}))
-    line("  guests get", fmt::format("{} at {} MHz unless --cpu says otherwise", model->name(),
-                                     model->tsc_khz() / 1000));
+    line("  guests get",
+         fmt::format("{} at {} MHz unless --cpu says otherwise", model->name(), model->tsc_khz() / 1000));
   line("Memory", MemoryState());
   line("KVM", KvmState());
   line("Generated code", GeneratedCodeState());

@@ -74,8 +74,10 @@ Result<PreparedGuest> DefaultGuest() {
   if (auto guest = find()) return *guest;
   const auto tree = SourceTree();
   if (!tree)
-    return Fail("the default guest is not prepared: run `make run` in Nacre's source folder once, set NACRE_HOME to "
-                "where guests/{} is, or boot your own kernel with --kernel", kDefaultKind);
+    return Fail(
+        "the default guest is not prepared: run `make run` in Nacre's source folder once, set NACRE_HOME to "
+        "where guests/{} is, or boot your own kernel with --kernel",
+        kDefaultKind);
   NACRE_TRY_STATUS(Prepare(*tree / kPrepareScript));
   if (auto guest = find()) return *guest;
   return Fail("{} made no guest {}", (*tree / kPrepareScript).string(), kDefaultKind);

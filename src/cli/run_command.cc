@@ -29,8 +29,9 @@ void PassTerminalSize(Machine& machine) {
   if (const auto size = RawTerminal::CurrentSize()) machine.ResizeConsole(size->columns, size->rows);
 }
 
-/// Turns SIGINT, SIGTERM and SIGHUP into Machine::Stop while it lives, and follows the terminal (SIGCONT, SIGWINCH). The signals stay blocked afterwards: the process
-/// is about to exit, and restoring the terminal must not be interrupted.
+/// Turns SIGINT, SIGTERM and SIGHUP into Machine::Stop while it lives, and follows the terminal (SIGCONT, SIGWINCH).
+/// The signals stay blocked afterwards: the process is about to exit, and restoring the terminal must not be
+/// interrupted.
 class StopSignals {
  public:
   /// Before any thread is made, so that all inherit the mask.
@@ -121,12 +122,21 @@ Status UseDefaultGuest(RunOptions& options) {
 int ReportEnd(const machine::RunResult& result, int signal_number) {
   switch (result.reason) {
     case EndReason::kPowerOff:
-    case EndReason::kReset: return kExitDone;
-    case EndReason::kDebugExit: return static_cast<int>(((result.debug_exit_value << 1) | 1) & 0xff);
-    case EndReason::kLeft: return signal_number ? 128 + signal_number : kExitDone;
-    case EndReason::kGuestCrash: fmt::print(stderr, "nacre: the guest crashed: {}", result.detail); break;
-    case EndReason::kEngineError: fmt::print(stderr, "nacre: the engine stopped: {}", result.detail); break;
-    case EndReason::kTimeout: fmt::print(stderr, "nacre: the time given by --timeout is over\n"); return kExitTimeout;
+    case EndReason::kReset:
+      return kExitDone;
+    case EndReason::kDebugExit:
+      return static_cast<int>(((result.debug_exit_value << 1) | 1) & 0xff);
+    case EndReason::kLeft:
+      return signal_number ? 128 + signal_number : kExitDone;
+    case EndReason::kGuestCrash:
+      fmt::print(stderr, "nacre: the guest crashed: {}", result.detail);
+      break;
+    case EndReason::kEngineError:
+      fmt::print(stderr, "nacre: the engine stopped: {}", result.detail);
+      break;
+    case EndReason::kTimeout:
+      fmt::print(stderr, "nacre: the time given by --timeout is over\n");
+      return kExitTimeout;
   }
   return kExitGuestCrashed;
 }

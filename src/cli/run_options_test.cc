@@ -23,11 +23,39 @@ TEST(RunOptions, DefaultsAreTheDefaultGuestWithUserNetwork) {
 }
 
 TEST(RunOptions, EveryOptionOfTheContract) {
-  const auto options =
-      Parse({"--kernel", "k", "--initrd", "i", "--append", "a b", "--append=c", "--disk", "d.img,format=raw,bus=virtio,readonly",
-             "--disk=e.img,snapshot", "--memory", "1G", "--cpus", "1", "--cpu", "x86-64-v2", "--engine", "interp",
-             "--net", "user,forward=tcp:127.0.0.1:2222-:22", "--display", "none", "--serial", "file:out,1",
-             "--console", "file:hvc", "--debug-exit", "--no-reboot", "--timeout", "2m", "--engine-stats", "--balloon", "off"});
+  const auto options = Parse({"--kernel",
+                              "k",
+                              "--initrd",
+                              "i",
+                              "--append",
+                              "a b",
+                              "--append=c",
+                              "--disk",
+                              "d.img,format=raw,bus=virtio,readonly",
+                              "--disk=e.img,snapshot",
+                              "--memory",
+                              "1G",
+                              "--cpus",
+                              "1",
+                              "--cpu",
+                              "x86-64-v2",
+                              "--engine",
+                              "interp",
+                              "--net",
+                              "user,forward=tcp:127.0.0.1:2222-:22",
+                              "--display",
+                              "none",
+                              "--serial",
+                              "file:out,1",
+                              "--console",
+                              "file:hvc",
+                              "--debug-exit",
+                              "--no-reboot",
+                              "--timeout",
+                              "2m",
+                              "--engine-stats",
+                              "--balloon",
+                              "off"});
   ASSERT_TRUE(options) << options.error().message;
   const machine::MachineConfig& config = options->machine;
   EXPECT_FALSE(options->default_guest);
@@ -74,10 +102,18 @@ TEST(RunOptions, StandardInputServesOneConsole) {
 }
 
 TEST(RunOptions, WhatIsNotThereYetSaysSo) {
-  for (const auto& words : std::vector<std::vector<std::string_view>>{
-           {"--firmware", "bios"}, {"--cdrom", "x"}, {"--floppy", "x"}, {"--display", "vnc:127.0.0.1:5900"},
-           {"--net", "switch:a"}, {"--net", "tap:tap0"}, {"--disk", "a,format=qcow2"}, {"--disk", "a,bus=ide"},
-           {"--control", "x"}, {"--engine", "kvm"}, {"--cpus", "2"}, {"debian"}}) {
+  for (const auto& words : std::vector<std::vector<std::string_view>>{{"--firmware", "bios"},
+                                                                      {"--cdrom", "x"},
+                                                                      {"--floppy", "x"},
+                                                                      {"--display", "vnc:127.0.0.1:5900"},
+                                                                      {"--net", "switch:a"},
+                                                                      {"--net", "tap:tap0"},
+                                                                      {"--disk", "a,format=qcow2"},
+                                                                      {"--disk", "a,bus=ide"},
+                                                                      {"--control", "x"},
+                                                                      {"--engine", "kvm"},
+                                                                      {"--cpus", "2"},
+                                                                      {"debian"}}) {
     const auto options = ParseRun(words);
     ASSERT_FALSE(options) << words[0];
     EXPECT_NE(options.error().message.find("not there yet"), std::string::npos) << options.error().message;

@@ -45,9 +45,10 @@ Result<CodeBuffer> CodeBuffer::Create(size_t size_bytes) {
   buffer.size_bytes_ = size_bytes;
   void* exec_view = mmap(nullptr, size_bytes, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_NORESERVE, fd.get(), 0);
   if (exec_view == MAP_FAILED)
-    return FailErrno("cannot map {} bytes of executable memory (is execution of memory files forbidden here: SELinux, "
-                     "vm.memfd_noexec, seccomp?)",
-                     size_bytes);
+    return FailErrno(
+        "cannot map {} bytes of executable memory (is execution of memory files forbidden here: SELinux, "
+        "vm.memfd_noexec, seccomp?)",
+        size_bytes);
   buffer.exec_base_ = static_cast<const uint8_t*>(exec_view);
   return buffer;
 }

@@ -46,9 +46,9 @@ class VcpuHost {
 enum RequestBits : uint32_t {
   kRequestInterrupt = 1 << 0,  ///< level: the local APIC or PIC has something for AcknowledgeInterrupt
   kRequestNmi = 1 << 1,
-  kRequestInit = 1 << 2,       ///< leave Run with ExitReason::kInit
-  kRequestStop = 1 << 3,       ///< leave Run with ExitReason::kStop at the next boundary
-  kRequestEngine = 1 << 4      ///< engine-internal work (TLB shoot-down, code invalidation)
+  kRequestInit = 1 << 2,   ///< leave Run with ExitReason::kInit
+  kRequestStop = 1 << 3,   ///< leave Run with ExitReason::kStop at the next boundary
+  kRequestEngine = 1 << 4  ///< engine-internal work (TLB shoot-down, code invalidation)
 };
 
 enum class ExitReason : uint8_t {

@@ -7,9 +7,9 @@
 // Threads: registration on any thread; a range must stay registered while any thread may run in it. Handlers run on the
 // faulting thread as a signal handler: async-signal-safe code only, on the thread's SignalStack if it has one.
 
+#include <ucontext.h>
 #include <csignal>
 #include <cstddef>
-#include <ucontext.h>
 
 #include "base/result.h"
 

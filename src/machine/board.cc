@@ -15,8 +15,8 @@ namespace nacre::machine {
 
 namespace {
 
-/// PIRQA-D share the two ISA interrupts that nothing else uses, as PC chipsets wire them: they work through the 8259s and
-/// through the IO-APIC alike.
+/// PIRQA-D share the two ISA interrupts that nothing else uses, as PC chipsets wire them: they work through the 8259s
+/// and through the IO-APIC alike.
 constexpr std::array<uint8_t, 4> kPciIrqs{10, 11, 10, 11};
 /// Between the end of low RAM (at most 3 GiB) and the IO-APIC.
 constexpr uint64_t kPciMemory32First = 0xc0000000, kPciMemory32End = 0xfec00000;
@@ -27,7 +27,8 @@ Result<std::unique_ptr<FdConsole>> OpenStream(const SerialConfig& config, std::s
                                               const Board::Wiring& wiring) {
   FdConsole::Options options;
   switch (config.kind) {
-    case SerialKind::kNone: break;
+    case SerialKind::kNone:
+      break;
     case SerialKind::kStdio:
       options = {config.input ? STDIN_FILENO : -1, STDOUT_FILENO, config.terminal, wiring.leave};
       break;
@@ -73,8 +74,7 @@ Status Board::Build(const Wiring& wiring) {
 
 void Board::BuildInterrupts(const Wiring& wiring) {
   for (unsigned i = 0; i < wiring.cpus.size(); ++i) {
-    local_apics_.push_back(
-        std::make_unique<devices::LocalApic>(i, apic_bus_, *loop_, *wiring.tsc, *wiring.cpus[i]));
+    local_apics_.push_back(std::make_unique<devices::LocalApic>(i, apic_bus_, *loop_, *wiring.tsc, *wiring.cpus[i]));
     devices_.push_back(local_apics_.back().get());
   }
   Keep(pic_, std::make_unique<devices::Pic8259>(apic_bus_.lint0()));
@@ -84,14 +84,13 @@ void Board::BuildInterrupts(const Wiring& wiring) {
   MapPorts(devices::Pic8259::kMasterPort, 2, pic_->master_io(), "pic");
   MapPorts(devices::Pic8259::kSlavePort, 2, pic_->slave_io(), "pic");
   MapPorts(devices::Pic8259::kElcrPort, 2, pic_->elcr_io(), "pic");
-  mappings_.push_back(
-      memory_bus_.Add(devices::IoApic::kDefaultBase, devices::IoApic::kSize, *io_apic_, "ioapic"));
+  mappings_.push_back(memory_bus_.Add(devices::IoApic::kDefaultBase, devices::IoApic::kSize, *io_apic_, "ioapic"));
 }
 
 void Board::BuildLegacy(const Wiring& wiring) {
   devices::MachineControl& control = *wiring.control;
-  Keep(kvm_clock_, std::make_unique<devices::KvmClock>(static_cast<unsigned>(wiring.cpus.size()), *memory_,
-                                                       *loop_, *wiring.tsc, wall_clock_));
+  Keep(kvm_clock_, std::make_unique<devices::KvmClock>(static_cast<unsigned>(wiring.cpus.size()), *memory_, *loop_,
+                                                       *wiring.tsc, wall_clock_));
   Keep(acpi_pm_, std::make_unique<devices::AcpiPm>(*loop_, NewIrq(devices::AcpiPm::kSciIrq), control));
   MapPorts(devices::AcpiPm::kPmBase, devices::AcpiPm::kPmSize, acpi_pm_->io(), "acpi-pm");
   MapPorts(devices::AcpiPm::kGpeBase, devices::AcpiPm::kGpeSize, acpi_pm_->gpe_io(), "acpi-pm");
@@ -130,8 +129,8 @@ Status Board::BuildSerial(const Wiring& wiring) {
 Status Board::BuildConsole(const Wiring& wiring) {
   if (config_->console.kind == SerialKind::kNone) return {};
   console_stream_ = NACRE_TRY(OpenStream(config_->console, "--console", console_file_, wiring));
-  auto device = NACRE_TRY(
-      devices::VirtioConsole::Create({.ports = {{.backend = console_stream_.get()}}}, *memory_, *loop_));
+  auto device =
+      NACRE_TRY(devices::VirtioConsole::Create({.ports = {{.backend = console_stream_.get()}}}, *memory_, *loop_));
   virtio_console_ = device.get();
   return AttachVirtio(std::move(device));
 }
@@ -146,8 +145,8 @@ void Board::BuildPci(const Wiring&) {
 }
 
 Status Board::AttachVirtio(std::unique_ptr<devices::VirtioDevice> device) {
-  auto transport = std::make_unique<devices::VirtioPci>(
-      std::move(device), devices::PciWiring{&ports_, &memory_bus_, &apic_bus_});
+  auto transport =
+      std::make_unique<devices::VirtioPci>(std::move(device), devices::PciWiring{&ports_, &memory_bus_, &apic_bus_});
   NACRE_TRY(pci_->AttachAnywhere(*transport));
   devices_.push_back(transport.get());
   virtio_.push_back(std::move(transport));
@@ -166,8 +165,8 @@ Status Board::BuildDisks(const Wiring&) {
         disk_io_));
     if (disk.snapshot && !disk.read_only)
       medium = NACRE_TRY(storage::SnapshotDisk::Create(std::move(medium), disk_io_));
-    auto device = NACRE_TRY(devices::VirtioBlock::Create({.name = fmt::format("virtio-blk{}", i)},
-                                                         std::move(medium), *memory_, *loop_));
+    auto device = NACRE_TRY(
+        devices::VirtioBlock::Create({.name = fmt::format("virtio-blk{}", i)}, std::move(medium), *memory_, *loop_));
     NACRE_TRY_STATUS(AttachVirtio(std::move(device)));
   }
   return {};
@@ -197,8 +196,12 @@ Status Board::PrepareDirectBoot() {
     ports_.Write(port, 1, ports_.Read(port, 1) | Bit(irq % 8));
   }
   // 64-bit base addresses go below 4 GiB too: guests without PAE reach nothing else.
-  return pci_->AssignResources({.io_start = kPciIoFirst, .io_end = 0x10000, .memory32_start = kPciMemory32First,
-                                .memory32_end = kPciMemory32End, .memory64_start = 0, .memory64_end = 0});
+  return pci_->AssignResources({.io_start = kPciIoFirst,
+                                .io_end = 0x10000,
+                                .memory32_start = kPciMemory32First,
+                                .memory32_end = kPciMemory32End,
+                                .memory64_start = 0,
+                                .memory64_end = 0});
 }
 
 boot::AcpiConfig Board::AcpiDescription() const {

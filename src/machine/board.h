@@ -128,7 +128,7 @@ class Board {
   std::unique_ptr<devices::PciHost> pci_;
   std::vector<std::unique_ptr<devices::VirtioPci>> virtio_;
   devices::VirtioConsole* virtio_console_ = nullptr;  ///< in virtio_; null: there is none
-  std::vector<bus::Device*> devices_;  ///< in reset order
+  std::vector<bus::Device*> devices_;                 ///< in reset order
   std::vector<bus::Mapping> mappings_;
 };
 

@@ -18,8 +18,8 @@ std::vector<uint8_t> CodeBytes(const x86::CpuState& state, memory::GuestMemory& 
   for (uint64_t i = 0; i < 15; ++i) {
     uint64_t linear = base + state.rip + i;
     if (!state.code64()) linear &= 0xffffffff;
-    const x86::Translation at = x86::WalkPages(memory, state, GuestVirt(linear),
-                                               {.access = x86::Access::kRead, .set_bits = false});
+    const x86::Translation at =
+        x86::WalkPages(memory, state, GuestVirt(linear), {.access = x86::Access::kRead, .set_bits = false});
     uint8_t byte = 0;
     if (!at.ok || !memory.ReadValue(at.address, byte)) break;
     bytes.push_back(byte);
@@ -43,8 +43,8 @@ std::string CrashReport(const x86::CpuState& state, memory::GuestMemory& memory,
                                     "R8 ", "R9 ", "R10", "R11", "R12", "R13", "R14", "R15"};
   for (unsigned i = 0; i < 16; ++i)
     text += fmt::format("{}{} {:016x}", i % 4 == 0 ? (i ? "\n  " : "  ") : "  ", kNames[i], state.gpr[i]);
-  text += fmt::format("\n  IDT {:016x} limit {:04x}  GDT {:016x} limit {:04x}\n", state.idtr.base,
-                      state.idtr.limit, state.gdtr.base, state.gdtr.limit);
+  text += fmt::format("\n  IDT {:016x} limit {:04x}  GDT {:016x} limit {:04x}\n", state.idtr.base, state.idtr.limit,
+                      state.gdtr.base, state.gdtr.limit);
   const auto bytes = CodeBytes(state, memory);
   if (bytes.empty()) return text + "  no code can be read at RIP\n";
   text += fmt::format("  code at RIP: {:02x}", fmt::join(bytes, " "));

@@ -1,5 +1,6 @@
 #pragma once
-// What a CPU was at when the guest died, as text for the user. Changes nothing in the guest. Any thread, the CPU parked.
+// What a CPU was at when the guest died, as text for the user. Changes nothing in the guest. Any thread, the CPU
+// parked.
 
 #include <string>
 

@@ -56,7 +56,7 @@ class FdConsole final : public CharBackend {
   bool input_is_file_ = false;  ///< cannot be watched, is always ready
   bool output_ended_ = false;
   bool read_posted_ = false, write_posted_ = false;
-  std::vector<uint8_t> input_;   ///< read and not delivered yet
+  std::vector<uint8_t> input_;  ///< read and not delivered yet
   std::vector<uint8_t> output_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  ///< for posted work that outlives this
 };

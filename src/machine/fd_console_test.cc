@@ -107,7 +107,9 @@ TEST_F(FdConsoleTest, LeaveKeyWorksWhileTheGuestReadsNothing) {
   Make(in_[0], true);
   Send("abc");
   Spin();
-  Send("d\x1d" "e");
+  Send(
+      "d\x1d"
+      "e");
   Spin();
   EXPECT_TRUE(left_);
   GiveRoom(100);

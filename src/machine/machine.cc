@@ -51,12 +51,17 @@ Status Machine::Build() {
   tsc_ = std::make_unique<HostGuestTsc>(*loop_, model_->tsc_khz());
   engine_ = NACRE_TRY(MakeEngine());
 
-  Board::Wiring wiring{.config = &config_, .memory = memory_.get(), .loop = loop_.get(), .tsc = tsc_.get(),
-                       .control = this, .leave = [this] { Stop(); }, .cpus = {}};
+  Board::Wiring wiring{.config = &config_,
+                       .memory = memory_.get(),
+                       .loop = loop_.get(),
+                       .tsc = tsc_.get(),
+                       .control = this,
+                       .leave = [this] { Stop(); },
+                       .cpus = {}};
   board_ = std::make_unique<Board>();
   for (unsigned i = 0; i < config_.cpu_count; ++i) {
-    hosts_.push_back(std::make_unique<CpuHost>(
-        i, CpuHost::Wiring{&device_lock_, &board_->ports(), &board_->memory_bus()}));
+    hosts_.push_back(
+        std::make_unique<CpuHost>(i, CpuHost::Wiring{&device_lock_, &board_->ports(), &board_->memory_bus()}));
     wiring.cpus.push_back(hosts_.back().get());
   }
   {
@@ -293,11 +298,10 @@ std::string Machine::StatisticsText() const {
   for (unsigned i = 0; i < runners_.size(); ++i) {
     section(fmt::format("cpu {}", i), runners_[i]->Statistics());
     const CpuHost& host = *hosts_[i];
-    section(fmt::format("cpu {} and the devices", i),
-            {{"port accesses", host.exits(CpuHost::kPort)},
-             {"memory-mapped accesses", host.exits(CpuHost::kMmio)},
-             {"machine MSR accesses", host.exits(CpuHost::kMsr)},
-             {"interrupts taken", host.exits(CpuHost::kInterrupt)}});
+    section(fmt::format("cpu {} and the devices", i), {{"port accesses", host.exits(CpuHost::kPort)},
+                                                       {"memory-mapped accesses", host.exits(CpuHost::kMmio)},
+                                                       {"machine MSR accesses", host.exits(CpuHost::kMsr)},
+                                                       {"interrupts taken", host.exits(CpuHost::kInterrupt)}});
   }
   section("device traffic (reads and writes)", board_->Traffic());
   return text;

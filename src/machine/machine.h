@@ -1,9 +1,9 @@
 #pragma once
-// One virtual machine from power-on to its end: guest memory, the board, an engine with its CPUs, and the control thread
-// that starts, resets, pauses and stops them.
+// One virtual machine from power-on to its end: guest memory, the board, an engine with its CPUs, and the control
+// thread that starts, resets, pauses and stops them.
 //
-// Threads: Create, Run and the destructor on one control thread. Devices and CPU threads report to it by Request..., which
-// like Stop may be called from any thread, with or without the device lock.
+// Threads: Create, Run and the destructor on one control thread. Devices and CPU threads report to it by Request...,
+// which like Stop may be called from any thread, with or without the device lock.
 
 #include <condition_variable>
 #include <memory>

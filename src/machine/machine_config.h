@@ -49,11 +49,11 @@ struct MachineConfig {
   std::string cpu_model = "default";
   EngineKind engine = EngineKind::kJit;
   uint64_t lockstep_from = 0;  ///< RIP at which lockstep starts to compare
-  bool lockstep = false;  ///< jit: run beside interp and stop at the first difference
+  bool lockstep = false;       ///< jit: run beside interp and stop at the first difference
 
   std::vector<DiskConfig> disks;
   std::vector<NetworkConfig> networks;
-  SerialConfig serial;                                ///< ttyS0; there is a port even where it leads nowhere
+  SerialConfig serial;                              ///< ttyS0; there is a port even where it leads nowhere
   SerialConfig console{.kind = SerialKind::kNone};  ///< hvc0; kNone: no such device. Not kStdio together with serial
   bool balloon = true;
 

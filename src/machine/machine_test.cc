@@ -78,11 +78,11 @@ TEST_P(MachineTest, ResetEndsTheRunIfAsked) {
 
 // The battery keeps CMOS byte 0x40 over the reset: 0 at first, then 1.
 TEST_P(MachineTest, ResetStartsAgainWithFreshMemory) {
-  const Code once = OutByte(0x70, 0x40) + Code{0xe4, 0x71,        // in al, 0x71
-                                              0x84, 0xc0,        // test al, al
-                                              0x75, 0x13}        // jnz second start
-                    + Code{0xfe, 0x05, 0x00, 0x00, 0x20, 0x00}   // inc byte [0x200000]
-                    + Code{0xb0, 0x01, 0xe6, 0x71}               // mov al, 1; out 0x71, al
+  const Code once = OutByte(0x70, 0x40) + Code{0xe4, 0x71,            // in al, 0x71
+                                               0x84, 0xc0,            // test al, al
+                                               0x75, 0x13}            // jnz second start
+                    + Code{0xfe, 0x05, 0x00, 0x00, 0x20, 0x00}        // inc byte [0x200000]
+                    + Code{0xb0, 0x01, 0xe6, 0x71}                    // mov al, 1; out 0x71, al
                     + Code{0xb0, 0x06, 0x66, 0xba, 0xf9, 0x0c, 0xee}  // reset
                     + kSpin;
   const Code again{0xa0, 0x00, 0x00, 0x20, 0x00,  // mov al, [0x200000]
@@ -107,9 +107,9 @@ TEST_P(MachineTest, TimeoutEndsAHaltedGuest) {
 // The counter stands still while the machine does: the guest spins until it has counted 20 ms.
 TEST_P(MachineTest, PauseStopsTimeAndResumeGoesOn) {
   const auto ticks = static_cast<uint32_t>(x86::CpuModel::Create("default", {})->tsc_khz() * 20);
-  Code code{0x0f, 0x31, 0x89, 0xc3,                            // rdtsc; mov ebx, eax
-            0x0f, 0x31, 0x29, 0xd8, 0x3d, 0, 0, 0, 0,          // again: rdtsc; sub eax, ebx; cmp eax, ticks
-            0x72, 0xf5,                                        // jb again
+  Code code{0x0f, 0x31, 0x89, 0xc3,                      // rdtsc; mov ebx, eax
+            0x0f, 0x31, 0x29, 0xd8, 0x3d, 0,   0, 0, 0,  // again: rdtsc; sub eax, ebx; cmp eax, ticks
+            0x72, 0xf5,                                  // jb again
             0xb0, 0x01, 0xe6, 0xf4, 0xeb, 0xfe};
   std::memcpy(&code[9], &ticks, 4);
   auto machine = Machine::Create(Config(code));

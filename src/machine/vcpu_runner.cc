@@ -90,7 +90,9 @@ void VcpuRunner::RunUntilAsked() {
     if (asked()) return;
     ++runs_;
     switch (vcpu_->Run()) {
-      case engine::ExitReason::kHalted: Sleep(wakes); break;
+      case engine::ExitReason::kHalted:
+        Sleep(wakes);
+        break;
       case engine::ExitReason::kInit:
         OnInit();
         if (state_.wait_for_sipi && !WaitForSipi()) return;
@@ -104,7 +106,8 @@ void VcpuRunner::RunUntilAsked() {
         SleepUntilAsked();
         break;
       case engine::ExitReason::kStop:
-      case engine::ExitReason::kBudget: break;
+      case engine::ExitReason::kBudget:
+        break;
     }
   }
 }

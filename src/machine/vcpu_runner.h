@@ -1,6 +1,6 @@
 #pragma once
-// The host thread of one virtual CPU: runs the engine, sleeps while the guest has halted, goes through INIT and SIPI, and
-// parks when the machine pauses, resets or ends.
+// The host thread of one virtual CPU: runs the engine, sleeps while the guest has halted, goes through INIT and SIPI,
+// and parks when the machine pauses, resets or ends.
 //
 // Threads: Request, ClearRequest and StartUp from any thread, with or without the device lock. Park, Resume and the
 // state by one control thread, never under the device lock (a vCPU that is about to park may be waiting for it).

@@ -125,7 +125,8 @@ TEST_F(VcpuRunnerTest, EngineErrorIsTold) {
   EXPECT_EQ(events_.error_, "broken");
 }
 
-// SDM 3A 9.4.4.1: an application processor waits for a SIPI, which says where it starts; the bootstrap processor does not.
+// SDM 3A 9.4.4.1: an application processor waits for a SIPI, which says where it starts; the bootstrap processor does
+// not.
 TEST_F(VcpuRunnerTest, InitAndStartUp) {
   Make(1);
   x86::InitCpuState(runner_->state(), false);

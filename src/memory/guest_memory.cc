@@ -101,8 +101,8 @@ bool GuestMemory::Discard(GuestPhys address, uint64_t size_bytes) {
   if (size_bytes == 0 || end <= start || end < address.value) return false;
   const uint8_t* host = HostPointer(GuestPhys(start), end - start);
   if (!host) return false;
-  if (fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, host - base_,
-                static_cast<off_t>(end - start)) != 0)
+  if (fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, host - base_, static_cast<off_t>(end - start)) !=
+      0)
     return false;
   MarkWritten(GuestPhys(start), end - start);
   return true;

@@ -79,9 +79,10 @@ bool Archive::Integer(uint16_t id, int64_t& value, size_t size, bool is_signed) 
   }
   const int64_t loaded = LoadLe<int64_t>(entry->payload.data());
   const auto bits = static_cast<unsigned>(size * 8);
-  const bool fits = size == 8 || (is_signed ? static_cast<int64_t>(SignExtend(static_cast<uint64_t>(loaded), bits)) == loaded
-                                            : MaskToSize(static_cast<uint64_t>(loaded), static_cast<unsigned>(size)) ==
-                                                  static_cast<uint64_t>(loaded));
+  const bool fits =
+      size == 8 || (is_signed ? static_cast<int64_t>(SignExtend(static_cast<uint64_t>(loaded), bits)) == loaded
+                              : MaskToSize(static_cast<uint64_t>(loaded), static_cast<unsigned>(size)) ==
+                                    static_cast<uint64_t>(loaded));
   if (!fits) {
     Reject(fmt::format("field {}: {} does not fit {} bytes", id, loaded, size));
     return false;

@@ -12,9 +12,9 @@
 // Fields are found by number within their section. A number is never reused for another meaning; new numbers may be
 // added: old files lack them (the value stays what it was after Reset), old programs skip them. Never raw structs.
 //
-// On the wire (all little-endian) a field is { u16 id, u16 kind, u32 size, payload }; kind: 0 bytes, 1 integer (8 bytes),
-// 2 section (payload: u16 version, then fields). The whole is framed and checksummed by who stores it (lifecycle).
-// Loading never trusts a size. One thread.
+// On the wire (all little-endian) a field is { u16 id, u16 kind, u32 size, payload }; kind: 0 bytes, 1 integer (8
+// bytes), 2 section (payload: u16 version, then fields). The whole is framed and checksummed by who stores it
+// (lifecycle). Loading never trusts a size. One thread.
 
 #include <concepts>
 #include <cstdint>

@@ -29,7 +29,7 @@ struct CpuidResult {
 
 struct CpuModelOptions {
   unsigned cpu_count = 1;
-  uint64_t tsc_khz = 0;  ///< 0: measured from the host
+  uint64_t tsc_khz = 0;     ///< 0: measured from the host
   bool paravirtual = true;  ///< KVM's leaves at 0x40000000
 };
 
@@ -58,9 +58,9 @@ class CpuModel {
   bool Has(const Instruction& instruction) const {
     return instruction.isa_set < isa_sets_.size() && isa_sets_[instruction.isa_set];
   }
-  /// Call after Decode. F3 0F BC and F3 0F BD are TZCNT and LZCNT only where the CPU has them; without, they are BSF and
-  /// BSR with a meaningless prefix, and so does this make of the instruction (its bytes too: F2 for F3, which means the
-  /// same and is BSF or BSR on every host when emitted again). Returns Has(instruction).
+  /// Call after Decode. F3 0F BC and F3 0F BD are TZCNT and LZCNT only where the CPU has them; without, they are BSF
+  /// and BSR with a meaningless prefix, and so does this make of the instruction (its bytes too: F2 for F3, which means
+  /// the same and is BSF or BSR on every host when emitted again). Returns Has(instruction).
   bool Adapt(Instruction& instruction) const;
   bool HasIsaSet(uint16_t isa_set) const { return isa_set < isa_sets_.size() && isa_sets_[isa_set]; }
   /// A feature by CPUID place, e.g. HasFeature(7, 0, 'b', 5) for AVX2.

@@ -45,9 +45,24 @@ inline constexpr uint64_t kSce = Bit(0), kLme = Bit(8), kLma = Bit(10), kNxe = B
 
 /// Exception vectors (SDM 3A table 6-1).
 enum Vector : uint8_t {
-  kDivideError = 0, kDebug = 1, kNmi = 2, kBreakpoint = 3, kOverflow = 4, kBoundRange = 5, kInvalidOpcode = 6,
-  kDeviceNotAvailable = 7, kDoubleFault = 8, kInvalidTss = 10, kSegmentNotPresent = 11, kStackFault = 12,
-  kGeneralProtection = 13, kPageFault = 14, kX87Error = 16, kAlignmentCheck = 17, kMachineCheck = 18, kSimdError = 19,
+  kDivideError = 0,
+  kDebug = 1,
+  kNmi = 2,
+  kBreakpoint = 3,
+  kOverflow = 4,
+  kBoundRange = 5,
+  kInvalidOpcode = 6,
+  kDeviceNotAvailable = 7,
+  kDoubleFault = 8,
+  kInvalidTss = 10,
+  kSegmentNotPresent = 11,
+  kStackFault = 12,
+  kGeneralProtection = 13,
+  kPageFault = 14,
+  kX87Error = 16,
+  kAlignmentCheck = 17,
+  kMachineCheck = 18,
+  kSimdError = 19,
   kControlProtection = 21
 };
 
@@ -86,8 +101,8 @@ struct alignas(64) XsaveArea {
   uint16_t& fsw() { return *reinterpret_cast<uint16_t*>(bytes + 2); }
   uint8_t& ftw() { return bytes[4]; }  ///< abridged: bit i set = physical register i not empty
   uint32_t& mxcsr() { return *reinterpret_cast<uint32_t*>(bytes + 24); }
-  uint8_t* st(unsigned i) { return bytes + 32 + 16 * i; }      ///< 10 bytes, relative to TOP
-  uint8_t* xmm(unsigned i) { return bytes + 160 + 16 * i; }    ///< low 128 bits
+  uint8_t* st(unsigned i) { return bytes + 32 + 16 * i; }    ///< 10 bytes, relative to TOP
+  uint8_t* xmm(unsigned i) { return bytes + 160 + 16 * i; }  ///< low 128 bits
   uint8_t* ymm_high(unsigned i) { return bytes + kAvxOffset + 16 * i; }
 };
 

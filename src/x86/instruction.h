@@ -14,13 +14,28 @@ enum class CodeSize : uint8_t { k16, k32, k64 };
 
 enum class OperandKind : uint8_t { kNone, kRegister, kMemory, kImmediate, kRelative, kFarPointer };
 enum class RegisterClass : uint8_t {
-  kNone, kGpr,      ///< `index` 0-15, `size` 1, 2, 4, 8
-  kGprHigh,         ///< AH CH DH BH: `index` 0-3, `size` 1
-  kSegment, kControl, kDebug, kSt, kMmx, kVector /* xmm/ymm/zmm by size */, kMask, kOther
+  kNone,
+  kGpr,      ///< `index` 0-15, `size` 1, 2, 4, 8
+  kGprHigh,  ///< AH CH DH BH: `index` 0-3, `size` 1
+  kSegment,
+  kControl,
+  kDebug,
+  kSt,
+  kMmx,
+  kVector /* xmm/ymm/zmm by size */,
+  kMask,
+  kOther
 };
 
 /// Where a register operand is encoded: what re-emission must patch.
-enum class OperandPlace : uint8_t { kNone /* implicit, memory, immediate */, kModrmReg, kModrmRm, kOpcode, kVexVvvv, kIs4 };
+enum class OperandPlace : uint8_t {
+  kNone /* implicit, memory, immediate */,
+  kModrmReg,
+  kModrmRm,
+  kOpcode,
+  kVexVvvv,
+  kIs4
+};
 
 struct Operand {
   OperandKind kind = OperandKind::kNone;
@@ -42,10 +57,14 @@ inline constexpr uint8_t kRipRegister = 0xfe;  ///< `base` of a RIP-relative ope
 
 /// Attributes, see Instruction::attributes.
 enum InsnAttribute : uint32_t {
-  kInsnModrm = 1 << 0, kInsnSib = 1 << 1, kInsnLock = 1 << 2,
-  kInsnRep = 1 << 3,          ///< F3 acting as REP/REPE
-  kInsnRepne = 1 << 4,        ///< F2 acting as REPNE
-  kInsnOperandSizePrefix = 1 << 5, kInsnAddressSizePrefix = 1 << 6, kInsnSegmentPrefix = 1 << 7,
+  kInsnModrm = 1 << 0,
+  kInsnSib = 1 << 1,
+  kInsnLock = 1 << 2,
+  kInsnRep = 1 << 3,    ///< F3 acting as REP/REPE
+  kInsnRepne = 1 << 4,  ///< F2 acting as REPNE
+  kInsnOperandSizePrefix = 1 << 5,
+  kInsnAddressSizePrefix = 1 << 6,
+  kInsnSegmentPrefix = 1 << 7,
   kInsnX87 = 1 << 8,
   kInsnVector = 1 << 9,       ///< reads or writes MMX, XMM, YMM, mask registers or MXCSR
   kInsnPrivileged = 1 << 10,  ///< #GP unless CPL 0
@@ -62,18 +81,19 @@ struct Instruction {
   uint8_t map = 0;  ///< 0: one byte, 1: 0F, 2: 0F38, 3: 0F3A
   uint8_t opcode = 0;
   uint8_t modrm = 0, sib = 0, rex = 0;  ///< rex: 0 when absent (also for VEX)
-  uint8_t operand_size = 0;   ///< effective: 2, 4, 8 (8-bit forms: 1)
-  uint8_t address_size = 0;   ///< effective: 2, 4, 8
-  uint8_t vector_length = 0;  ///< bytes: 0, 16, 32, 64
+  uint8_t operand_size = 0;             ///< effective: 2, 4, 8 (8-bit forms: 1)
+  uint8_t address_size = 0;             ///< effective: 2, 4, 8
+  uint8_t vector_length = 0;            ///< bytes: 0, 16, 32, 64
   BranchKind branch = BranchKind::kNone;
   uint32_t attributes = 0;
 
   // Memory operand (if any): segment already resolved from default and prefix.
-  uint8_t segment = 0;  ///< SegmentIndex
+  uint8_t segment = 0;                              ///< SegmentIndex
   uint8_t base = kNoRegister, index = kNoRegister;  ///< Gpr numbers (index: vector register number with kInsnVsib)
   uint8_t scale = 0;                                ///< 1, 2, 4, 8; 0 without index
   int64_t displacement = 0;
-  uint64_t immediate = 0;   ///< sign- or zero-extended as the instruction uses it; relative: signed distance; far: offset
+  uint64_t immediate =
+      0;  ///< sign- or zero-extended as the instruction uses it; relative: signed distance; far: offset
   uint16_t immediate2 = 0;  ///< ENTER's level, far pointer's selector, second immediate
 
   // Places inside bytes[]; 0 when absent. For re-emission.

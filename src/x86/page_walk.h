@@ -32,8 +32,8 @@ struct Translation {
 
 struct WalkOptions {
   Access access = Access::kRead;
-  bool user = false;         ///< the access is a user-mode access (CPL 3 and not an implicit supervisor access)
-  bool set_bits = true;      ///< update A and D; false: a probe that changes nothing
+  bool user = false;           ///< the access is a user-mode access (CPL 3 and not an implicit supervisor access)
+  bool set_bits = true;        ///< update A and D; false: a probe that changes nothing
   bool smap_override = false;  ///< supervisor access with EFLAGS.AC set and not implicit: SMAP does not apply
   uint8_t physical_address_bits = 52;  ///< of the CPU model: address bits above are reserved in entries
 };
@@ -41,7 +41,8 @@ struct WalkOptions {
 /// With paging off: identity, 4 KiB, all rights. Does not check canonical form: that is segmentation's #GP/#SS. Paging
 /// structures outside RAM read as entries with reserved bits. A and D bits are set only where the access is permitted;
 /// their stores mark the page dirty (GuestMemory::kDirty) but do not call the CodeWriteListener.
-Translation WalkPages(memory::GuestMemory& memory, const CpuState& state, GuestVirt address, const WalkOptions& options);
+Translation WalkPages(memory::GuestMemory& memory, const CpuState& state, GuestVirt address,
+                      const WalkOptions& options);
 
 /// Loads and checks the four PAE PDPTEs at CR3 (SDM 3A 4.4.1). False: reserved bits are set (#GP, nothing changed).
 bool LoadPdptes(memory::GuestMemory& memory, CpuState& state, uint64_t cr3, unsigned physical_address_bits = 52);

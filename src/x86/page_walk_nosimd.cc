@@ -165,18 +165,16 @@ Translation WalkPages(memory::GuestMemory& memory, const CpuState& state, GuestV
   }
   for (;;) {
     Walk walk;
-    const WalkStatus status =
-        state.cr4 & cr4::kPae
-            ? Walk64(memory, state, linear, options.physical_address_bits, walk)
-            : Walk32(memory, state, static_cast<uint32_t>(linear), options.physical_address_bits, walk);
+    const WalkStatus status = state.cr4 & cr4::kPae ? Walk64(memory, state, linear, options.physical_address_bits, walk)
+                                                    : Walk32(memory, state, static_cast<uint32_t>(linear),
+                                                             options.physical_address_bits, walk);
     if (status != WalkStatus::kOk) {
-      result.error_code =
-          ErrorCode(state, options, status == WalkStatus::kReserved ? pf::kPresent | pf::kReserved : 0);
+      result.error_code = ErrorCode(state, options, status == WalkStatus::kReserved ? pf::kPresent | pf::kReserved : 0);
       return result;
     }
     FillRights(state, options, walk, result);
     const bool write = options.access == Access::kWrite;
-    const bool permitted = write                                   ? result.writable
+    const bool permitted = write                                ? result.writable
                            : options.access == Access::kExecute ? result.executable
                                                                 : result.readable;
     if (!permitted) {

@@ -124,10 +124,13 @@ bool Xchg(Core& c, const Decoded& d) {
   const unsigned memory = swapped ? 1 : 0, other = swapped ? 0 : 1;
   const T in = c.ReadReg<T>(d.reg[other]);
   T out{};
-  INTERP_TRY(c.ModifyOperand<T>(d, memory, [&](T& value) {
-    out = value;
-    value = in;
-  }, true));
+  INTERP_TRY(c.ModifyOperand<T>(
+      d, memory,
+      [&](T& value) {
+        out = value;
+        value = in;
+      },
+      true));
   c.WriteReg<T>(d.reg[other], out);
   return true;
 }
@@ -244,8 +247,8 @@ bool MovRegister(Core& c, const Decoded& d) {
 }
 
 bool IsGpr(const x86::Operand& operand) {
-  return operand.kind == OperandKind::kRegister && (operand.register_class == x86::RegisterClass::kGpr ||
-                                                    operand.register_class == x86::RegisterClass::kGprHigh);
+  return operand.kind == OperandKind::kRegister &&
+         (operand.register_class == x86::RegisterClass::kGpr || operand.register_class == x86::RegisterClass::kGprHigh);
 }
 
 Handler ResolveMov(const Instruction& insn) {
@@ -253,10 +256,14 @@ Handler ResolveMov(const Instruction& insn) {
   for (unsigned i = 0; i < 2; ++i) {
     if (insn.operand[i].kind != OperandKind::kRegister || IsGpr(insn.operand[i])) continue;
     switch (insn.operand[i].register_class) {
-      case x86::RegisterClass::kSegment: return i == 0 ? MovToSegment : MovFromSegment;
-      case x86::RegisterClass::kControl: return i == 0 ? MovToControl : MovFromControl;
-      case x86::RegisterClass::kDebug: return i == 0 ? MovToDebug : MovFromDebug;
-      default: return InvalidOpcode;  // test registers
+      case x86::RegisterClass::kSegment:
+        return i == 0 ? MovToSegment : MovFromSegment;
+      case x86::RegisterClass::kControl:
+        return i == 0 ? MovToControl : MovFromControl;
+      case x86::RegisterClass::kDebug:
+        return i == 0 ? MovToDebug : MovFromDebug;
+      default:
+        return InvalidOpcode;  // test registers
     }
   }
   WithSize(insn.operand[0].size, [&](auto typed) {
@@ -367,15 +374,15 @@ void RegisterAlu(HandlerTable& t) {
 
 void RegisterConditions(HandlerTable& t) {
   constexpr ZydisMnemonic kCmovs[] = {
-      ZYDIS_MNEMONIC_CMOVO, ZYDIS_MNEMONIC_CMOVNO, ZYDIS_MNEMONIC_CMOVB, ZYDIS_MNEMONIC_CMOVNB,
+      ZYDIS_MNEMONIC_CMOVO, ZYDIS_MNEMONIC_CMOVNO, ZYDIS_MNEMONIC_CMOVB,  ZYDIS_MNEMONIC_CMOVNB,
       ZYDIS_MNEMONIC_CMOVZ, ZYDIS_MNEMONIC_CMOVNZ, ZYDIS_MNEMONIC_CMOVBE, ZYDIS_MNEMONIC_CMOVNBE,
-      ZYDIS_MNEMONIC_CMOVS, ZYDIS_MNEMONIC_CMOVNS, ZYDIS_MNEMONIC_CMOVP, ZYDIS_MNEMONIC_CMOVNP,
+      ZYDIS_MNEMONIC_CMOVS, ZYDIS_MNEMONIC_CMOVNS, ZYDIS_MNEMONIC_CMOVP,  ZYDIS_MNEMONIC_CMOVNP,
       ZYDIS_MNEMONIC_CMOVL, ZYDIS_MNEMONIC_CMOVNL, ZYDIS_MNEMONIC_CMOVLE, ZYDIS_MNEMONIC_CMOVNLE};
   for (ZydisMnemonic mnemonic : kCmovs) t.Set(mnemonic, ResolveCmov);
   constexpr ZydisMnemonic kSets[] = {
-      ZYDIS_MNEMONIC_SETO, ZYDIS_MNEMONIC_SETNO, ZYDIS_MNEMONIC_SETB, ZYDIS_MNEMONIC_SETNB,
+      ZYDIS_MNEMONIC_SETO, ZYDIS_MNEMONIC_SETNO, ZYDIS_MNEMONIC_SETB,  ZYDIS_MNEMONIC_SETNB,
       ZYDIS_MNEMONIC_SETZ, ZYDIS_MNEMONIC_SETNZ, ZYDIS_MNEMONIC_SETBE, ZYDIS_MNEMONIC_SETNBE,
-      ZYDIS_MNEMONIC_SETS, ZYDIS_MNEMONIC_SETNS, ZYDIS_MNEMONIC_SETP, ZYDIS_MNEMONIC_SETNP,
+      ZYDIS_MNEMONIC_SETS, ZYDIS_MNEMONIC_SETNS, ZYDIS_MNEMONIC_SETP,  ZYDIS_MNEMONIC_SETNP,
       ZYDIS_MNEMONIC_SETL, ZYDIS_MNEMONIC_SETNL, ZYDIS_MNEMONIC_SETLE, ZYDIS_MNEMONIC_SETNLE};
   for (ZydisMnemonic mnemonic : kSets) t.Set(mnemonic, Setcc);
 }

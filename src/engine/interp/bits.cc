@@ -68,9 +68,12 @@ bool BitTest(Core& c, const Decoded& d) {
 template <BitOp op>
 Handler ResolveBitTest(const Instruction& insn) {
   switch (insn.operand[0].size) {
-    case 2: return BitTest<op, uint16_t>;
-    case 4: return BitTest<op, uint32_t>;
-    default: return BitTest<op, uint64_t>;
+    case 2:
+      return BitTest<op, uint16_t>;
+    case 4:
+      return BitTest<op, uint32_t>;
+    default:
+      return BitTest<op, uint64_t>;
   }
 }
 
@@ -81,10 +84,10 @@ bool BitScan(Core& c, const Decoded& d) {
   INTERP_TRY(c.LoadOperand<T>(d, 1, source));
   uint64_t& result = c.state->gpr[d.reg[0] / 8];
   uint32_t ax = PackFlags(c.state->rflags);
-#define INTERP_SCAN(INSN, MODIFIER)                                                              \
-  asm(INTERP_FLAGS_IN INSN " %" MODIFIER "[source], %" MODIFIER "[result]" INTERP_FLAGS_OUT      \
-      : "+&a"(ax), [result] "+&r"(result)                                                        \
-      : [source] "r"(source)                                                                     \
+#define INTERP_SCAN(INSN, MODIFIER)                                                         \
+  asm(INTERP_FLAGS_IN INSN " %" MODIFIER "[source], %" MODIFIER "[result]" INTERP_FLAGS_OUT \
+      : "+&a"(ax), [result] "+&r"(result)                                                   \
+      : [source] "r"(source)                                                                \
       : "cc")
   if constexpr (kForward) {
     if constexpr (sizeof(T) == 2) INTERP_SCAN("bsf", "w");
@@ -102,9 +105,12 @@ bool BitScan(Core& c, const Decoded& d) {
 template <bool kForward>
 Handler ResolveBitScan(const Instruction& insn) {
   switch (insn.operand[0].size) {
-    case 2: return BitScan<kForward, uint16_t>;
-    case 4: return BitScan<kForward, uint32_t>;
-    default: return BitScan<kForward, uint64_t>;
+    case 2:
+      return BitScan<kForward, uint16_t>;
+    case 4:
+      return BitScan<kForward, uint32_t>;
+    default:
+      return BitScan<kForward, uint64_t>;
   }
 }
 
@@ -125,9 +131,12 @@ bool Count(Core& c, const Decoded& d) {
 template <CountOp op>
 Handler ResolveCount(const Instruction& insn) {
   switch (insn.operand[0].size) {
-    case 2: return Count<op, uint16_t>;
-    case 4: return Count<op, uint32_t>;
-    default: return Count<op, uint64_t>;
+    case 2:
+      return Count<op, uint16_t>;
+    case 4:
+      return Count<op, uint32_t>;
+    default:
+      return Count<op, uint64_t>;
   }
 }
 
@@ -151,24 +160,22 @@ Handler ResolveLowest(const Instruction& insn) {
 }
 
 /// BMI's three-operand instructions: a = b INSN c, in Intel's order of operands.
-#define INTERP_THREE(NAME, INSN)                                                       \
-  template <typename T>                                                                \
-  bool NAME(Core& core, const Decoded& d) {                                            \
-    T b, c, a = 0;                                                                     \
-    INTERP_TRY(core.LoadOperand<T>(d, 1, b));                                          \
-    INTERP_TRY(core.LoadOperand<T>(d, 2, c));                                          \
-    uint32_t ax = PackFlags(core.state->rflags);                                       \
-    asm(INTERP_FLAGS_IN INSN " %[c], %[b], %[a]" INTERP_FLAGS_OUT                      \
-        : "+&a"(ax), [a] "+&r"(a)                                                      \
-        : [b] "r"(b), [c] "r"(c)                                                       \
-        : "cc");                                                                       \
-    UnpackFlags(core.state->rflags, ax);                                               \
-    core.WriteReg<T>(d.reg[0], a);                                                     \
-    return true;                                                                       \
-  }                                                                                    \
-  Handler Resolve##NAME(const Instruction& insn) {                                     \
-    return insn.operand[0].size == 8 ? NAME<uint64_t> : NAME<uint32_t>;                \
-  }
+#define INTERP_THREE(NAME, INSN)                                  \
+  template <typename T>                                           \
+  bool NAME(Core& core, const Decoded& d) {                       \
+    T b, c, a = 0;                                                \
+    INTERP_TRY(core.LoadOperand<T>(d, 1, b));                     \
+    INTERP_TRY(core.LoadOperand<T>(d, 2, c));                     \
+    uint32_t ax = PackFlags(core.state->rflags);                  \
+    asm(INTERP_FLAGS_IN INSN " %[c], %[b], %[a]" INTERP_FLAGS_OUT \
+        : "+&a"(ax), [a] "+&r"(a)                                 \
+        : [b] "r"(b), [c] "r"(c)                                  \
+        : "cc");                                                  \
+    UnpackFlags(core.state->rflags, ax);                          \
+    core.WriteReg<T>(d.reg[0], a);                                \
+    return true;                                                  \
+  }                                                               \
+  Handler Resolve##NAME(const Instruction& insn) { return insn.operand[0].size == 8 ? NAME<uint64_t> : NAME<uint32_t>; }
 INTERP_THREE(Andn, "andn")
 INTERP_THREE(Bextr, "bextr")
 INTERP_THREE(Bzhi, "bzhi")

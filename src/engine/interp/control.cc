@@ -85,10 +85,15 @@ bool MovToControl(Core& c, const Decoded& d) {
   INTERP_TRY(c.Privileged());
   const uint64_t value = c.ReadGpr(d.insn.operand[1].index, RegisterSize(c));
   switch (number) {
-    case 0: return c.WriteCr0(value);
-    case 2: c.state->cr2 = value; return true;
-    case 3: return c.WriteCr3(value);
-    case 4: return c.WriteCr4(value);
+    case 0:
+      return c.WriteCr0(value);
+    case 2:
+      c.state->cr2 = value;
+      return true;
+    case 3:
+      return c.WriteCr3(value);
+    case 4:
+      return c.WriteCr4(value);
     default:
       if (value > 15) return c.Gp();
       c.config.host->WriteCr8(value);
@@ -102,11 +107,21 @@ bool MovFromControl(Core& c, const Decoded& d) {
   if (number != 0 && number != 2 && number != 3 && number != 4 && number != 8) return c.Ud();
   INTERP_TRY(c.Privileged());
   switch (number) {
-    case 0: value = c.state->cr0; break;
-    case 2: value = c.state->cr2; break;
-    case 3: value = c.state->cr3; break;
-    case 4: value = c.state->cr4; break;
-    default: value = c.config.host->ReadCr8(); break;
+    case 0:
+      value = c.state->cr0;
+      break;
+    case 2:
+      value = c.state->cr2;
+      break;
+    case 3:
+      value = c.state->cr3;
+      break;
+    case 4:
+      value = c.state->cr4;
+      break;
+    default:
+      value = c.config.host->ReadCr8();
+      break;
   }
   c.WriteGpr(d.insn.operand[0].index, RegisterSize(c), value);
   return true;
@@ -165,9 +180,7 @@ bool Clts(Core& c, const Decoded&) {
   return true;
 }
 
-bool UserModePrevented(Core& c) {
-  return (c.state->cr4 & cr4::kUmip) && c.state->cpl() != 0 ? c.Gp() : true;
-}
+bool UserModePrevented(Core& c) { return (c.state->cr4 & cr4::kUmip) && c.state->cpl() != 0 ? c.Gp() : true; }
 
 bool Smsw(Core& c, const Decoded& d) {
   INTERP_TRY(UserModePrevented(c));
@@ -186,7 +199,7 @@ bool Lmsw(Core& c, const Decoded& d) {
   return c.WriteCr0((c.state->cr0 & ~uint64_t{0xf}) | low);
 }
 
-template <x86::DescriptorTable x86::CpuState::* kTable>
+template <x86::DescriptorTable x86::CpuState::*kTable>
 bool LoadTable(Core& c, const Decoded& d) {
   INTERP_TRY(c.Privileged());
   uint8_t bytes[10] = {};
@@ -201,7 +214,7 @@ bool LoadTable(Core& c, const Decoded& d) {
   return true;
 }
 
-template <x86::DescriptorTable x86::CpuState::* kTable>
+template <x86::DescriptorTable x86::CpuState::*kTable>
 bool StoreTable(Core& c, const Decoded& d) {
   INTERP_TRY(UserModePrevented(c));
   uint8_t bytes[10];

@@ -19,10 +19,10 @@
 #include "x86/page_walk.h"
 
 /// Leaves the enclosing handler when a fault has been recorded.
-#define INTERP_TRY(expression)                 \
-  do {                                         \
-    if (!(expression)) [[unlikely]]            \
-      return false;                            \
+#define INTERP_TRY(expression)      \
+  do {                              \
+    if (!(expression)) [[unlikely]] \
+      return false;                 \
   } while (false)
 
 namespace nacre::engine::interp {
@@ -34,14 +34,14 @@ using Handler = bool (*)(Core& core, const Decoded& decoded);
 
 /// A decoded instruction with what can be resolved once. The first two cache lines are what dispatch needs.
 struct alignas(64) Decoded {
-  uint64_t key = 0;                           ///< physical address and code size, plus 1; 0: nothing here
-  uint64_t bytes[2] = {}, mask[2] = {};       ///< the instruction's bytes, zero above `length`
+  uint64_t key = 0;                      ///< physical address and code size, plus 1; 0: nothing here
+  uint64_t bytes[2] = {}, mask[2] = {};  ///< the instruction's bytes, zero above `length`
   Handler handler = nullptr;
   uint8_t length = 0;
-  uint8_t operand_size = 0;  ///< effective: 2, 4, 8, whatever the form (also where the instruction has no operand)
-  uint8_t stack_size = 0;    ///< of pushes, pops and near branches: in 64-bit code 8, or 2 with a 66 prefix
+  uint8_t operand_size = 0;    ///< effective: 2, 4, 8, whatever the form (also where the instruction has no operand)
+  uint8_t stack_size = 0;      ///< of pushes, pops and near branches: in 64-bit code 8, or 2 with a 66 prefix
   uint8_t string_segment = 0;  ///< DS or the override: source of string instructions and XLAT
-  uint8_t reg[4] = {};       ///< byte offset into CpuState::gpr of operand i, if it is a general register
+  uint8_t reg[4] = {};         ///< byte offset into CpuState::gpr of operand i, if it is a general register
   x86::Instruction insn;
 };
 
@@ -92,7 +92,7 @@ struct Descriptor {
   bool present() const { return (high & Bit(15)) != 0; }
   bool is_code() const { return code_or_data() && (type() & 8); }
   bool is_data() const { return code_or_data() && !(type() & 8); }
-  bool conforming() const { return (type() & 4) != 0; }        // code
+  bool conforming() const { return (type() & 4) != 0; }  // code
   bool readable() const { return !is_code() || (type() & 2); }
   bool writable() const { return is_data() && (type() & 2); }
   bool long_code() const { return (high & Bit(21)) != 0; }
@@ -112,8 +112,18 @@ struct Descriptor {
 
 /// System descriptor types.
 enum SystemType : uint8_t {
-  kTss16 = 1, kLdt = 2, kTss16Busy = 3, kCallGate16 = 4, kTaskGate = 5, kInterruptGate16 = 6, kTrapGate16 = 7,
-  kTss32 = 9, kTss32Busy = 11, kCallGate32 = 12, kInterruptGate32 = 14, kTrapGate32 = 15
+  kTss16 = 1,
+  kLdt = 2,
+  kTss16Busy = 3,
+  kCallGate16 = 4,
+  kTaskGate = 5,
+  kInterruptGate16 = 6,
+  kTrapGate16 = 7,
+  kTss32 = 9,
+  kTss32Busy = 11,
+  kCallGate32 = 12,
+  kInterruptGate32 = 14,
+  kTrapGate32 = 15
 };
 
 /// An event on its way through the IDT (SDM 3A 6.4-6.12).
@@ -189,8 +199,7 @@ struct Core final : OperandMemory {
   void CheckDataBreakpoints(uint64_t linear, uint32_t size, bool write);
 
   TlbEntry* Lookup(x86::Access access, uint64_t linear) {
-    TlbEntry& entry =
-        tlb[static_cast<unsigned>(access)][static_cast<unsigned>(tlb_mode)][(linear >> 12) % kTlbSize];
+    TlbEntry& entry = tlb[static_cast<unsigned>(access)][static_cast<unsigned>(tlb_mode)][(linear >> 12) % kTlbSize];
     return entry.tag == ((linear & ~kPageMask) | tlb_generation) && entry.host ? &entry : nullptr;
   }
 
@@ -274,9 +283,7 @@ struct Core final : OperandMemory {
     if (insn.index < 16 && !insn.has(x86::kInsnVsib)) address += state->gpr[insn.index] * insn.scale;
     return MaskToSize(address, insn.address_size);
   }
-  x86::SegmentIndex OperandSegment(const Decoded& d) const {
-    return static_cast<x86::SegmentIndex>(d.insn.segment);
-  }
+  x86::SegmentIndex OperandSegment(const Decoded& d) const { return static_cast<x86::SegmentIndex>(d.insn.segment); }
   template <typename T>
   T ReadReg(uint8_t offset) const {
     T value;
@@ -299,9 +306,14 @@ struct Core final : OperandMemory {
   template <typename T>
   bool LoadOperand(const Decoded& d, unsigned i, T& value) {
     switch (d.insn.operand[i].kind) {
-      case x86::OperandKind::kRegister: value = ReadReg<T>(d.reg[i]); return true;
-      case x86::OperandKind::kMemory: return ReadSegment<T>(OperandSegment(d), EffectiveAddress(d), value);
-      default: value = static_cast<T>(d.insn.immediate); return true;
+      case x86::OperandKind::kRegister:
+        value = ReadReg<T>(d.reg[i]);
+        return true;
+      case x86::OperandKind::kMemory:
+        return ReadSegment<T>(OperandSegment(d), EffectiveAddress(d), value);
+      default:
+        value = static_cast<T>(d.insn.immediate);
+        return true;
     }
   }
   template <typename T>
@@ -429,7 +441,7 @@ struct Core final : OperandMemory {
   VcpuConfig config;
   StateListener* listener;
   VectorUnit vector_unit;
-  const bool amd;            ///< the model's vendor: SYSCALL and SYSENTER differ
+  const bool amd;  ///< the model's vendor: SYSCALL and SYSENTER differ
   const bool has_spec_ctrl;
   x86::CpuState* state = nullptr;
   uint64_t next_rip = 0;
@@ -441,15 +453,15 @@ struct Core final : OperandMemory {
 
   FaultRecord fault;
   bool shadow_sti = false, shadow_mov_ss = false;  ///< set by this instruction
-  bool keep_rf = false;        ///< this instruction loaded RF itself
-  bool unfinished = false;     ///< a REP goes on: RIP stays
-  bool trap_by_new_tf = false; ///< SYSCALL, SYSRET: single-step is judged by the flags after
-  bool no_trap = false;        ///< INT n, INT3, INTO entered a handler: TF was taken care of
+  bool keep_rf = false;                            ///< this instruction loaded RF itself
+  bool unfinished = false;                         ///< a REP goes on: RIP stays
+  bool trap_by_new_tf = false;                     ///< SYSCALL, SYSRET: single-step is judged by the flags after
+  bool no_trap = false;                            ///< INT n, INT3, INTO entered a handler: TF was taken care of
   bool halt = false;
-  bool task_trap = false;      ///< T bit of a new TSS
-  uint32_t debug_hits = 0;     ///< DR6 bits of data and I/O breakpoints of this instruction
-  bool external = false;       ///< EXT bit for errors during the delivery of an event
-  bool implicit = false;       ///< system-structure access: no alignment check, no data breakpoints, no SMAP override
+  bool task_trap = false;   ///< T bit of a new TSS
+  uint32_t debug_hits = 0;  ///< DR6 bits of data and I/O breakpoints of this instruction
+  bool external = false;    ///< EXT bit for errors during the delivery of an event
+  bool implicit = false;    ///< system-structure access: no alignment check, no data breakpoints, no SMAP override
   uint64_t retired = 0;
 
   std::array<std::array<std::array<TlbEntry, kTlbSize>, 4>, 3> tlb{};
@@ -461,8 +473,9 @@ struct Core final : OperandMemory {
 class ModeScope {
  public:
   ModeScope(Core& core, unsigned cpl) : core_(core), mode_(core.mode), tlb_mode_(core.tlb_mode) {
-    core.mode = cpl == 3 ? AccessMode::kUser
-                : core.state->rflags & x86::rflags::kAc ? AccessMode::kSupervisorAc : AccessMode::kSupervisor;
+    core.mode = cpl == 3                                ? AccessMode::kUser
+                : core.state->rflags & x86::rflags::kAc ? AccessMode::kSupervisorAc
+                                                        : AccessMode::kSupervisor;
     if (core.tlb_mode != AccessMode::kSlow) core.tlb_mode = core.mode;
   }
   ~ModeScope() {
@@ -509,10 +522,14 @@ class StackSwitch {
 template <typename F>
 bool WithSize(unsigned size, F&& f) {
   switch (size) {
-    case 1: return f(uint8_t{});
-    case 2: return f(uint16_t{});
-    case 4: return f(uint32_t{});
-    default: return f(uint64_t{});
+    case 1:
+      return f(uint8_t{});
+    case 2:
+      return f(uint16_t{});
+    case 4:
+      return f(uint32_t{});
+    default:
+      return f(uint64_t{});
   }
 }
 

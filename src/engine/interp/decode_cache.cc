@@ -24,13 +24,26 @@ uint8_t StringSegment(const x86::Instruction& insn) {
   const bool long_mode = insn.code_size == CodeSize::k64;
   for (unsigned i = 0; i < insn.prefix_count; ++i) {
     switch (insn.bytes[i]) {
-      case 0x26: if (!long_mode) segment = x86::kEs; break;
-      case 0x2e: if (!long_mode) segment = x86::kCs; break;
-      case 0x36: if (!long_mode) segment = x86::kSs; break;
-      case 0x3e: if (!long_mode) segment = x86::kDs; break;
-      case 0x64: segment = x86::kFs; break;
-      case 0x65: segment = x86::kGs; break;
-      default: break;
+      case 0x26:
+        if (!long_mode) segment = x86::kEs;
+        break;
+      case 0x2e:
+        if (!long_mode) segment = x86::kCs;
+        break;
+      case 0x36:
+        if (!long_mode) segment = x86::kSs;
+        break;
+      case 0x3e:
+        if (!long_mode) segment = x86::kDs;
+        break;
+      case 0x64:
+        segment = x86::kFs;
+        break;
+      case 0x65:
+        segment = x86::kGs;
+        break;
+      default:
+        break;
     }
   }
   return segment;
@@ -51,7 +64,7 @@ void Resolve(const x86::CpuModel& model, Decoded& d) {
   for (unsigned i = 0; i < 4 && i < insn.operand_count; ++i) {
     const x86::Operand& operand = insn.operand[i];
     d.reg[i] = static_cast<uint8_t>(operand.register_class == x86::RegisterClass::kGprHigh ? operand.index * 8 + 1
-                                                                                            : operand.index * 8);
+                                                                                           : operand.index * 8);
   }
   if (insn.has(x86::kInsnBadLock) || !model.Has(insn)) {
     d.handler = InvalidOpcode;
@@ -127,8 +140,8 @@ const Decoded* Core::FetchInstruction() {
   uint8_t* host;
   GuestPhys phys;
   {
-    const TlbEntry& entry = tlb[static_cast<unsigned>(Access::kExecute)][static_cast<unsigned>(as)]
-                               [(linear >> 12) % kTlbSize];
+    const TlbEntry& entry =
+        tlb[static_cast<unsigned>(Access::kExecute)][static_cast<unsigned>(as)][(linear >> 12) % kTlbSize];
     if (entry.tag == ((linear & ~kPageMask) | tlb_generation) && entry.host) [[likely]] {
       host = entry.host + (linear & kPageMask);
       phys = GuestPhys(entry.phys + (linear & kPageMask));

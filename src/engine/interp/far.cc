@@ -42,8 +42,9 @@ bool CheckCallGate(Core& c, uint16_t gate_selector, Descriptor& gate, bool jump,
   if (long_mode) INTERP_TRY(c.ReadDescriptorTop(gate_selector, gate, x86::kGeneralProtection));
   target.size = long_mode ? 8 : gate.type() == kCallGate32 ? 4 : 2;
   target.selector = gate.gate_selector();
-  target.offset = long_mode ? gate.gate_offset64() : gate.type() == kCallGate32 ? gate.gate_offset()
-                                                                                : gate.gate_offset() & 0xffff;
+  target.offset = long_mode                    ? gate.gate_offset64()
+                  : gate.type() == kCallGate32 ? gate.gate_offset()
+                                               : gate.gate_offset() & 0xffff;
   if ((target.selector & ~3) == 0) return c.Gp();
   INTERP_TRY(c.ReadDescriptor(target.selector, target.code, x86::kGeneralProtection));
   const uint32_t error = target.selector & 0xfffc;
@@ -76,8 +77,7 @@ bool FarTask(Core& c, uint16_t selector, const Descriptor& d, Core::TaskSource s
 bool Core::PushFrame(const uint64_t* values, unsigned count, unsigned size) {
   const uint64_t rsp = state->gpr[x86::kRsp], mask = StackMask();
   for (unsigned i = 1; i <= count; ++i) INTERP_TRY(ProbeWrite(x86::kSs, (rsp - i * size) & mask, size));
-  for (unsigned i = 1; i <= count; ++i)
-    INTERP_TRY(WriteSized(x86::kSs, (rsp - i * size) & mask, size, values[i - 1]));
+  for (unsigned i = 1; i <= count; ++i) INTERP_TRY(WriteSized(x86::kSs, (rsp - i * size) & mask, size, values[i - 1]));
   SetStackPointer(rsp - count * size);
   return true;
 }
@@ -303,7 +303,8 @@ bool Core::ReturnToVirtual8086(uint64_t rip, uint16_t cs, uint64_t flags) {
   for (unsigned i = 0; i < 6; ++i) INTERP_TRY(Peek(4, 12 + i * 4, values[i]));
   if (rip > 0xffff) return Gp();
   state->rflags = (flags & (rf::kArithmetic | rf::kTf | rf::kIf | rf::kDf | rf::kIoplMask | rf::kNt | rf::kRf |
-                            rf::kAc | rf::kVif | rf::kVip | rf::kId)) | rf::kVm | rf::kFixed1;
+                            rf::kAc | rf::kVif | rf::kVip | rf::kId)) |
+                  rf::kVm | rf::kFixed1;
   SetVirtual8086Segment(x86::kCs, cs);
   SetVirtual8086Segment(x86::kSs, static_cast<uint16_t>(values[1]));
   SetVirtual8086Segment(x86::kEs, static_cast<uint16_t>(values[2]));

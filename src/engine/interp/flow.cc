@@ -36,9 +36,7 @@ bool Core::CheckTarget(uint64_t target) {
 namespace {
 
 /// Near branches are 64 bits wide in 64-bit mode whatever the prefixes (Intel's behaviour).
-unsigned BranchSize(const Decoded& d) {
-  return d.insn.code_size == x86::CodeSize::k64 ? 8 : d.operand_size;
-}
+unsigned BranchSize(const Decoded& d) { return d.insn.code_size == x86::CodeSize::k64 ? 8 : d.operand_size; }
 
 bool JumpTo(Core& c, const Decoded& d, uint64_t target) {
   target = MaskToSize(target, BranchSize(d));
@@ -49,9 +47,7 @@ bool JumpTo(Core& c, const Decoded& d, uint64_t target) {
 
 bool Relative(Core& c, const Decoded& d) { return JumpTo(c, d, c.next_rip + d.insn.immediate); }
 
-bool Jcc(Core& c, const Decoded& d) {
-  return !Condition(c.state->rflags, d.insn.opcode & 15) || Relative(c, d);
-}
+bool Jcc(Core& c, const Decoded& d) { return !Condition(c.state->rflags, d.insn.opcode & 15) || Relative(c, d); }
 
 bool NearTarget(Core& c, const Decoded& d, uint64_t& target) {
   if (d.insn.operand[0].kind == OperandKind::kRelative) {
@@ -140,9 +136,7 @@ bool Loop(Core& c, const Decoded& d) {
   return true;
 }
 
-bool Jcxz(Core& c, const Decoded& d) {
-  return c.ReadGpr(x86::kRcx, d.insn.address_size) != 0 || Relative(c, d);
-}
+bool Jcxz(Core& c, const Decoded& d) { return c.ReadGpr(x86::kRcx, d.insn.address_size) != 0 || Relative(c, d); }
 
 // ---- PUSH, POP and their kin.
 
@@ -312,11 +306,10 @@ bool ChangeAc(Core& c, const Decoded&) {
 }  // namespace
 
 void RegisterFlow(HandlerTable& t) {
-  constexpr ZydisMnemonic kJccs[] = {
-      ZYDIS_MNEMONIC_JO, ZYDIS_MNEMONIC_JNO, ZYDIS_MNEMONIC_JB, ZYDIS_MNEMONIC_JNB,
-      ZYDIS_MNEMONIC_JZ, ZYDIS_MNEMONIC_JNZ, ZYDIS_MNEMONIC_JBE, ZYDIS_MNEMONIC_JNBE,
-      ZYDIS_MNEMONIC_JS, ZYDIS_MNEMONIC_JNS, ZYDIS_MNEMONIC_JP, ZYDIS_MNEMONIC_JNP,
-      ZYDIS_MNEMONIC_JL, ZYDIS_MNEMONIC_JNL, ZYDIS_MNEMONIC_JLE, ZYDIS_MNEMONIC_JNLE};
+  constexpr ZydisMnemonic kJccs[] = {ZYDIS_MNEMONIC_JO, ZYDIS_MNEMONIC_JNO, ZYDIS_MNEMONIC_JB,  ZYDIS_MNEMONIC_JNB,
+                                     ZYDIS_MNEMONIC_JZ, ZYDIS_MNEMONIC_JNZ, ZYDIS_MNEMONIC_JBE, ZYDIS_MNEMONIC_JNBE,
+                                     ZYDIS_MNEMONIC_JS, ZYDIS_MNEMONIC_JNS, ZYDIS_MNEMONIC_JP,  ZYDIS_MNEMONIC_JNP,
+                                     ZYDIS_MNEMONIC_JL, ZYDIS_MNEMONIC_JNL, ZYDIS_MNEMONIC_JLE, ZYDIS_MNEMONIC_JNLE};
   for (ZydisMnemonic mnemonic : kJccs) t.Set(mnemonic, Jcc);
   t.Set(ZYDIS_MNEMONIC_JMP, ResolveJump);
   t.Set(ZYDIS_MNEMONIC_CALL, ResolveCall);

@@ -74,14 +74,30 @@ inline bool Condition(uint64_t rflags, unsigned code) {
   using namespace x86::rflags;
   bool result = false;
   switch (code >> 1) {
-    case 0: result = rflags & kOf; break;
-    case 1: result = rflags & kCf; break;
-    case 2: result = rflags & kZf; break;
-    case 3: result = rflags & (kCf | kZf); break;
-    case 4: result = rflags & kSf; break;
-    case 5: result = rflags & kPf; break;
-    case 6: result = !(rflags & kSf) != !(rflags & kOf); break;
-    default: result = (rflags & kZf) || !(rflags & kSf) != !(rflags & kOf); break;
+    case 0:
+      result = rflags & kOf;
+      break;
+    case 1:
+      result = rflags & kCf;
+      break;
+    case 2:
+      result = rflags & kZf;
+      break;
+    case 3:
+      result = rflags & (kCf | kZf);
+      break;
+    case 4:
+      result = rflags & kSf;
+      break;
+    case 5:
+      result = rflags & kPf;
+      break;
+    case 6:
+      result = !(rflags & kSf) != !(rflags & kOf);
+      break;
+    default:
+      result = (rflags & kZf) || !(rflags & kSf) != !(rflags & kOf);
+      break;
   }
   return result != ((code & 1) != 0);
 }

@@ -21,34 +21,28 @@ inline void UnpackFlags(uint64_t& rflags, uint32_t ax) {
 #define INTERP_FLAGS_OUT "\n\tlahf\n\tseto %%al"
 
 /// NAME(rflags, a, b): a = a INSN b.
-#define INTERP_BINARY(NAME, INSN)                                    \
-  template <typename T>                                              \
-  inline void NAME(uint64_t& rflags, T& a, T b) {                    \
-    uint32_t ax = PackFlags(rflags);                                 \
-    asm(INTERP_FLAGS_IN INSN " %[b], %[a]" INTERP_FLAGS_OUT          \
-        : "+&a"(ax), [a] "+&q"(a)                                    \
-        : [b] "q"(b)                                                 \
-        : "cc");                                                     \
-    UnpackFlags(rflags, ax);                                         \
+#define INTERP_BINARY(NAME, INSN)                                                                           \
+  template <typename T>                                                                                     \
+  inline void NAME(uint64_t& rflags, T& a, T b) {                                                           \
+    uint32_t ax = PackFlags(rflags);                                                                        \
+    asm(INTERP_FLAGS_IN INSN " %[b], %[a]" INTERP_FLAGS_OUT : "+&a"(ax), [a] "+&q"(a) : [b] "q"(b) : "cc"); \
+    UnpackFlags(rflags, ax);                                                                                \
   }
 /// NAME(rflags, a): a = INSN a.
-#define INTERP_UNARY(NAME, INSN)                                     \
-  template <typename T>                                              \
-  inline void NAME(uint64_t& rflags, T& a) {                         \
-    uint32_t ax = PackFlags(rflags);                                 \
+#define INTERP_UNARY(NAME, INSN)                                                           \
+  template <typename T>                                                                    \
+  inline void NAME(uint64_t& rflags, T& a) {                                               \
+    uint32_t ax = PackFlags(rflags);                                                       \
     asm(INTERP_FLAGS_IN INSN " %[a]" INTERP_FLAGS_OUT : "+&a"(ax), [a] "+&q"(a) : : "cc"); \
-    UnpackFlags(rflags, ax);                                         \
+    UnpackFlags(rflags, ax);                                                               \
   }
 /// NAME(rflags, a, count): a = a INSN CL.
-#define INTERP_SHIFT(NAME, INSN)                                     \
-  template <typename T>                                              \
-  inline void NAME(uint64_t& rflags, T& a, uint8_t count) {          \
-    uint32_t ax = PackFlags(rflags);                                 \
-    asm(INTERP_FLAGS_IN INSN " %%cl, %[a]" INTERP_FLAGS_OUT          \
-        : "+&a"(ax), [a] "+&q"(a)                                    \
-        : "c"(count)                                                 \
-        : "cc");                                                     \
-    UnpackFlags(rflags, ax);                                         \
+#define INTERP_SHIFT(NAME, INSN)                                                                            \
+  template <typename T>                                                                                     \
+  inline void NAME(uint64_t& rflags, T& a, uint8_t count) {                                                 \
+    uint32_t ax = PackFlags(rflags);                                                                        \
+    asm(INTERP_FLAGS_IN INSN " %%cl, %[a]" INTERP_FLAGS_OUT : "+&a"(ax), [a] "+&q"(a) : "c"(count) : "cc"); \
+    UnpackFlags(rflags, ax);                                                                                \
   }
 /// NAME(rflags, a, b): a = INSN b, with a as it was where the instruction leaves it.
 #define INTERP_FROM_SOURCE(NAME, INSN) INTERP_BINARY(NAME, INSN)

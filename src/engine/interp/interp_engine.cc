@@ -30,9 +30,12 @@ class InterpVcpu final : public Vcpu {
         return ExitReason::kHalted;
       }
       switch (interpreter_.Step(state_)) {
-        case StepResult::kOk: break;
-        case StepResult::kHalted: continue;  // an interrupt may be pending already
-        case StepResult::kShutdown: return ExitReason::kShutdown;
+        case StepResult::kOk:
+          break;
+        case StepResult::kHalted:
+          continue;  // an interrupt may be pending already
+        case StepResult::kShutdown:
+          return ExitReason::kShutdown;
       }
       ++steps_;
       if (interpreter_.retired() >= end) [[unlikely]]
@@ -45,9 +48,7 @@ class InterpVcpu final : public Vcpu {
   uint32_t pending_requests() const override { return requests_.load(std::memory_order_acquire); }
   std::string error() const override { return {}; }
   std::vector<Statistic> Statistics() const override {
-    return {{"instructions retired", interpreter_.retired()},
-            {"interrupts delivered", interrupts_},
-            {"steps", steps_}};
+    return {{"instructions retired", interpreter_.retired()}, {"interrupts delivered", interrupts_}, {"steps", steps_}};
   }
 
  private:

@@ -12,7 +12,7 @@ TEST_F(InterpTest, RealModeInterruptAndReturn) {
   RealMode();
   s.rflags |= rf::kIf | rf::kCf;
   Put<uint32_t>(0x21 * 4, 0x00009000);
-  Code({0xcd, 0x21, 0xf4});              // int 0x21; hlt
+  Code({0xcd, 0x21, 0xf4});                // int 0x21; hlt
   Code({0xb8, 0x34, 0x12, 0xcf}, 0x9000);  // mov ax, 0x1234; iret
   interpreter->Step(s);
   EXPECT_EQ(s.rip, 0x9000u);
@@ -116,7 +116,7 @@ TEST_F(InterpTest, CallGateSwitchesStackAndCopiesParameters) {
   Protected32();
   Gate(at::kGdt + sel::kGate, sel::kCode0, 0x9000, 0xec, 2);  // two parameters, DPL 3
   UserMode();
-  Code({0x6a, 0x11, 0x6a, 0x22, 0x9a, 0, 0, 0, 0, sel::kGate, 0, 0xeb, 0xfe});  // push 0x11; push 0x22; call gate
+  Code({0x6a, 0x11, 0x6a, 0x22, 0x9a, 0, 0, 0, 0, sel::kGate, 0, 0xeb, 0xfe});       // push 0x11; push 0x22; call gate
   Code({0x8b, 0x44, 0x24, 0x0c, 0x8b, 0x5c, 0x24, 0x08, 0xca, 0x08, 0x00}, 0x9000);  // eax, ebx = parameters; retf 8
   Steps(3);
   EXPECT_EQ(s.rip, 0x9000u);
@@ -178,9 +178,16 @@ TEST_F(InterpTest, NotPresentHandlerSetsExt) {
 }
 
 TEST_F(InterpTest, PrivilegedInstructionsInUserMode) {
-  const std::vector<std::vector<uint8_t>> kCases = {
-      {0xf4}, {0xfa}, {0xfb}, {0x0f, 0x20, 0xc0}, {0x0f, 0x30}, {0x0f, 0x06}, {0x0f, 0x01, 0x38}, {0x0f, 0x09},
-      {0xe4, 0x10}, {0x0f, 0x00, 0xd8}};
+  const std::vector<std::vector<uint8_t>> kCases = {{0xf4},
+                                                    {0xfa},
+                                                    {0xfb},
+                                                    {0x0f, 0x20, 0xc0},
+                                                    {0x0f, 0x30},
+                                                    {0x0f, 0x06},
+                                                    {0x0f, 0x01, 0x38},
+                                                    {0x0f, 0x09},
+                                                    {0xe4, 0x10},
+                                                    {0x0f, 0x00, 0xd8}};
   for (const auto& bytes : kCases) {
     LongMode();
     UserMode();
@@ -206,9 +213,9 @@ TEST_F(InterpTest, IoBitmap) {
 
 TEST_F(InterpTest, TaskSwitchByCallAndBack) {
   Protected32();
-  Put<uint32_t>(at::kTss2 + 32, 0x9000);            // EIP
-  Put<uint32_t>(at::kTss2 + 36, 2);                 // EFLAGS
-  Put<uint32_t>(at::kTss2 + 40, 0xaaaa);            // EAX
+  Put<uint32_t>(at::kTss2 + 32, 0x9000);  // EIP
+  Put<uint32_t>(at::kTss2 + 36, 2);       // EFLAGS
+  Put<uint32_t>(at::kTss2 + 40, 0xaaaa);  // EAX
   Put<uint32_t>(at::kTss2 + 56, at::kStack0 - 0x800);
   for (unsigned i = 0; i < 6; ++i) Put<uint32_t>(at::kTss2 + 72 + i * 4, i == 1 ? sel::kCode0 : sel::kData0);
   s.gpr[kRbx] = 0x1234;

@@ -201,7 +201,7 @@ TEST_F(InterpTest, InstructionBreakpointAndRf) {
 TEST_F(InterpTest, DataBreakpointTrapsAfterTheWrite) {
   LongMode();
   s.dr[0] = at::kData;
-  s.dr7 = 0x400 | 2 | (0xdull << 16);  // 4 bytes, write, global
+  s.dr7 = 0x400 | 2 | (0xdull << 16);                                        // 4 bytes, write, global
   Code({0x8b, 0x04, 0x25, 0, 0, 3, 0, 0x89, 0x04, 0x25, 2, 0, 3, 0, 0x90});  // mov eax, [kData]; mov [kData + 2], eax
   s.gpr[kRax] = 5;
   EXPECT_EQ(Run(), 1);
@@ -320,15 +320,15 @@ TEST_F(InterpTest, ControlRegisterRules) {
   };
   const uint64_t cr0_now = x86::cr0::kPe | x86::cr0::kPg | x86::cr0::kEt | x86::cr0::kNe | x86::cr0::kWp;
   const Case kFaults[] = {
-      {{0x0f, 0x22, 0xc0}, cr0_now & ~x86::cr0::kPe},       // PG without PE
-      {{0x0f, 0x22, 0xc0}, cr0_now & ~x86::cr0::kPg},       // leaving paging in 64-bit code
-      {{0x0f, 0x22, 0xc0}, cr0_now | x86::cr0::kNw},        // NW without CD
+      {{0x0f, 0x22, 0xc0}, cr0_now & ~x86::cr0::kPe},  // PG without PE
+      {{0x0f, 0x22, 0xc0}, cr0_now & ~x86::cr0::kPg},  // leaving paging in 64-bit code
+      {{0x0f, 0x22, 0xc0}, cr0_now | x86::cr0::kNw},   // NW without CD
       {{0x0f, 0x22, 0xc0}, cr0_now | Bit(32)},
-      {{0x0f, 0x22, 0xe0}, 0},                              // CR4 without PAE
-      {{0x0f, 0x22, 0xe0}, x86::cr4::kPae | Bit(13)},       // VMXE
+      {{0x0f, 0x22, 0xe0}, 0},                         // CR4 without PAE
+      {{0x0f, 0x22, 0xe0}, x86::cr4::kPae | Bit(13)},  // VMXE
       {{0x0f, 0x22, 0xe0}, x86::cr4::kPae | x86::cr4::kLa57},
-      {{0x0f, 0x22, 0xd8}, Bit(60)},                        // CR3
-      {{0x44, 0x0f, 0x22, 0xc0}, 16},                       // CR8
+      {{0x0f, 0x22, 0xd8}, Bit(60)},   // CR3
+      {{0x44, 0x0f, 0x22, 0xc0}, 16},  // CR8
   };
   for (const Case& c : kFaults) {
     LongMode();
@@ -350,10 +350,10 @@ TEST_F(InterpTest, MsrRules) {
     uint64_t value;
     bool faults;
   };
-  for (const Case& c : {Case{0xc0000082, Bit(47), true}, Case{0xc0000082, 0xffff800000000000, false},
-                        Case{0x277, 2, true}, Case{0x277, 6, false}, Case{0xc0000080, 0, true} /* LME off */,
-                        Case{0xc0000080, Bit(1), true}, Case{0x1b, 0, false}, Case{0x999, 0, true},
-                        Case{0xc0000101, 0x1000, false}}) {
+  for (const Case& c :
+       {Case{0xc0000082, Bit(47), true}, Case{0xc0000082, 0xffff800000000000, false}, Case{0x277, 2, true},
+        Case{0x277, 6, false}, Case{0xc0000080, 0, true} /* LME off */, Case{0xc0000080, Bit(1), true},
+        Case{0x1b, 0, false}, Case{0x999, 0, true}, Case{0xc0000101, 0x1000, false}}) {
     LongMode();
     s.gpr[kRcx] = c.index;
     s.gpr[kRax] = c.value & 0xffffffff;

@@ -230,9 +230,7 @@ bool Int(Core& c, const Decoded& d) {
   return c.SoftwareInterrupt(static_cast<uint8_t>(d.insn.immediate));
 }
 bool Int3(Core& c, const Decoded&) { return c.SoftwareInterrupt(x86::kBreakpoint); }
-bool Into(Core& c, const Decoded&) {
-  return !(c.state->rflags & rf::kOf) || c.SoftwareInterrupt(x86::kOverflow);
-}
+bool Into(Core& c, const Decoded&) { return !(c.state->rflags & rf::kOf) || c.SoftwareInterrupt(x86::kOverflow); }
 
 /// INT1 is a #DB trap that asks no gate's DPL and leaves DR6 alone.
 bool Int1(Core& c, const Decoded&) {

@@ -8,8 +8,8 @@
 
 namespace nacre::engine::interp {
 
-using x86::Access;
 using memory::GuestMemory;
+using x86::Access;
 
 namespace {
 
@@ -81,8 +81,8 @@ bool Core::TranslatePage(uint64_t linear, Access access, AccessMode as, uint8_t*
 bool Core::TranslateSlow(uint64_t linear, uint32_t size, Access access, MemRef& ref) {
   const AccessMode as = implicit ? AccessMode::kSupervisor : mode;
   if (tlb_mode == AccessMode::kSlow && !implicit) {
-    const bool checked = as == AccessMode::kUser && (state->cr0 & x86::cr0::kAm) &&
-                         (state->rflags & x86::rflags::kAc) && size > 1;
+    const bool checked =
+        as == AccessMode::kUser && (state->cr0 & x86::cr0::kAm) && (state->rflags & x86::rflags::kAc) && size > 1;
     // Operands of 10 bytes and more ask for 8-byte alignment, 6- and 10-byte pointers for that of their parts.
     const uint64_t alignment = std::has_single_bit(size) ? std::min(size, 8u) : 2;
     if (checked && (linear & (alignment - 1)) != 0) return FaultCode(x86::kAlignmentCheck, 0);
@@ -129,11 +129,21 @@ void Core::LoadRef(const MemRef& ref, void* to) {
     if (size == 0) break;
     if (ref.host[part]) {
       switch (size) {
-        case 1: *out = *ref.host[part]; break;
-        case 2: std::memcpy(out, ref.host[part], 2); break;
-        case 4: std::memcpy(out, ref.host[part], 4); break;
-        case 8: std::memcpy(out, ref.host[part], 8); break;
-        default: std::memcpy(out, ref.host[part], size); break;
+        case 1:
+          *out = *ref.host[part];
+          break;
+        case 2:
+          std::memcpy(out, ref.host[part], 2);
+          break;
+        case 4:
+          std::memcpy(out, ref.host[part], 4);
+          break;
+        case 8:
+          std::memcpy(out, ref.host[part], 8);
+          break;
+        default:
+          std::memcpy(out, ref.host[part], size);
+          break;
       }
     } else {
       for (uint32_t at = 0; at < size;) {
@@ -155,11 +165,21 @@ void Core::StoreRef(const MemRef& ref, const void* from) {
     if (size == 0) break;
     if (ref.host[part]) {
       switch (size) {
-        case 1: *ref.host[part] = *in; break;
-        case 2: std::memcpy(ref.host[part], in, 2); break;
-        case 4: std::memcpy(ref.host[part], in, 4); break;
-        case 8: std::memcpy(ref.host[part], in, 8); break;
-        default: std::memcpy(ref.host[part], in, size); break;
+        case 1:
+          *ref.host[part] = *in;
+          break;
+        case 2:
+          std::memcpy(ref.host[part], in, 2);
+          break;
+        case 4:
+          std::memcpy(ref.host[part], in, 4);
+          break;
+        case 8:
+          std::memcpy(ref.host[part], in, 8);
+          break;
+        default:
+          std::memcpy(ref.host[part], in, size);
+          break;
       }
       Written(ref.host[part], ref.phys[part], size);
     } else {
@@ -257,18 +277,24 @@ bool Core::ReadSized(x86::SegmentIndex segment, uint64_t offset, unsigned size, 
 }
 
 bool Core::WriteSized(x86::SegmentIndex segment, uint64_t offset, unsigned size, uint64_t value) {
-  return WithSize(size, [&](auto typed) {
-    return WriteSegment(segment, offset, static_cast<decltype(typed)>(value));
-  });
+  return WithSize(size, [&](auto typed) { return WriteSegment(segment, offset, static_cast<decltype(typed)>(value)); });
 }
 
 void Core::WriteGpr(unsigned index, unsigned size, uint64_t value) {
   uint64_t& reg = state->gpr[index];
   switch (size) {
-    case 1: reg = (reg & ~uint64_t{0xff}) | (value & 0xff); break;
-    case 2: reg = (reg & ~uint64_t{0xffff}) | (value & 0xffff); break;
-    case 4: reg = value & 0xffffffff; break;
-    default: reg = value; break;
+    case 1:
+      reg = (reg & ~uint64_t{0xff}) | (value & 0xff);
+      break;
+    case 2:
+      reg = (reg & ~uint64_t{0xffff}) | (value & 0xffff);
+      break;
+    case 4:
+      reg = value & 0xffffffff;
+      break;
+    default:
+      reg = value;
+      break;
   }
 }
 

@@ -11,13 +11,45 @@ namespace efer = x86::efer;
 namespace {
 
 enum MsrIndex : uint32_t {
-  kTsc = 0x10, kPlatformId = 0x17, kFeatureControl = 0x3a, kTscAdjust = 0x3b, kSpecCtrl = 0x48, kPredCmd = 0x49,
-  kUcodeUpdate = 0x79, kUcodeRev = 0x8b, kPlatformInfo = 0xce, kMtrrCap = 0xfe, kArchCapabilities = 0x10a,
-  kFlushCmd = 0x10b, kSysenterCs = 0x174, kSysenterEsp = 0x175, kSysenterEip = 0x176, kMcgCap = 0x179,
-  kMcgStatus = 0x17a, kMiscEnable = 0x1a0, kDebugCtl = 0x1d9, kMtrrPhysical = 0x200, kMtrrFix64k = 0x250,
-  kMtrrFix16k = 0x258, kMtrrFix4k = 0x268, kPat = 0x277, kMtrrDefType = 0x2ff, kXss = 0xda0,
-  kEfer = 0xc0000080, kStar, kLstar, kCstar, kSfmask, kFsBase = 0xc0000100, kGsBase, kKernelGsBase, kTscAux,
-  kAmdSyscfg = 0xc0010010, kAmdHwcr = 0xc0010015, kAmdPatchLoader = 0xc0010020, kAmdDeCfg = 0xc0011029
+  kTsc = 0x10,
+  kPlatformId = 0x17,
+  kFeatureControl = 0x3a,
+  kTscAdjust = 0x3b,
+  kSpecCtrl = 0x48,
+  kPredCmd = 0x49,
+  kUcodeUpdate = 0x79,
+  kUcodeRev = 0x8b,
+  kPlatformInfo = 0xce,
+  kMtrrCap = 0xfe,
+  kArchCapabilities = 0x10a,
+  kFlushCmd = 0x10b,
+  kSysenterCs = 0x174,
+  kSysenterEsp = 0x175,
+  kSysenterEip = 0x176,
+  kMcgCap = 0x179,
+  kMcgStatus = 0x17a,
+  kMiscEnable = 0x1a0,
+  kDebugCtl = 0x1d9,
+  kMtrrPhysical = 0x200,
+  kMtrrFix64k = 0x250,
+  kMtrrFix16k = 0x258,
+  kMtrrFix4k = 0x268,
+  kPat = 0x277,
+  kMtrrDefType = 0x2ff,
+  kXss = 0xda0,
+  kEfer = 0xc0000080,
+  kStar,
+  kLstar,
+  kCstar,
+  kSfmask,
+  kFsBase = 0xc0000100,
+  kGsBase,
+  kKernelGsBase,
+  kTscAux,
+  kAmdSyscfg = 0xc0010010,
+  kAmdHwcr = 0xc0010015,
+  kAmdPatchLoader = 0xc0010020,
+  kAmdDeCfg = 0xc0011029
 };
 
 constexpr uint64_t kMtrrCapValue = 8 /* pairs */ | Bit(8) /* fixed */ | Bit(10) /* WC */;
@@ -48,23 +80,37 @@ uint64_t* FixedMtrr(x86::Msrs& msr, uint32_t index) {
 uint64_t* PlainMsr(x86::CpuState& s, uint32_t index, bool& canonical) {
   canonical = false;
   switch (index) {
-    case kSysenterCs: return &s.msr.sysenter_cs;
-    case kStar: return &s.msr.star;
-    case kSfmask: return &s.msr.sfmask;
-    case kMcgStatus: return &s.msr.mcg_status;
-    case kTscAux: return &s.msr.tsc_aux;
-    default: break;
+    case kSysenterCs:
+      return &s.msr.sysenter_cs;
+    case kStar:
+      return &s.msr.star;
+    case kSfmask:
+      return &s.msr.sfmask;
+    case kMcgStatus:
+      return &s.msr.mcg_status;
+    case kTscAux:
+      return &s.msr.tsc_aux;
+    default:
+      break;
   }
   canonical = true;
   switch (index) {
-    case kSysenterEsp: return &s.msr.sysenter_esp;
-    case kSysenterEip: return &s.msr.sysenter_eip;
-    case kLstar: return &s.msr.lstar;
-    case kCstar: return &s.msr.cstar;
-    case kFsBase: return &s.segment[x86::kFs].base;
-    case kGsBase: return &s.segment[x86::kGs].base;
-    case kKernelGsBase: return &s.msr.kernel_gs_base;
-    default: return nullptr;
+    case kSysenterEsp:
+      return &s.msr.sysenter_esp;
+    case kSysenterEip:
+      return &s.msr.sysenter_eip;
+    case kLstar:
+      return &s.msr.lstar;
+    case kCstar:
+      return &s.msr.cstar;
+    case kFsBase:
+      return &s.segment[x86::kFs].base;
+    case kGsBase:
+      return &s.segment[x86::kGs].base;
+    case kKernelGsBase:
+      return &s.msr.kernel_gs_base;
+    default:
+      return nullptr;
   }
 }
 
@@ -88,8 +134,12 @@ bool Core::ReadMsr(uint32_t index, uint64_t& value) {
     return true;
   }
   switch (index) {
-    case kTsc: value = ReadTsc(); return true;
-    case kTscAdjust: value = s.msr.tsc_adjust; return true;
+    case kTsc:
+      value = ReadTsc();
+      return true;
+    case kTscAdjust:
+      value = s.msr.tsc_adjust;
+      return true;
     case kSpecCtrl:
       if (!has_spec_ctrl) return Gp();
       value = s.msr.spec_ctrl;
@@ -98,16 +148,38 @@ bool Core::ReadMsr(uint32_t index, uint64_t& value) {
       if (!config.model->HasFeature(7, 0, 'd', 29)) return Gp();
       value = x86::CpuModel::arch_capabilities();
       return true;
-    case kPat: value = s.msr.pat; return true;
-    case kMtrrCap: value = kMtrrCapValue; return true;
-    case kMtrrDefType: value = s.msr.mtrr_def_type; return true;
-    case kMiscEnable: value = s.msr.misc_enable; return true;
-    case kXss: value = s.msr.xss; return true;
-    case kEfer: value = s.msr.efer; return true;
-    case kUcodeRev: value = amd ? 0x01000000 : kUcodeRevValue; return true;
-    case kFeatureControl: value = 1; return true;  // locked, nothing enabled
-    case kPlatformId: case kPlatformInfo: case kMcgCap: case kDebugCtl: value = 0; return true;
-    case kAmdSyscfg: case kAmdHwcr:
+    case kPat:
+      value = s.msr.pat;
+      return true;
+    case kMtrrCap:
+      value = kMtrrCapValue;
+      return true;
+    case kMtrrDefType:
+      value = s.msr.mtrr_def_type;
+      return true;
+    case kMiscEnable:
+      value = s.msr.misc_enable;
+      return true;
+    case kXss:
+      value = s.msr.xss;
+      return true;
+    case kEfer:
+      value = s.msr.efer;
+      return true;
+    case kUcodeRev:
+      value = amd ? 0x01000000 : kUcodeRevValue;
+      return true;
+    case kFeatureControl:
+      value = 1;
+      return true;  // locked, nothing enabled
+    case kPlatformId:
+    case kPlatformInfo:
+    case kMcgCap:
+    case kDebugCtl:
+      value = 0;
+      return true;
+    case kAmdSyscfg:
+    case kAmdHwcr:
       if (!amd) break;
       value = 0;
       return true;
@@ -115,7 +187,8 @@ bool Core::ReadMsr(uint32_t index, uint64_t& value) {
       if (!amd) break;
       value = 2;  // LFENCE is serialising
       return true;
-    default: break;
+    default:
+      break;
   }
   return config.host->ReadMsr(index, value) ? true : Gp();
 }
@@ -168,8 +241,10 @@ bool Core::WriteMsr(uint32_t index, uint64_t value) {
       if (!has_spec_ctrl || (value & ~config.model->spec_ctrl_mask())) return Gp();
       s.msr.spec_ctrl = value;
       return true;
-    case kPredCmd: return has_spec_ctrl && !(value & ~uint64_t{1}) ? true : Gp();
-    case kFlushCmd: return config.model->HasFeature(7, 0, 'd', 28) && !(value & ~uint64_t{1}) ? true : Gp();
+    case kPredCmd:
+      return has_spec_ctrl && !(value & ~uint64_t{1}) ? true : Gp();
+    case kFlushCmd:
+      return config.model->HasFeature(7, 0, 'd', 28) && !(value & ~uint64_t{1}) ? true : Gp();
     case kPat:
       if (!ValidPat(value)) return Gp();
       s.msr.pat = value;
@@ -178,17 +253,33 @@ bool Core::WriteMsr(uint32_t index, uint64_t value) {
       if ((value & ~uint64_t{0xcff}) || !ValidMemoryType(value & 0xff)) return Gp();
       s.msr.mtrr_def_type = value;
       return true;
-    case kMiscEnable: s.msr.misc_enable = value; return true;
-    case kXss: return value == 0 ? true : Gp();
-    case kEfer: return WriteEfer(value);
-    case kUcodeRev: case kUcodeUpdate: return true;  // ignored: there is no microcode to load
-    case kDebugCtl: return value == 0 ? true : Gp();
-    case kFeatureControl: case kMtrrCap: case kPlatformId: case kPlatformInfo: case kMcgCap: case kArchCapabilities:
+    case kMiscEnable:
+      s.msr.misc_enable = value;
+      return true;
+    case kXss:
+      return value == 0 ? true : Gp();
+    case kEfer:
+      return WriteEfer(value);
+    case kUcodeRev:
+    case kUcodeUpdate:
+      return true;  // ignored: there is no microcode to load
+    case kDebugCtl:
+      return value == 0 ? true : Gp();
+    case kFeatureControl:
+    case kMtrrCap:
+    case kPlatformId:
+    case kPlatformInfo:
+    case kMcgCap:
+    case kArchCapabilities:
       return Gp();
-    case kAmdSyscfg: case kAmdHwcr: case kAmdPatchLoader: case kAmdDeCfg:
+    case kAmdSyscfg:
+    case kAmdHwcr:
+    case kAmdPatchLoader:
+    case kAmdDeCfg:
       if (amd) return true;
       break;
-    default: break;
+    default:
+      break;
   }
   return config.host->WriteMsr(index, value) ? true : Gp();
 }

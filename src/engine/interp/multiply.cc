@@ -16,14 +16,14 @@ INTERP_BINARY(HostImul, "imul")
 
 /// low:high = low INSN b with the host's flags; the accumulator is needed for the flags as well, hence the moves,
 /// which change none.
-#define INTERP_WIDENING(NAME, INSN, TYPE, A)                                                              \
-  void NAME(uint64_t& rflags, TYPE& low, TYPE& high, TYPE b) {                                            \
-    uint32_t ax = PackFlags(rflags);                                                                      \
-    asm(INTERP_FLAGS_IN "mov %[low], %%" A "\n\t" INSN " %[b]\n\tmov %%" A ", %[low]" INTERP_FLAGS_OUT    \
-        : "+&a"(ax), [low] "+&r"(low), "=&d"(high)                                                        \
-        : [b] "r"(b)                                                                                      \
-        : "cc");                                                                                          \
-    UnpackFlags(rflags, ax);                                                                              \
+#define INTERP_WIDENING(NAME, INSN, TYPE, A)                                                           \
+  void NAME(uint64_t& rflags, TYPE& low, TYPE& high, TYPE b) {                                         \
+    uint32_t ax = PackFlags(rflags);                                                                   \
+    asm(INTERP_FLAGS_IN "mov %[low], %%" A "\n\t" INSN " %[b]\n\tmov %%" A ", %[low]" INTERP_FLAGS_OUT \
+        : "+&a"(ax), [low] "+&r"(low), "=&d"(high)                                                     \
+        : [b] "r"(b)                                                                                   \
+        : "cc");                                                                                       \
+    UnpackFlags(rflags, ax);                                                                           \
   }
 INTERP_WIDENING(HostMul, "mul", uint16_t, "ax")
 INTERP_WIDENING(HostMul, "mul", uint32_t, "eax")
@@ -32,14 +32,14 @@ INTERP_WIDENING(HostImulWide, "imul", uint16_t, "ax")
 INTERP_WIDENING(HostImulWide, "imul", uint32_t, "eax")
 INTERP_WIDENING(HostImulWide, "imul", uint64_t, "rax")
 
-#define INTERP_WIDENING8(NAME, INSN)                                                                      \
-  void NAME(uint64_t& rflags, uint16_t& product, uint8_t b) {                                             \
-    uint32_t ax = PackFlags(rflags);                                                                      \
-    asm(INTERP_FLAGS_IN "mov %[product], %%ax\n\t" INSN " %[b]\n\tmov %%ax, %[product]" INTERP_FLAGS_OUT  \
-        : "+&a"(ax), [product] "+&r"(product)                                                             \
-        : [b] "q"(b)                                                                                      \
-        : "cc");                                                                                          \
-    UnpackFlags(rflags, ax);                                                                              \
+#define INTERP_WIDENING8(NAME, INSN)                                                                     \
+  void NAME(uint64_t& rflags, uint16_t& product, uint8_t b) {                                            \
+    uint32_t ax = PackFlags(rflags);                                                                     \
+    asm(INTERP_FLAGS_IN "mov %[product], %%ax\n\t" INSN " %[b]\n\tmov %%ax, %[product]" INTERP_FLAGS_OUT \
+        : "+&a"(ax), [product] "+&r"(product)                                                            \
+        : [b] "q"(b)                                                                                     \
+        : "cc");                                                                                         \
+    UnpackFlags(rflags, ax);                                                                             \
   }
 INTERP_WIDENING8(HostMul8, "mul")
 INTERP_WIDENING8(HostImul8, "imul")
@@ -109,10 +109,26 @@ Handler ResolveMul(const Instruction& insn) {
 
 template <typename T>
 struct Wider;
-template <> struct Wider<uint8_t> { using U = uint16_t; using S = int16_t; };
-template <> struct Wider<uint16_t> { using U = uint32_t; using S = int32_t; };
-template <> struct Wider<uint32_t> { using U = uint64_t; using S = int64_t; };
-template <> struct Wider<uint64_t> { using U = unsigned __int128; using S = __int128; };
+template <>
+struct Wider<uint8_t> {
+  using U = uint16_t;
+  using S = int16_t;
+};
+template <>
+struct Wider<uint16_t> {
+  using U = uint32_t;
+  using S = int32_t;
+};
+template <>
+struct Wider<uint32_t> {
+  using U = uint64_t;
+  using S = int64_t;
+};
+template <>
+struct Wider<uint64_t> {
+  using U = unsigned __int128;
+  using S = __int128;
+};
 
 /// The flags are undefined; they stay.
 template <bool kSigned, typename T>
@@ -139,15 +155,13 @@ bool Divide(Core& c, const Decoded& d) {
     if (by == -1) {
       const U negated = static_cast<U>(0 - dividend);
       const auto q = static_cast<S>(negated);
-      if (q < std::numeric_limits<I>::min() || q > std::numeric_limits<I>::max() ||
-          (n < 0 && q < 0))
+      if (q < std::numeric_limits<I>::min() || q > std::numeric_limits<I>::max() || (n < 0 && q < 0))
         return c.Fault(x86::kDivideError);
       quotient = static_cast<T>(q);
       remainder = 0;
     } else {
       const S q = static_cast<S>(n / by);
-      if (q < std::numeric_limits<I>::min() || q > std::numeric_limits<I>::max())
-        return c.Fault(x86::kDivideError);
+      if (q < std::numeric_limits<I>::min() || q > std::numeric_limits<I>::max()) return c.Fault(x86::kDivideError);
       quotient = static_cast<T>(q);
       remainder = static_cast<T>(n % by);
     }

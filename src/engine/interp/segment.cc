@@ -84,8 +84,8 @@ void Core::LoadRealSegment(SegmentIndex index, uint16_t selector) {
     segment.limit = 0xffff;
     segment.attributes = Segment::kP | Segment::kS | 0xb;
   } else {
-    segment.attributes = (segment.attributes & (Segment::kDb | Segment::kG | Segment::kAvl)) | Segment::kP |
-                         Segment::kS | 3;
+    segment.attributes =
+        (segment.attributes & (Segment::kDb | Segment::kG | Segment::kAvl)) | Segment::kP | Segment::kS | 3;
   }
 }
 
@@ -204,17 +204,24 @@ bool LoadPointer(Core& c, const Decoded& d) {
 }
 
 /// The protected-mode instructions are not recognised in real and virtual-8086 mode.
-bool RequireProtected(Core& c) {
-  return c.state->protected_mode() && !c.state->virtual8086() ? true : c.Ud();
-}
+bool RequireProtected(Core& c) { return c.state->protected_mode() && !c.state->virtual8086() ? true : c.Ud(); }
 
 bool SystemTypeIsValid(const Core& c, unsigned type, bool gates) {
   if (c.state->long_mode_active())
     return type == kLdt || type == kTss32 || type == kTss32Busy || (gates && type == kCallGate32);
   switch (type) {
-    case kTss16: case kLdt: case kTss16Busy: case kTss32: case kTss32Busy: return true;
-    case kCallGate16: case kTaskGate: case kCallGate32: return gates;
-    default: return false;
+    case kTss16:
+    case kLdt:
+    case kTss16Busy:
+    case kTss32:
+    case kTss32Busy:
+      return true;
+    case kCallGate16:
+    case kTaskGate:
+    case kCallGate32:
+      return gates;
+    default:
+      return false;
   }
 }
 
@@ -241,8 +248,7 @@ bool LarLsl(Core& c, const Decoded& d) {
   bool ok;
   INTERP_TRY(Inspect(c, selector, descriptor, ok));
   ok = ok && (descriptor.code_or_data() || SystemTypeIsValid(c, descriptor.type(), !kLimit));
-  if (ok)
-    c.WriteGpr(d.insn.operand[0].index, d.operand_size, kLimit ? descriptor.limit() : descriptor.high & 0xffff00);
+  if (ok) c.WriteGpr(d.insn.operand[0].index, d.operand_size, kLimit ? descriptor.limit() : descriptor.high & 0xffff00);
   SetZf(c, ok);
   return true;
 }
@@ -317,8 +323,7 @@ bool Ltr(Core& c, const Decoded& d) {
   if ((selector & ~3) == 0) return c.Gp();
   Descriptor descriptor;
   INTERP_TRY(ReadSystemSegment(c, selector, descriptor));
-  const bool available =
-      descriptor.type() == kTss32 || (descriptor.type() == kTss16 && !c.state->long_mode_active());
+  const bool available = descriptor.type() == kTss32 || (descriptor.type() == kTss16 && !c.state->long_mode_active());
   if (!available) return c.Gp(selector & 0xfffc);
   if (!descriptor.present()) return c.Np(selector & 0xfffc);
   INTERP_TRY(c.SetDescriptorBits(descriptor, Bit(9)));  // busy

@@ -35,9 +35,17 @@ template <Op op, typename T>
 bool Shift(Core& c, const Decoded& d) {
   uint8_t count;
   switch (d.insn.opcode) {
-    case 0xd0: case 0xd1: count = 1; break;
-    case 0xd2: case 0xd3: count = static_cast<uint8_t>(c.state->gpr[x86::kRcx]); break;
-    default: count = static_cast<uint8_t>(d.insn.immediate); break;
+    case 0xd0:
+    case 0xd1:
+      count = 1;
+      break;
+    case 0xd2:
+    case 0xd3:
+      count = static_cast<uint8_t>(c.state->gpr[x86::kRcx]);
+      break;
+    default:
+      count = static_cast<uint8_t>(d.insn.immediate);
+      break;
   }
   uint64_t flags = c.state->rflags;
   INTERP_TRY(c.ModifyOperand<T>(d, 0, [&](T& value) { Apply<op>(flags, value, count); }));
@@ -83,9 +91,12 @@ bool DoubleShift(Core& c, const Decoded& d) {
 template <bool kLeft>
 Handler ResolveDouble(const Instruction& insn) {
   switch (insn.operand[0].size) {
-    case 2: return DoubleShift<kLeft, uint16_t>;
-    case 4: return DoubleShift<kLeft, uint32_t>;
-    default: return DoubleShift<kLeft, uint64_t>;
+    case 2:
+      return DoubleShift<kLeft, uint16_t>;
+    case 4:
+      return DoubleShift<kLeft, uint32_t>;
+    default:
+      return DoubleShift<kLeft, uint64_t>;
   }
 }
 

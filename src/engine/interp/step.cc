@@ -60,8 +60,11 @@ const HandlerTable& HandlerTable::Get() {
 bool InvalidOpcode(Core& c, const Decoded&) { return c.Ud(); }
 
 Core::Core(const VcpuConfig& vcpu_config, StateListener* state_listener)
-    : config(vcpu_config), listener(state_listener), vector_unit(*vcpu_config.model),
-      amd(vcpu_config.model->Cpuid(0, 0, CpuState{}, 0).ebx == kAuth), has_spec_ctrl(HasSpecCtrl(*vcpu_config.model)) {}
+    : config(vcpu_config),
+      listener(state_listener),
+      vector_unit(*vcpu_config.model),
+      amd(vcpu_config.model->Cpuid(0, 0, CpuState{}, 0).ebx == kAuth),
+      has_spec_ctrl(HasSpecCtrl(*vcpu_config.model)) {}
 
 Core::~Core() = default;
 
@@ -85,8 +88,7 @@ bool Core::PageFault(uint64_t linear, uint32_t error) {
 void Core::UpdateAccessMode() {
   code64 = state->code64();
   const bool user = state->cpl() == 3;
-  mode = user ? AccessMode::kUser
-         : state->rflags & rf::kAc ? AccessMode::kSupervisorAc : AccessMode::kSupervisor;
+  mode = user ? AccessMode::kUser : state->rflags & rf::kAc ? AccessMode::kSupervisorAc : AccessMode::kSupervisor;
   const bool alignment = user && (state->rflags & rf::kAc) && (state->cr0 & x86::cr0::kAm);
   tlb_mode = alignment || (state->dr7 & 0xff) ? AccessMode::kSlow : mode;
 }

@@ -19,8 +19,11 @@ INTERP_BINARY(HostCmp, "cmp")
 /// What all string instructions share: index registers as wide as addresses, stepping by DF.
 struct StringContext {
   StringContext(Core& core, const Decoded& decoded, unsigned element)
-      : c(core), d(decoded), address_size(decoded.insn.address_size),
-        source_segment(static_cast<x86::SegmentIndex>(decoded.string_segment)), element_size(element),
+      : c(core),
+        d(decoded),
+        address_size(decoded.insn.address_size),
+        source_segment(static_cast<x86::SegmentIndex>(decoded.string_segment)),
+        element_size(element),
         backward((core.state->rflags & rf::kDf) != 0) {}
 
   uint64_t rsi() const { return c.ReadGpr(x86::kRsi, address_size); }
@@ -214,8 +217,7 @@ bool Outs(Core& c, const Decoded& d) {
 
 bool Xlat(Core& c, const Decoded& d) {
   uint8_t value;
-  const uint64_t offset =
-      MaskToSize(c.state->gpr[x86::kRbx] + c.ReadReg<uint8_t>(0), d.insn.address_size);
+  const uint64_t offset = MaskToSize(c.state->gpr[x86::kRbx] + c.ReadReg<uint8_t>(0), d.insn.address_size);
   INTERP_TRY(c.ReadSegment(static_cast<x86::SegmentIndex>(d.string_segment), offset, value));
   c.WriteReg<uint8_t>(0, value);
   return true;

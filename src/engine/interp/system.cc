@@ -171,9 +171,8 @@ bool Rdpmc(Core& c, const Decoded&) { return c.Gp(); }
 
 bool Cpuid(Core& c, const Decoded&) {
   x86::CpuState& s = *c.state;
-  const x86::CpuidResult result =
-      c.config.model->Cpuid(static_cast<uint32_t>(s.gpr[x86::kRax]), static_cast<uint32_t>(s.gpr[x86::kRcx]), s,
-                            c.config.index);
+  const x86::CpuidResult result = c.config.model->Cpuid(static_cast<uint32_t>(s.gpr[x86::kRax]),
+                                                        static_cast<uint32_t>(s.gpr[x86::kRcx]), s, c.config.index);
   s.gpr[x86::kRax] = result.eax;
   s.gpr[x86::kRbx] = result.ebx;
   s.gpr[x86::kRcx] = result.ecx;
@@ -196,8 +195,8 @@ bool Hypercall(Core& c, const Decoded&) {
   const unsigned size = c.code64 ? 8 : 4;
   uint64_t answer = static_cast<uint64_t>(-1);
   if (s.cpl() == 0) {
-    const uint64_t arguments[4] = {c.ReadGpr(x86::kRbx, size), c.ReadGpr(x86::kRcx, size),
-                                   c.ReadGpr(x86::kRdx, size), c.ReadGpr(x86::kRsi, size)};
+    const uint64_t arguments[4] = {c.ReadGpr(x86::kRbx, size), c.ReadGpr(x86::kRcx, size), c.ReadGpr(x86::kRdx, size),
+                                   c.ReadGpr(x86::kRsi, size)};
     answer = c.config.host->Hypercall(c.ReadGpr(x86::kRax, size), arguments);
   }
   c.WriteGpr(x86::kRax, size, answer);
@@ -257,8 +256,8 @@ void RegisterMisc(HandlerTable& t) {
   for (ZydisMnemonic mnemonic : {ZYDIS_MNEMONIC_CLFLUSH, ZYDIS_MNEMONIC_CLFLUSHOPT, ZYDIS_MNEMONIC_CLWB})
     t.Set(mnemonic, CacheLine);
   t.Set(ZYDIS_MNEMONIC_CLZERO, Clzero);
-  for (ZydisMnemonic mnemonic : {ZYDIS_MNEMONIC_MFENCE, ZYDIS_MNEMONIC_LFENCE, ZYDIS_MNEMONIC_SFENCE,
-                                 ZYDIS_MNEMONIC_SERIALIZE})
+  for (ZydisMnemonic mnemonic :
+       {ZYDIS_MNEMONIC_MFENCE, ZYDIS_MNEMONIC_LFENCE, ZYDIS_MNEMONIC_SFENCE, ZYDIS_MNEMONIC_SERIALIZE})
     t.Set(mnemonic, Fence);
   for (ZydisMnemonic mnemonic : {ZYDIS_MNEMONIC_MONITOR, ZYDIS_MNEMONIC_MWAIT}) t.Set(mnemonic, PrivilegedNothing);
   for (ZydisMnemonic mnemonic :

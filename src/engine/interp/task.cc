@@ -152,8 +152,7 @@ bool LoadTaskRegisters(Core& c, const uint8_t* tss, const Layout& layout, bool n
   const bool wide = layout.gpr_size == 4;
   if (wide && s.paging()) {
     const uint64_t cr3 = Field(tss, kCr3At, 4);
-    if ((s.cr4 & x86::cr4::kPae) &&
-        !x86::LoadPdptes(*c.config.memory, s, cr3, c.config.model->physical_address_bits()))
+    if ((s.cr4 & x86::cr4::kPae) && !x86::LoadPdptes(*c.config.memory, s, cr3, c.config.model->physical_address_bits()))
       return c.Gp();
     s.cr3 = cr3;
     c.NotifyFlush(false);

@@ -59,8 +59,9 @@ uint8_t RewriteModrm(const Instruction& insn, GprPlace gpr) {
 // VEX.W chooses the width of a general register; outside 64-bit code it is ignored (SDM 2A 2.3.5.6 and the
 // instructions' pages: VCVTSI2SS, VCVTTSS2SI, VMOVD, VPEXTRD, VPINSRD).
 bool WidthIsVexW(const Instruction& insn) {
-  if (insn.map == 1) return insn.opcode == 0x2a || insn.opcode == 0x2c || insn.opcode == 0x2d || insn.opcode == 0x6e ||
-                            insn.opcode == 0x7e;
+  if (insn.map == 1)
+    return insn.opcode == 0x2a || insn.opcode == 0x2c || insn.opcode == 0x2d || insn.opcode == 0x6e ||
+           insn.opcode == 0x7e;
   return insn.map == 3 && (insn.opcode == 0x16 || insn.opcode == 0x22);
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 // Runs one vector or x87 instruction of the guest on the host CPU. The instruction is rewritten so that its memory
-// operand is [RDI], a bounce buffer, and its general register operand RAX; its vector registers keep their numbers. What
-// results (the canonical bytes) is cached as a snippet of generated code. Used by VectorUnit only; one thread.
+// operand is [RDI], a bounce buffer, and its general register operand RAX; its vector registers keep their numbers.
+// What results (the canonical bytes) is cached as a snippet of generated code. Used by VectorUnit only; one thread.
 
 #include <array>
 #include <cstdint>
@@ -19,10 +19,10 @@ struct alignas(64) ThunkContext {
   uint8_t* xsave = nullptr;  ///< the guest's XsaveArea
   uint64_t rax = 0, rcx = 0, rdx = 0;
   uint8_t* bounce = nullptr;
-  uint64_t flags = 0;  ///< in: for x87 only; out: always
-  int fault_signal = 0;  ///< set by the signal handler
-  alignas(64) uint8_t fx[512] = {};       ///< the FXSAVE image after an x87 instruction
-  alignas(64) uint8_t memory[512] = {};   ///< the bounce buffer
+  uint64_t flags = 0;                    ///< in: for x87 only; out: always
+  int fault_signal = 0;                  ///< set by the signal handler
+  alignas(64) uint8_t fx[512] = {};      ///< the FXSAVE image after an x87 instruction
+  alignas(64) uint8_t memory[512] = {};  ///< the bounce buffer
 };
 
 /// An instruction's bytes after rewriting.
@@ -54,8 +54,8 @@ class ThunkRunner : private HostFaultHandler {
   uint64_t generation() const { return generation_; }
 
   ThunkContext& context() { return context_; }
-  /// Runs a snippet on the vector registers of `area`. False: the host raised SIGFPE or SIGILL (context().fault_signal),
-  /// registers are unchanged but for MXCSR's flags.
+  /// Runs a snippet on the vector registers of `area`. False: the host raised SIGFPE or SIGILL
+  /// (context().fault_signal), registers are unchanged but for MXCSR's flags.
   bool RunVector(x86::XsaveArea& area, const uint8_t* snippet);
   /// Runs a snippet on the x87 and XMM state of `area`, which stays as it is: the outcome is in context().fx, with the
   /// error pointers cleared.

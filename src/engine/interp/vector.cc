@@ -16,15 +16,25 @@ namespace {
 bool BelongsToSaveFamily(const Instruction& insn) {
   switch (insn.zydis_mnemonic()) {
     case ZYDIS_MNEMONIC_FWAIT:
-    case ZYDIS_MNEMONIC_FXSAVE: case ZYDIS_MNEMONIC_FXSAVE64:
-    case ZYDIS_MNEMONIC_FXRSTOR: case ZYDIS_MNEMONIC_FXRSTOR64:
-    case ZYDIS_MNEMONIC_XSAVE: case ZYDIS_MNEMONIC_XSAVE64:
-    case ZYDIS_MNEMONIC_XSAVEOPT: case ZYDIS_MNEMONIC_XSAVEOPT64:
-    case ZYDIS_MNEMONIC_XSAVEC: case ZYDIS_MNEMONIC_XSAVEC64:
-    case ZYDIS_MNEMONIC_XSAVES: case ZYDIS_MNEMONIC_XSAVES64:
-    case ZYDIS_MNEMONIC_XRSTOR: case ZYDIS_MNEMONIC_XRSTOR64:
-    case ZYDIS_MNEMONIC_XRSTORS: case ZYDIS_MNEMONIC_XRSTORS64: return true;
-    default: return false;
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XSAVES:
+    case ZYDIS_MNEMONIC_XSAVES64:
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64:
+    case ZYDIS_MNEMONIC_XRSTORS:
+    case ZYDIS_MNEMONIC_XRSTORS64:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -122,23 +132,38 @@ VectorResult VectorUnit::Impl::Execute(const VectorCall& call) {
 
 VectorResult VectorUnit::Impl::Dispatch(const VectorCall& call, const VectorPlan& plan) {
   switch (plan.kind) {
-    case VectorKind::kInvalid: return VectorResult::kInvalidOpcode;
-    case VectorKind::kNative: return Native(call, plan);
-    case VectorKind::kWait: return VectorResult::kOk;
-    case VectorKind::kFxsave: return Fxsave(call);
-    case VectorKind::kFxrstor: return Fxrstor(call);
-    case VectorKind::kXsave: return Xsave(call, false);
-    case VectorKind::kXsaveopt: return Xsave(call, true);
-    case VectorKind::kXrstor: return Xrstor(call);
-    case VectorKind::kLdmxcsr: return Ldmxcsr(call);
+    case VectorKind::kInvalid:
+      return VectorResult::kInvalidOpcode;
+    case VectorKind::kNative:
+      return Native(call, plan);
+    case VectorKind::kWait:
+      return VectorResult::kOk;
+    case VectorKind::kFxsave:
+      return Fxsave(call);
+    case VectorKind::kFxrstor:
+      return Fxrstor(call);
+    case VectorKind::kXsave:
+      return Xsave(call, false);
+    case VectorKind::kXsaveopt:
+      return Xsave(call, true);
+    case VectorKind::kXrstor:
+      return Xrstor(call);
+    case VectorKind::kLdmxcsr:
+      return Ldmxcsr(call);
     case VectorKind::kStmxcsr:
       return call.Write(0, &call.state.xsave.mxcsr(), 4) ? VectorResult::kOk : VectorResult::kMemoryFault;
-    case VectorKind::kVzeroupper: return ZeroUpper(call, false);
-    case VectorKind::kVzeroall: return ZeroUpper(call, true);
-    case VectorKind::kMaskedLoad: return MaskedLoad(call, plan);
-    case VectorKind::kMaskedStore: return MaskedStore(call, plan);
-    case VectorKind::kByteMaskedStore: return ByteMaskedStore(call, plan);
-    case VectorKind::kGather: return Gather(call, plan);
+    case VectorKind::kVzeroupper:
+      return ZeroUpper(call, false);
+    case VectorKind::kVzeroall:
+      return ZeroUpper(call, true);
+    case VectorKind::kMaskedLoad:
+      return MaskedLoad(call, plan);
+    case VectorKind::kMaskedStore:
+      return MaskedStore(call, plan);
+    case VectorKind::kByteMaskedStore:
+      return ByteMaskedStore(call, plan);
+    case VectorKind::kGather:
+      return Gather(call, plan);
   }
   return VectorResult::kInvalidOpcode;
 }

@@ -15,9 +15,19 @@ namespace nacre::engine::interp {
 enum class VectorKind : uint8_t {
   kInvalid,  ///< what no CPU model has (EVEX, XOP, 3DNow!, XSAVEC, XSAVES)
   kNative,   ///< by the thunk
-  kWait, kFxsave, kFxrstor, kXsave, kXsaveopt, kXrstor, kLdmxcsr, kStmxcsr, kVzeroupper, kVzeroall,
-  kMaskedLoad, kMaskedStore,  ///< VMASKMOV, VPMASKMOV
-  kByteMaskedStore,           ///< MASKMOVDQU, MASKMOVQ
+  kWait,
+  kFxsave,
+  kFxrstor,
+  kXsave,
+  kXsaveopt,
+  kXrstor,
+  kLdmxcsr,
+  kStmxcsr,
+  kVzeroupper,
+  kVzeroall,
+  kMaskedLoad,
+  kMaskedStore,      ///< VMASKMOV, VPMASKMOV
+  kByteMaskedStore,  ///< MASKMOVDQU, MASKMOVQ
   kGather
 };
 
@@ -32,9 +42,9 @@ struct VectorPlan {
 
   VectorKind kind = VectorKind::kInvalid;
   VectorGuard guard = VectorGuard::kX87;
-  bool x87_state = false;     ///< runs on the x87 image (x87, MMX)
-  bool x87_pending = false;   ///< a pending x87 exception comes first
-  bool x87_result = false;    ///< a waiting x87 store: an unmasked exception may keep it from storing
+  bool x87_state = false;    ///< runs on the x87 image (x87, MMX)
+  bool x87_pending = false;  ///< a pending x87 exception comes first
+  bool x87_result = false;   ///< a waiting x87 store: an unmasked exception may keep it from storing
   bool memory_read = false, memory_written = false;
   uint16_t memory_bytes = 0;
   uint8_t alignment = 1;      ///< of the linear address, else #GP
@@ -60,7 +70,9 @@ struct VectorCall {
   x86::SegmentIndex segment() const { return static_cast<x86::SegmentIndex>(insn.segment); }
   /// Within the segment, cut to the address size.
   uint64_t Offset(uint64_t value) const { return MaskToSize(value, insn.address_size); }
-  bool Read(uint64_t at, void* to, unsigned size) const { return memory.Read(segment(), Offset(offset + at), to, size); }
+  bool Read(uint64_t at, void* to, unsigned size) const {
+    return memory.Read(segment(), Offset(offset + at), to, size);
+  }
   bool Write(uint64_t at, const void* from, unsigned size) const {
     return memory.Write(segment(), Offset(offset + at), from, size);
   }

@@ -1,5 +1,5 @@
-// Masked moves and gathers touch, and fault on, only the elements that their mask selects, so they are done here and not
-// by the thunk (SDM 2C "VMASKMOV", "VPMASKMOV", "VPGATHERDD/VPGATHERQD", 2B "MASKMOVDQU", "MASKMOVQ").
+// Masked moves and gathers touch, and fault on, only the elements that their mask selects, so they are done here and
+// not by the thunk (SDM 2C "VMASKMOV", "VPMASKMOV", "VPGATHERDD/VPGATHERQD", 2B "MASKMOVDQU", "MASKMOVQ").
 
 #include <cstring>
 
@@ -93,7 +93,8 @@ VectorResult VectorUnit::Impl::Gather(const VectorCall& call, const VectorPlan& 
   Ymm mask = LoadYmm(call.state, mask_register);
   for (unsigned i = 0; i < count; ++i) {
     if (!Selected(mask, i, size)) continue;
-    const int64_t element_index = dword_index ? LoadLe<int32_t>(index.data() + i * 4) : LoadLe<int64_t>(index.data() + i * 8);
+    const int64_t element_index =
+        dword_index ? LoadLe<int32_t>(index.data() + i * 4) : LoadLe<int64_t>(index.data() + i * 8);
     if (!call.Read(static_cast<uint64_t>(element_index) * insn.scale, value.data() + i * size, size)) {
       // What is gathered stays gathered and its mask cleared, so that the restart goes on from here.
       StoreYmm(call.state, destination, value);

@@ -21,36 +21,65 @@ bool HasClass(const Instruction& insn, RegisterClass wanted) {
 
 VectorKind StateKind(const Instruction& insn) {
   switch (insn.zydis_mnemonic()) {
-    case ZYDIS_MNEMONIC_FWAIT: return VectorKind::kWait;
-    case ZYDIS_MNEMONIC_FXSAVE: case ZYDIS_MNEMONIC_FXSAVE64: return VectorKind::kFxsave;
-    case ZYDIS_MNEMONIC_FXRSTOR: case ZYDIS_MNEMONIC_FXRSTOR64: return VectorKind::kFxrstor;
-    case ZYDIS_MNEMONIC_XSAVE: case ZYDIS_MNEMONIC_XSAVE64: return VectorKind::kXsave;
-    case ZYDIS_MNEMONIC_XSAVEOPT: case ZYDIS_MNEMONIC_XSAVEOPT64: return VectorKind::kXsaveopt;
-    case ZYDIS_MNEMONIC_XRSTOR: case ZYDIS_MNEMONIC_XRSTOR64: return VectorKind::kXrstor;
-    default: return VectorKind::kNative;
+    case ZYDIS_MNEMONIC_FWAIT:
+      return VectorKind::kWait;
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+      return VectorKind::kFxsave;
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
+      return VectorKind::kFxrstor;
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+      return VectorKind::kXsave;
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+      return VectorKind::kXsaveopt;
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64:
+      return VectorKind::kXrstor;
+    default:
+      return VectorKind::kNative;
   }
 }
 
 bool IsCompactSave(const Instruction& insn) {
   switch (insn.zydis_mnemonic()) {
-    case ZYDIS_MNEMONIC_XSAVEC: case ZYDIS_MNEMONIC_XSAVEC64: case ZYDIS_MNEMONIC_XSAVES: case ZYDIS_MNEMONIC_XSAVES64:
-    case ZYDIS_MNEMONIC_XRSTORS: case ZYDIS_MNEMONIC_XRSTORS64: return true;
-    default: return false;
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XSAVES:
+    case ZYDIS_MNEMONIC_XSAVES64:
+    case ZYDIS_MNEMONIC_XRSTORS:
+    case ZYDIS_MNEMONIC_XRSTORS64:
+      return true;
+    default:
+      return false;
   }
 }
 
 VectorKind KindOf(const Instruction& insn) {
   switch (insn.zydis_mnemonic()) {
-    case ZYDIS_MNEMONIC_LDMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR: return VectorKind::kLdmxcsr;
-    case ZYDIS_MNEMONIC_STMXCSR: case ZYDIS_MNEMONIC_VSTMXCSR: return VectorKind::kStmxcsr;
-    case ZYDIS_MNEMONIC_VZEROUPPER: return VectorKind::kVzeroupper;
-    case ZYDIS_MNEMONIC_VZEROALL: return VectorKind::kVzeroall;
-    case ZYDIS_MNEMONIC_VMASKMOVPS: case ZYDIS_MNEMONIC_VMASKMOVPD:
-    case ZYDIS_MNEMONIC_VPMASKMOVD: case ZYDIS_MNEMONIC_VPMASKMOVQ:
+    case ZYDIS_MNEMONIC_LDMXCSR:
+    case ZYDIS_MNEMONIC_VLDMXCSR:
+      return VectorKind::kLdmxcsr;
+    case ZYDIS_MNEMONIC_STMXCSR:
+    case ZYDIS_MNEMONIC_VSTMXCSR:
+      return VectorKind::kStmxcsr;
+    case ZYDIS_MNEMONIC_VZEROUPPER:
+      return VectorKind::kVzeroupper;
+    case ZYDIS_MNEMONIC_VZEROALL:
+      return VectorKind::kVzeroall;
+    case ZYDIS_MNEMONIC_VMASKMOVPS:
+    case ZYDIS_MNEMONIC_VMASKMOVPD:
+    case ZYDIS_MNEMONIC_VPMASKMOVD:
+    case ZYDIS_MNEMONIC_VPMASKMOVQ:
       return insn.operand[0].kind == OperandKind::kMemory ? VectorKind::kMaskedStore : VectorKind::kMaskedLoad;
-    case ZYDIS_MNEMONIC_MASKMOVDQU: case ZYDIS_MNEMONIC_VMASKMOVDQU: case ZYDIS_MNEMONIC_MASKMOVQ:
+    case ZYDIS_MNEMONIC_MASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVDQU:
+    case ZYDIS_MNEMONIC_MASKMOVQ:
       return VectorKind::kByteMaskedStore;
-    default: break;
+    default:
+      break;
   }
   if (insn.has(x86::kInsnVsib)) return VectorKind::kGather;
   return StateKind(insn);
@@ -58,10 +87,17 @@ VectorKind KindOf(const Instruction& insn) {
 
 VectorGuard GuardOf(const Instruction& insn, VectorKind kind) {
   switch (kind) {
-    case VectorKind::kWait: return VectorGuard::kWait;
-    case VectorKind::kFxsave: case VectorKind::kFxrstor: return VectorGuard::kFxsave;
-    case VectorKind::kXsave: case VectorKind::kXsaveopt: case VectorKind::kXrstor: return VectorGuard::kXsave;
-    default: break;
+    case VectorKind::kWait:
+      return VectorGuard::kWait;
+    case VectorKind::kFxsave:
+    case VectorKind::kFxrstor:
+      return VectorGuard::kFxsave;
+    case VectorKind::kXsave:
+    case VectorKind::kXsaveopt:
+    case VectorKind::kXrstor:
+      return VectorGuard::kXsave;
+    default:
+      break;
   }
   if (insn.encoding == Encoding::kVex) return VectorGuard::kVex;
   if (insn.has(x86::kInsnX87)) return VectorGuard::kX87;
@@ -72,10 +108,18 @@ VectorGuard GuardOf(const Instruction& insn, VectorKind kind) {
 /// x87 instructions that do not wait for a pending exception (SDM 1 8.6).
 bool IsNonWaiting(const Instruction& insn) {
   switch (insn.zydis_mnemonic()) {
-    case ZYDIS_MNEMONIC_FNINIT: case ZYDIS_MNEMONIC_FNCLEX: case ZYDIS_MNEMONIC_FNSTCW: case ZYDIS_MNEMONIC_FNSTSW:
-    case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FNSAVE: case ZYDIS_MNEMONIC_FENI8087_NOP:
-    case ZYDIS_MNEMONIC_FDISI8087_NOP: case ZYDIS_MNEMONIC_FSETPM287_NOP: return true;
-    default: return false;
+    case ZYDIS_MNEMONIC_FNINIT:
+    case ZYDIS_MNEMONIC_FNCLEX:
+    case ZYDIS_MNEMONIC_FNSTCW:
+    case ZYDIS_MNEMONIC_FNSTSW:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FENI8087_NOP:
+    case ZYDIS_MNEMONIC_FDISI8087_NOP:
+    case ZYDIS_MNEMONIC_FSETPM287_NOP:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -83,23 +127,41 @@ bool IsNonWaiting(const Instruction& insn) {
 uint16_t MemoryBytes(const Instruction& insn, const Operand& memory) {
   const bool narrow = insn.operand_size == 2;
   switch (insn.zydis_mnemonic()) {
-    case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FLDENV: return narrow ? 14 : 28;
-    case ZYDIS_MNEMONIC_FNSAVE: case ZYDIS_MNEMONIC_FRSTOR: return narrow ? 94 : 108;
-    case ZYDIS_MNEMONIC_VCVTSI2SS: case ZYDIS_MNEMONIC_VCVTSI2SD:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FLDENV:
+      return narrow ? 14 : 28;
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FRSTOR:
+      return narrow ? 94 : 108;
+    case ZYDIS_MNEMONIC_VCVTSI2SS:
+    case ZYDIS_MNEMONIC_VCVTSI2SD:
       return insn.code_size == x86::CodeSize::k64 ? memory.size : 4;
-    default: return memory.size;
+    default:
+      return memory.size;
   }
 }
 
 uint8_t AlignmentOf(const Instruction& insn, unsigned memory_bytes) {
   switch (insn.zydis_mnemonic()) {
-    case ZYDIS_MNEMONIC_MOVUPS: case ZYDIS_MNEMONIC_MOVUPD: case ZYDIS_MNEMONIC_MOVDQU: case ZYDIS_MNEMONIC_LDDQU:
-    case ZYDIS_MNEMONIC_PCMPESTRI: case ZYDIS_MNEMONIC_PCMPESTRM: case ZYDIS_MNEMONIC_PCMPISTRI:
-    case ZYDIS_MNEMONIC_PCMPISTRM: return 1;
-    case ZYDIS_MNEMONIC_VMOVAPS: case ZYDIS_MNEMONIC_VMOVAPD: case ZYDIS_MNEMONIC_VMOVDQA:
-    case ZYDIS_MNEMONIC_VMOVNTPS: case ZYDIS_MNEMONIC_VMOVNTPD: case ZYDIS_MNEMONIC_VMOVNTDQ:
-    case ZYDIS_MNEMONIC_VMOVNTDQA: return static_cast<uint8_t>(memory_bytes);
-    default: return insn.encoding == Encoding::kLegacy && !insn.has(x86::kInsnX87) && memory_bytes == 16 ? 16 : 1;
+    case ZYDIS_MNEMONIC_MOVUPS:
+    case ZYDIS_MNEMONIC_MOVUPD:
+    case ZYDIS_MNEMONIC_MOVDQU:
+    case ZYDIS_MNEMONIC_LDDQU:
+    case ZYDIS_MNEMONIC_PCMPESTRI:
+    case ZYDIS_MNEMONIC_PCMPESTRM:
+    case ZYDIS_MNEMONIC_PCMPISTRI:
+    case ZYDIS_MNEMONIC_PCMPISTRM:
+      return 1;
+    case ZYDIS_MNEMONIC_VMOVAPS:
+    case ZYDIS_MNEMONIC_VMOVAPD:
+    case ZYDIS_MNEMONIC_VMOVDQA:
+    case ZYDIS_MNEMONIC_VMOVNTPS:
+    case ZYDIS_MNEMONIC_VMOVNTPD:
+    case ZYDIS_MNEMONIC_VMOVNTDQ:
+    case ZYDIS_MNEMONIC_VMOVNTDQA:
+      return static_cast<uint8_t>(memory_bytes);
+    default:
+      return insn.encoding == Encoding::kLegacy && !insn.has(x86::kInsnX87) && memory_bytes == 16 ? 16 : 1;
   }
 }
 
@@ -123,9 +185,15 @@ void PlanGpr(const Instruction& insn, VectorPlan& plan) {
 
 uint8_t ElementBytes(const Instruction& insn) {
   switch (insn.zydis_mnemonic()) {
-    case ZYDIS_MNEMONIC_VMASKMOVPS: case ZYDIS_MNEMONIC_VPMASKMOVD: case ZYDIS_MNEMONIC_VGATHERDPS:
-    case ZYDIS_MNEMONIC_VGATHERQPS: case ZYDIS_MNEMONIC_VPGATHERDD: case ZYDIS_MNEMONIC_VPGATHERQD: return 4;
-    default: return 8;
+    case ZYDIS_MNEMONIC_VMASKMOVPS:
+    case ZYDIS_MNEMONIC_VPMASKMOVD:
+    case ZYDIS_MNEMONIC_VGATHERDPS:
+    case ZYDIS_MNEMONIC_VGATHERQPS:
+    case ZYDIS_MNEMONIC_VPGATHERDD:
+    case ZYDIS_MNEMONIC_VPGATHERQD:
+      return 4;
+    default:
+      return 8;
   }
 }
 
@@ -142,8 +210,8 @@ VectorPlan MakePlan(const Instruction& insn) {
   plan.guard = GuardOf(insn, plan.kind);
   const bool mmx = HasClass(insn, RegisterClass::kMmx) || insn.zydis_mnemonic() == ZYDIS_MNEMONIC_EMMS;
   // These two may enter MMX state even with a memory operand; the host decides.
-  const bool converts = insn.zydis_mnemonic() == ZYDIS_MNEMONIC_CVTPI2PS ||
-                        insn.zydis_mnemonic() == ZYDIS_MNEMONIC_CVTPI2PD;
+  const bool converts =
+      insn.zydis_mnemonic() == ZYDIS_MNEMONIC_CVTPI2PS || insn.zydis_mnemonic() == ZYDIS_MNEMONIC_CVTPI2PD;
   plan.x87_state = insn.has(x86::kInsnX87) || mmx || converts;
   plan.x87_pending = mmx || plan.kind == VectorKind::kWait || (insn.has(x86::kInsnX87) && !IsNonWaiting(insn));
   plan.element_bytes = ElementBytes(insn);

@@ -275,7 +275,8 @@ TEST_F(VectorTest, GatherStopsAtAFaultAndGoesOn) {
   SetYmm<uint32_t>(1, {7, 7, 7, 7, 7, 7, 7, 7});
   memory.Put<uint32_t>(kAt - 4, 999);
   memory.bad = {kAt + 4};
-  const std::initializer_list<uint8_t> gather = {0xc4, 0xe2, 0x65, 0x90, 0x0c, 0x90};  // vpgatherdd ymm1, [rax+ymm2*4], ymm3
+  const std::initializer_list<uint8_t> gather = {0xc4, 0xe2, 0x65,
+                                                 0x90, 0x0c, 0x90};  // vpgatherdd ymm1, [rax+ymm2*4], ymm3
   EXPECT_EQ(Run(gather), VectorResult::kMemoryFault);
   EXPECT_EQ(Ymm<uint32_t>(1), (std::array<uint32_t, 8>{0, 8, 7, 999, 7, 7, 7, 7}));
   EXPECT_EQ(Ymm<uint32_t>(3), (std::array<uint32_t, 8>{0, 0, 0, 0, ~0u, ~0u, ~0u, ~0u}));
@@ -318,7 +319,7 @@ TEST_F(VectorTest, ManyDistinctInstructionsRecycleTheThunks) {
         const auto modrm = static_cast<uint8_t>(0xc0 | (reg & 7) << 3 | 2);
         const uint8_t prefix = round == 0 ? 0xf2 : round == 1 ? 0xf3 : 0x66;
         ASSERT_EQ(Run({prefix, rex, 0x0f, 0x70, modrm, static_cast<uint8_t>(imm)}), VectorResult::kOk);
-        const uint16_t expected = round == 0 ? static_cast<uint16_t>((imm & 3) + 1)
+        const uint16_t expected = round == 0   ? static_cast<uint16_t>((imm & 3) + 1)
                                   : round == 1 ? static_cast<uint16_t>(1)
                                                : static_cast<uint16_t>((imm & 3) * 2 + 1);
         ASSERT_EQ(Ymm<uint16_t>(reg)[0], expected);

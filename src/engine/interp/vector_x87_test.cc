@@ -28,7 +28,7 @@ TEST_F(VectorTest, X87ExtendedAndDecimal) {
   const long double value = 123456789.0L;
   std::memcpy(memory.bytes.data() + kAt, &value, 10);
   memory.bad = {kAt + 10};
-  EXPECT_EQ(Run({0xdb, 0x28}), VectorResult::kOk);           // fld tbyte [rax]
+  EXPECT_EQ(Run({0xdb, 0x28}), VectorResult::kOk);                    // fld tbyte [rax]
   EXPECT_EQ(Run({0xdf, 0x30}, kAt + 1), VectorResult::kMemoryFault);  // fbstp: nothing popped
   EXPECT_EQ(state.xsave.ftw(), 0x80);
   EXPECT_EQ(Run({0xdf, 0x30}), VectorResult::kOk);
@@ -57,15 +57,15 @@ TEST_F(VectorTest, X87UnmaskedExceptionWaitsForTheNextInstruction) {
   EXPECT_EQ(Run({0xd8, 0xf1}), VectorResult::kOk);  // fdiv st, st(1)
   EXPECT_EQ(state.xsave.fsw() & 0xffu, kEs | 4u);
   EXPECT_EQ(St(0), 1.0L);
-  EXPECT_EQ(Run({0xd8, 0xc1}), VectorResult::kX87Error);           // fadd
-  EXPECT_EQ(Run({0x9b}), VectorResult::kX87Error);                 // fwait
-  EXPECT_EQ(Run({0x0f, 0xfc, 0xca}), VectorResult::kX87Error);     // paddb mm1, mm2
-  EXPECT_EQ(Run({0x0f, 0x77}), VectorResult::kX87Error);           // emms
-  EXPECT_EQ(Run({0x0f, 0x58, 0xca}), VectorResult::kOk);           // addps does not care
-  EXPECT_EQ(Run({0xd9, 0x38}), VectorResult::kOk);                 // fnstcw
+  EXPECT_EQ(Run({0xd8, 0xc1}), VectorResult::kX87Error);        // fadd
+  EXPECT_EQ(Run({0x9b}), VectorResult::kX87Error);              // fwait
+  EXPECT_EQ(Run({0x0f, 0xfc, 0xca}), VectorResult::kX87Error);  // paddb mm1, mm2
+  EXPECT_EQ(Run({0x0f, 0x77}), VectorResult::kX87Error);        // emms
+  EXPECT_EQ(Run({0x0f, 0x58, 0xca}), VectorResult::kOk);        // addps does not care
+  EXPECT_EQ(Run({0xd9, 0x38}), VectorResult::kOk);              // fnstcw
   EXPECT_EQ(memory.Get<uint16_t>(kAt), 0x37b);
-  EXPECT_EQ(Run({0xdf, 0xe0}), VectorResult::kOk);                 // fnstsw ax
-  EXPECT_EQ(Run({0xdb, 0xe2}), VectorResult::kOk);                 // fnclex
+  EXPECT_EQ(Run({0xdf, 0xe0}), VectorResult::kOk);  // fnstsw ax
+  EXPECT_EQ(Run({0xdb, 0xe2}), VectorResult::kOk);  // fnclex
   EXPECT_EQ(state.xsave.fsw() & (kEs | kBusy | 0x3f), 0);
   EXPECT_EQ(Run({0x9b}), VectorResult::kOk);
 }
@@ -79,7 +79,7 @@ TEST_F(VectorTest, X87UnmaskedExceptionMayForbidTheStore) {
   EXPECT_TRUE(state.xsave.fsw() & kEs);
   EXPECT_EQ(state.xsave.ftw(), 0x80);
   EXPECT_EQ(Run({0xdb, 0xe2}), VectorResult::kOk);  // fnclex
-  state.xsave.fcw() = 0x35f;  // precision unmasked: stored and popped
+  state.xsave.fcw() = 0x35f;                        // precision unmasked: stored and popped
   Push(0.1);
   EXPECT_EQ(Run({0xd9, 0x18}), VectorResult::kOk);
   EXPECT_EQ(memory.Get<float>(kAt), 0.1f);
@@ -115,7 +115,7 @@ TEST_F(VectorTest, GuardsOfX87) {
   state.cr0 |= x86::cr0::kTs;
   EXPECT_EQ(Run({0xd8, 0xc1}), VectorResult::kDeviceNotAvailable);
   EXPECT_EQ(Run({0x9b}), VectorResult::kDeviceNotAvailable);
-  EXPECT_EQ(Run({0x0f, 0x77}), VectorResult::kDeviceNotAvailable);  // emms
+  EXPECT_EQ(Run({0x0f, 0x77}), VectorResult::kDeviceNotAvailable);        // emms
   EXPECT_EQ(Run({0x0f, 0xae, 0x00}), VectorResult::kDeviceNotAvailable);  // fxsave
   state.cr0 &= ~x86::cr0::kMp;
   EXPECT_EQ(Run({0x9b}), VectorResult::kOk);

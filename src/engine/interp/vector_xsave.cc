@@ -1,5 +1,6 @@
-// FXSAVE, FXRSTOR, the XSAVE family, LDMXCSR, VZEROUPPER and VZEROALL, done by their pages in SDM 2A-2C and SDM 1 ch. 13.
-// CPU models report FCS/FDS as deprecated, and FIP, FDP and FOP are kept at zero: host addresses must not show there.
+// FXSAVE, FXRSTOR, the XSAVE family, LDMXCSR, VZEROUPPER and VZEROALL, done by their pages in SDM 2A-2C and SDM 1
+// ch. 13. CPU models report FCS/FDS as deprecated, and FIP, FDP and FOP are kept at zero: host addresses must not show
+// there.
 
 #include <algorithm>
 #include <cstring>

@@ -1,7 +1,7 @@
 // Which memory accesses of a block share one TLB check. Accesses through one base register that does not change between
-// them (RSP may change by known amounts), or at constant addresses of one page, form a group: its first access checks the
-// whole range and keeps its host address, the others load that. If the check fails the block is left for one without
-// groups, in which each access faults where it must.
+// them (RSP may change by known amounts), or at constant addresses of one page, form a group: its first access checks
+// the whole range and keeps its host address, the others load that. If the check fails the block is left for one
+// without groups, in which each access faults where it must.
 
 #include <algorithm>
 
@@ -67,8 +67,8 @@ void Translator::PlanAccess(unsigned index, Part part, unsigned base, int64_t of
     return;
   }
   if (group_count_ == kAccessGroups || group_failures_.Excludes(RipOf(index))) return;
-  groups_[group_count_] = {.low = offset, .high = end, .base = base, .version = base_version_[base], .count = 1,
-                           .write = write};
+  groups_[group_count_] = {
+      .low = offset, .high = end, .base = base, .version = base_version_[base], .count = 1, .write = write};
   planned = {.group = static_cast<int8_t>(group_count_), .leader = true, .distance = 0};
   access_offset_[index][part] = offset;
   ++group_count_;

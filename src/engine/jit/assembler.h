@@ -1,7 +1,7 @@
 #pragma once
-// A very small x86-64 assembler for the translator's own glue: byte templates, no tables, no allocation. Re-emitted guest
-// instructions do not come through here (guest_emitter.h). Writes through the code buffer's writable view; relative
-// distances are the same in both views. The caller guarantees room. One thread.
+// A very small x86-64 assembler for the translator's own glue: byte templates, no tables, no allocation. Re-emitted
+// guest instructions do not come through here (guest_emitter.h). Writes through the code buffer's writable view;
+// relative distances are the same in both views. The caller guarantees room. One thread.
 
 #include <cstdint>
 #include <cstring>
@@ -159,8 +159,8 @@ class Assembler {
 
  private:
   void Rex(bool wide, unsigned reg, int index, int base) {
-    const auto rex = static_cast<uint8_t>(0x40 | (wide ? 8 : 0) | (reg >= 8 ? 4 : 0) | (index >= 8 ? 2 : 0) |
-                                          (base >= 8 ? 1 : 0));
+    const auto rex =
+        static_cast<uint8_t>(0x40 | (wide ? 8 : 0) | (reg >= 8 ? 4 : 0) | (index >= 8 ? 2 : 0) | (base >= 8 ? 1 : 0));
     if (rex != 0x40) Byte(rex);
   }
   void Opcode(unsigned map, uint8_t opcode) {
@@ -194,9 +194,7 @@ class Assembler {
     else
       Value(mem.disp);
   }
-  static uint8_t ScaleBits(unsigned scale) {
-    return scale == 8 ? 0xc0 : scale == 4 ? 0x80 : scale == 2 ? 0x40 : 0;
-  }
+  static uint8_t ScaleBits(unsigned scale) { return scale == 8 ? 0xc0 : scale == 4 ? 0x80 : scale == 2 ? 0x40 : 0; }
   /// VEX.LZ.{F3: pp=2 | F2: pp=3}.0F38.W1 opcode /reg, vvvv = source, mem.
   void Vex(unsigned reg, unsigned source, const Mem& mem, uint8_t opcode, unsigned pp) {
     if (mem.gs) Byte(0x65);

@@ -1,7 +1,7 @@
 #pragma once
 // Translated blocks and what hangs on them. A block is a run of guest instructions within one page, translated for one
-// set of mode flags. Found by (physical address, RIP, flags); linked to others by patched jumps. Compiled into code that
-// runs with guest vectors live (block_store_nosimd.cc): no allocation behind the caller's back there. One thread.
+// set of mode flags. Found by (physical address, RIP, flags); linked to others by patched jumps. Compiled into code
+// that runs with guest vectors live (block_store_nosimd.cc): no allocation behind the caller's back there. One thread.
 
 #include <cstdint>
 #include <memory>
@@ -16,12 +16,12 @@ namespace nacre::engine::jit {
 
 /// What a translation depends on beside its bytes and address.
 enum BlockFlags : uint32_t {
-  kFlagContextMask = 3,      ///< kContextSupervisor, kContextUser, kContextSupervisorAc
+  kFlagContextMask = 3,  ///< kContextSupervisor, kContextUser, kContextSupervisorAc
   kFlagCode64 = 1 << 2,
-  kFlagFlat = 1 << 3,        ///< CS, DS, ES, SS: base 0, limit 4 GiB, DS/ES/SS writable (always in 64-bit code)
-  kFlagFs = 1 << 4,          ///< FS is usable with a limit of 4 GiB (always in 64-bit code)
+  kFlagFlat = 1 << 3,  ///< CS, DS, ES, SS: base 0, limit 4 GiB, DS/ES/SS writable (always in 64-bit code)
+  kFlagFs = 1 << 4,    ///< FS is usable with a limit of 4 GiB (always in 64-bit code)
   kFlagGs = 1 << 5,
-  kFlagX87 = 1 << 6,         ///< x87/MMX may execute without #NM or #UD
+  kFlagX87 = 1 << 6,  ///< x87/MMX may execute without #NM or #UD
   kFlagSse = 1 << 7,
   kFlagAvx = 1 << 8,
   kFlagCpl0 = 1 << 9,
@@ -38,19 +38,19 @@ inline constexpr unsigned kMaxInstructions = 64;
 struct Block {
   uint64_t phys = 0;
   uint64_t rip = 0;
-  uint32_t code = 0;              ///< entry: offset in the code buffer
-  uint32_t host_size = 0;         ///< hot and cold part
+  uint32_t code = 0;       ///< entry: offset in the code buffer
+  uint32_t host_size = 0;  ///< hot and cold part
   uint32_t flags = 0;
-  uint32_t page = 0;              ///< GuestMemory's index of its page
+  uint32_t page = 0;  ///< GuestMemory's index of its page
   uint32_t next_in_bucket = kNone;
   uint32_t next_in_page = kNone;
   uint32_t first_incoming = kNone;
-  uint32_t alias_of = kNone;      ///< a stand-in on the second page of a block whose last instruction crosses pages
-  uint32_t map_begin = 0;         ///< first InstructionPlace
-  uint16_t guest_length = 0;      ///< bytes, within the page
-  uint16_t undefined_flags = 0;   ///< arithmetic flags that the manual leaves undefined at the end (for lockstep)
-  uint16_t look_first = 0;        ///< page offsets of successors' bytes that decided which flags are dead at the end:
-  uint16_t look_last = 0;         ///< [first, last], empty when first > last
+  uint32_t alias_of = kNone;     ///< a stand-in on the second page of a block whose last instruction crosses pages
+  uint32_t map_begin = 0;        ///< first InstructionPlace
+  uint16_t guest_length = 0;     ///< bytes, within the page
+  uint16_t undefined_flags = 0;  ///< arithmetic flags that the manual leaves undefined at the end (for lockstep)
+  uint16_t look_first = 0;       ///< page offsets of successors' bytes that decided which flags are dead at the end:
+  uint16_t look_last = 0;        ///< [first, last], empty when first > last
   uint8_t instruction_count = 0;
   bool valid = false;
 };
@@ -58,14 +58,14 @@ struct Block {
 /// A direct exit of a block. Places are offsets in the code buffer.
 struct Link {
   uint64_t target_rip = 0;
-  uint32_t displacement = 0;        ///< of the jump, 32 bits
-  uint32_t stub = 0;                ///< where it points while unlinked
-  uint32_t page_id_place = 0;       ///< links across pages: the 32-bit immediate that names the target page; else 0
-  uint32_t page_id = 0;             ///< 0: not known yet
+  uint32_t displacement = 0;   ///< of the jump, 32 bits
+  uint32_t stub = 0;           ///< where it points while unlinked
+  uint32_t page_id_place = 0;  ///< links across pages: the 32-bit immediate that names the target page; else 0
+  uint32_t page_id = 0;        ///< 0: not known yet
   uint32_t next_incoming = kNone;
   uint32_t target_block = kNone;
   uint16_t target_flags = 0;
-  uint16_t live_flags = 0;          ///< arithmetic flags that are right when the link is taken
+  uint16_t live_flags = 0;  ///< arithmetic flags that are right when the link is taken
   bool page_id_negated = false;
 };
 
@@ -74,15 +74,15 @@ enum class StringKind : uint8_t { kOther, kMove, kStore };
 
 /// A place in a block that leaves it out of line.
 struct Site {
-  uint64_t rip = 0;               ///< of the guest instruction
-  uint32_t retry = 0;             ///< offset in the code buffer: TLB misses go on here
-  uint16_t mnemonic = 0;          ///< for statistics and fast paths; 0: undecodable or across pages
+  uint64_t rip = 0;       ///< of the guest instruction
+  uint32_t retry = 0;     ///< offset in the code buffer: TLB misses go on here
+  uint16_t mnemonic = 0;  ///< for statistics and fast paths; 0: undecodable or across pages
   uint8_t size = 0;
-  uint8_t length : 4 = 0;         ///< bytes of the instruction, where `string` or the mnemonic has a fast path
+  uint8_t length : 4 = 0;  ///< bytes of the instruction, where `string` or the mnemonic has a fast path
   uint8_t context : 2 = 0;
   bool write : 1 = false;
-  bool group : 1 = false;         ///< the check of an access group
-  bool next_page : 1 = false;     ///< left because the page after that of `rip` was not known to be mapped as before
+  bool group : 1 = false;      ///< the check of an access group
+  bool next_page : 1 = false;  ///< left because the page after that of `rip` was not known to be mapped as before
   StringKind string = StringKind::kOther;
 };
 static_assert(sizeof(Site) <= 24);

@@ -1,7 +1,7 @@
 #pragma once
 // What generated code sees of its vCPU, addressed through the host's GS base: the CpuState, the software TLB, the jump
-// caches and a few words of glue. Standard layout; generated code uses offsetof. Written by the vCPU's thread, except the
-// poll words, which any thread may write (Vcpu::Request).
+// caches and a few words of glue. Standard layout; generated code uses offsetof. Written by the vCPU's thread, except
+// the poll words, which any thread may write (Vcpu::Request).
 //
 // Contexts: translations of data addresses depend on privilege, so each context has a TLB of its own: 0 supervisor,
 // 1 user, 2 supervisor with EFLAGS.AC set while SMAP is on.
@@ -30,8 +30,8 @@ struct DataTlb {
   uint64_t host[kTlbEntries];
 };
 
-/// The negated address of page i ^ 2: no address with index i can match it, canonical or not. Not of page i ^ 1: the check
-/// that keeps flags adds size - 1 first, and an access that reaches from page i into page i + 1 would pass.
+/// The negated address of page i ^ 2: no address with index i can match it, canonical or not. Not of page i ^ 1: the
+/// check that keeps flags adds size - 1 first, and an access that reaches from page i into page i + 1 would pass.
 constexpr uint64_t NoTag(unsigned i) { return 0 - (static_cast<uint64_t>(i ^ 2) << 12); }
 
 /// Code pages as translated code knows them: page_id[slot of the linear page] names the (linear page, physical page)
@@ -40,8 +40,8 @@ struct CodePages {
   uint32_t page_id[kPageSlots];
 };
 
-/// Indirect branch targets: entry of RIP r is r's low bits; negated[i] + r == 0 is a hit. Entry 0 is never used, so that
-/// Vcpu::Request can make every lookup miss by clearing the index mask.
+/// Indirect branch targets: entry of RIP r is r's low bits; negated[i] + r == 0 is a hit. Entry 0 is never used, so
+/// that Vcpu::Request can make every lookup miss by clearing the index mask.
 struct JumpCache {
   uint64_t negated_rip[kJumpCacheEntries];
   uint64_t target[kJumpCacheEntries];
@@ -63,8 +63,8 @@ struct JitContext {
   uint64_t saved_rcx = 0;
   uint64_t saved_scratch = 0;
   uint64_t host_rsp = 0;
-  uint64_t slow_address = 0;    ///< linear address of a TLB miss
-  uint64_t resume = 0;          ///< host address to go on at after a slow path
+  uint64_t slow_address = 0;  ///< linear address of a TLB miss
+  uint64_t resume = 0;        ///< host address to go on at after a slow path
   uint32_t exit_id = 0;
   uint32_t exit_code = 0;
   uint64_t slow_handler = 0;    ///< C++ function for TLB misses

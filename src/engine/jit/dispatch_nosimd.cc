@@ -16,13 +16,15 @@ constexpr uint8_t kEntryGlobal = 1, kEntryLarge = 2;
 
 bool IsFlatData(const Segment& segment) {
   // Writable data (type 0x2 without expand-down), base 0, limit 4 GiB.
-  return segment.base == 0 && segment.limit == 0xffffffff && (segment.attributes & (Segment::kS | Segment::kP)) ==
-         (Segment::kS | Segment::kP) && (segment.type() & 0xe) == 0x2 && !segment.unusable();
+  return segment.base == 0 && segment.limit == 0xffffffff &&
+         (segment.attributes & (Segment::kS | Segment::kP)) == (Segment::kS | Segment::kP) &&
+         (segment.type() & 0xe) == 0x2 && !segment.unusable();
 }
 
 bool IsWholeSegment(const Segment& segment) {
-  return segment.limit == 0xffffffff && (segment.attributes & (Segment::kS | Segment::kP)) ==
-         (Segment::kS | Segment::kP) && (segment.type() & 0xe) == 0x2 && !segment.unusable();
+  return segment.limit == 0xffffffff &&
+         (segment.attributes & (Segment::kS | Segment::kP)) == (Segment::kS | Segment::kP) &&
+         (segment.type() & 0xe) == 0x2 && !segment.unusable();
 }
 
 bool IsCanonical(uint64_t address) { return SignExtend(address, 48) == address; }
@@ -180,7 +182,9 @@ void JitVcpu::TakeExit() {
       if (context.exit_id != kNone) context.state.rip = store_->site(context.exit_id).rip;
       interpret_site_ = context.exit_id;
       break;
-    default: ++counters_.lookups; break;
+    default:
+      ++counters_.lookups;
+      break;
   }
 }
 
@@ -219,7 +223,8 @@ JitVcpu::Need JitVcpu::Dispatch() {
     stubs_.enter(code);
     TakeExit();
     if (context.exit_code == kExitInterpret) {
-      if (interpret_site_ == kNone || single_ || !FastInstruction(store_->site(interpret_site_))) return Need::kInterpret;
+      if (interpret_site_ == kNone || single_ || !FastInstruction(store_->site(interpret_site_)))
+        return Need::kInterpret;
       ++counters_.fast;
       interpret_site_ = kNone;
     }
@@ -254,15 +259,15 @@ void JitVcpu::SaveVectors() {
   vectors_live_ = false;
 }
 
-/// Enters the page of `address` into a context's TLB; its host address, or nullptr when translated code must not touch it
-/// directly (a fault, MMIO, a write to translated code).
+/// Enters the page of `address` into a context's TLB; its host address, or nullptr when translated code must not touch
+/// it directly (a fault, MMIO, a write to translated code).
 const uint8_t* JitVcpu::FillTlb(unsigned which, uint64_t address, bool write) {
   JitContext& context = *context_;
   if (context.state.code64() && !IsCanonical(address)) return nullptr;
-  const x86::Translation translation =
-      x86::WalkPages(memory_, context.state, GuestVirt(address),
-                     {.access = write ? x86::Access::kWrite : x86::Access::kRead,
-                      .user = which == kContextUser, .smap_override = which == kContextSupervisorAc});
+  const x86::Translation translation = x86::WalkPages(memory_, context.state, GuestVirt(address),
+                                                      {.access = write ? x86::Access::kWrite : x86::Access::kRead,
+                                                       .user = which == kContextUser,
+                                                       .smap_override = which == kContextSupervisorAc});
   if (!translation.ok) return nullptr;
   const uint8_t* host = memory_.HostPointer(GuestPhys(AlignDown(translation.address.value, kPageSize)), kPageSize);
   if (!host) return nullptr;
@@ -409,7 +414,8 @@ void JitVcpu::FlushPage(uint64_t address) {
     }
   }
   for (CodePage& code_page : code_pages_) {
-    const bool same = code_page.large ? (((code_page.key >> 1) << 12 ^ page) >> 30) == 0 : code_page.key >> 1 == page >> 12;
+    const bool same =
+        code_page.large ? (((code_page.key >> 1) << 12 ^ page) >> 30) == 0 : code_page.key >> 1 == page >> 12;
     if (same) code_page.key = ~uint64_t{0};
   }
   for (unsigned context = 0; context < kContexts; ++context) {

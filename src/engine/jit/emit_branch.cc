@@ -29,15 +29,16 @@ uint32_t Translator::NewLink(uint8_t* displacement, uint64_t target_rip, uint32_
 }
 
 /// A jump to `target_rip`. `poll`: look for requests first (every loop must contain a poll). Across pages the link is
-/// taken only while the target page is known to be mapped as it was: its slot holds the id of the (linear, physical) pair.
+/// taken only while the target page is known to be mapped as it was: its slot holds the id of the (linear, physical)
+/// pair.
 void Translator::EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool poll) {
   const bool same_page = SamePage(target_rip);
   const bool live = !same_page || LiveAt(target_rip) != 0;
   const bool test_page = !same_page;
   uint8_t* id_place = nullptr;
   const size_t slot = (target_rip >> 12) % kPageSlots;
-  const Mem slot_id = Context(offsetof(JitContext, code_pages) +
-                              (target_flags & kFlagContextMask) * sizeof(CodePages) + 4 * slot);
+  const Mem slot_id =
+      Context(offsetof(JitContext, code_pages) + (target_flags & kFlagContextMask) * sizeof(CodePages) + 4 * slot);
   uint8_t* poll_exit = nullptr;
   ColdExit cross_exit{.kind = ColdExit::kLink};
   if (live && (poll || test_page)) {
@@ -206,11 +207,15 @@ bool Translator::EmitBranch(unsigned index) {
       EmitLinkExit(target, request_.flags, target <= RipOf(index));
       return true;
     }
-    case BranchKind::kCall: return EmitCall(index);
+    case BranchKind::kCall:
+      return EmitCall(index);
     case BranchKind::kIndirectJump:
-    case BranchKind::kIndirectCall: return EmitIndirect(index);
-    case BranchKind::kReturn: return EmitReturn(index);
-    default: return false;
+    case BranchKind::kIndirectCall:
+      return EmitIndirect(index);
+    case BranchKind::kReturn:
+      return EmitReturn(index);
+    default:
+      return false;
   }
 }
 

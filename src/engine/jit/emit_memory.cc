@@ -81,8 +81,8 @@ void Translator::EmitLinearAddress(const Instruction& insn, uint64_t next_rip, i
   }
 }
 
-/// R10: linear address to host address, or out of line to the TLB miss path, which comes back to the start of this check.
-/// Keeps the flags if they are live; R11 is free afterwards.
+/// R10: linear address to host address, or out of line to the TLB miss path, which comes back to the start of this
+/// check. Keeps the flags if they are live; R11 is free afterwards.
 void Translator::EmitCheck(const Access& access, uint64_t rip) {
   const size_t tlb = offsetof(JitContext, tlb) + context() * sizeof(DataTlb);
   const size_t tag = tlb + (access.write ? offsetof(DataTlb, write_tag) : offsetof(DataTlb, read_tag));
@@ -96,8 +96,12 @@ void Translator::EmitCheck(const Access& access, uint64_t rip) {
   place.write = access.write;
   place.group = access.group;
   const uint32_t site = store_.AddSite(place);
-  ColdExit exit{.kind = ColdExit::kSlow, .displacement = nullptr, .id = site, .restore_rcx = access.flags_live,
-                .context = static_cast<uint8_t>(context()), .write = access.write};
+  ColdExit exit{.kind = ColdExit::kSlow,
+                .displacement = nullptr,
+                .id = site,
+                .restore_rcx = access.flags_live,
+                .context = static_cast<uint8_t>(context()),
+                .write = access.write};
   const Mem tlb_mask = Context(offsetof(JitContext, tlb_mask));
   if (!access.flags_live) {
     code_.Pext(kScratch2, kScratch1, tlb_mask);
@@ -135,8 +139,11 @@ Mem Translator::EmitAccess(unsigned index, Part part, unsigned size, bool write)
   if (planned.leader) {
     const Group& group = groups_[static_cast<unsigned>(planned.group)];
     EmitLinearAddress(insn, NextRip(index), -planned.distance);
-    EmitCheck({.size = static_cast<unsigned>(group.high - group.low), .write = group.write,
-               .flags_live = live_before_[index] != 0, .group = true}, RipOf(index));
+    EmitCheck({.size = static_cast<unsigned>(group.high - group.low),
+               .write = group.write,
+               .flags_live = live_before_[index] != 0,
+               .group = true},
+              RipOf(index));
     code_.Store(host, kScratch1);
   } else {
     code_.Load(kScratch1, host);

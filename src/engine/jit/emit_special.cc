@@ -33,8 +33,10 @@ Mem Translator::EmitStackAccess(unsigned index, unsigned size, bool write) {
   int32_t offset = write ? -static_cast<int32_t>(size) : 0;
   if (planned.leader) {
     const Group& group = groups_[static_cast<unsigned>(planned.group)];
-    access = {.size = static_cast<unsigned>(group.high - group.low), .write = group.write,
-              .flags_live = access.flags_live, .group = true};
+    access = {.size = static_cast<unsigned>(group.high - group.low),
+              .write = group.write,
+              .flags_live = access.flags_live,
+              .group = true};
     offset -= planned.distance;
   }
   EmitAddressPlus(kScratch1, kHostR15, offset);
@@ -70,7 +72,8 @@ bool Translator::EmitPush(unsigned index) {
       code_.Store(slot, kScratch2, code64());
       break;
     }
-    default: return false;
+    default:
+      return false;
   }
   EmitAddressPlus(kHostR15, kHostR15, -static_cast<int32_t>(size));
   return true;
@@ -105,7 +108,8 @@ bool Translator::EmitLeave(unsigned index) {
   return true;
 }
 
-/// Arithmetic flags from the host, IF from its own word, the rest from the state. Long mode at CPL 0 only: no IOPL rules.
+/// Arithmetic flags from the host, IF from its own word, the rest from the state. Long mode at CPL 0 only: no IOPL
+/// rules.
 bool Translator::EmitPushFlags(unsigned index) {
   if (!(request_.flags & kFlagCpl0) || insns_[index].operand_size == 2 || !(request_.flags & kFlagFlat)) return false;
   const unsigned size = code64() ? 8 : 4;
@@ -138,8 +142,8 @@ void Translator::EmitClearDirection() {
 }
 
 void Translator::EmitSwapGs() {
-  const Mem base = StateField(offsetof(x86::CpuState, segment) + x86::kGs * sizeof(x86::Segment) +
-                              offsetof(x86::Segment, base));
+  const Mem base =
+      StateField(offsetof(x86::CpuState, segment) + x86::kGs * sizeof(x86::Segment) + offsetof(x86::Segment, base));
   const Mem kernel = StateField(offsetof(x86::CpuState, msr) + offsetof(x86::Msrs, kernel_gs_base));
   code_.Load(kScratch1, base);
   code_.Load(kScratch2, kernel);
@@ -193,8 +197,8 @@ bool Translator::EmitRdtsc(bool with_aux) {
 bool Translator::EmitReadBase(const Instruction& insn) {
   if (!(request_.flags & kFlagFsGsBase) || !code64()) return false;
   const unsigned segment = insn.mnemonic == ZYDIS_MNEMONIC_RDFSBASE ? x86::kFs : x86::kGs;
-  const Mem base = StateField(offsetof(x86::CpuState, segment) + segment * sizeof(x86::Segment) +
-                              offsetof(x86::Segment, base));
+  const Mem base =
+      StateField(offsetof(x86::CpuState, segment) + segment * sizeof(x86::Segment) + offsetof(x86::Segment, base));
   const unsigned to = insn.operand[0].index;
   const uint8_t host = IsHomed(to) ? kScratch1 : HostOf(to);
   code_.Load(host, base, insn.operand_size == 8);
@@ -214,16 +218,27 @@ bool Translator::EmitMovFromSystem(const Instruction& insn, bool& handled) {
   if (from.register_class == RegisterClass::kControl) {
     if (!(request_.flags & kFlagCpl0) || !code64()) return false;
     switch (from.index) {
-      case 0: code_.Load(host, NACRE_STATE(cr0)); break;
-      case 2: code_.Load(host, NACRE_STATE(cr2)); break;
-      case 3: code_.Load(host, NACRE_STATE(cr3)); break;
-      case 4: code_.Load(host, NACRE_STATE(cr4)); break;
-      default: return false;
+      case 0:
+        code_.Load(host, NACRE_STATE(cr0));
+        break;
+      case 2:
+        code_.Load(host, NACRE_STATE(cr2));
+        break;
+      case 3:
+        code_.Load(host, NACRE_STATE(cr3));
+        break;
+      case 4:
+        code_.Load(host, NACRE_STATE(cr4));
+        break;
+      default:
+        return false;
     }
   } else {
     if (to.size < 4 || from.index >= x86::kSegmentCount) return false;
-    code_.Op(host, StateField(offsetof(x86::CpuState, segment) + from.index * sizeof(x86::Segment) +
-                              offsetof(x86::Segment, selector)), 0xb7, false, 1);  // MOVZX
+    code_.Op(host,
+             StateField(offsetof(x86::CpuState, segment) + from.index * sizeof(x86::Segment) +
+                        offsetof(x86::Segment, selector)),
+             0xb7, false, 1);  // MOVZX
   }
   if (IsHomed(to.index)) code_.Store(GprSlot(to.index), kScratch1);
   return true;
@@ -256,8 +271,8 @@ bool Translator::EmitBitTest(unsigned index) {
     code_.Load(kScratch2, GprSlot(offset.index));
   else
     code_.Move(kScratch2, HostOf(offset.index));
-  code_.Pext(kScratch2, kScratch2, size == 8 ? Context(offsetof(JitContext, bit_in_64_mask))
-                                             : Context(offsetof(JitContext, bit_in_32_mask)));
+  code_.Pext(kScratch2, kScratch2,
+             size == 8 ? Context(offsetof(JitContext, bit_in_64_mask)) : Context(offsetof(JitContext, bit_in_32_mask)));
   if (insn.has(x86::kInsnLock)) code_.Byte(0xf0);
   code_.Op(kScratch2, {.base = kScratch1}, insn.opcode, size == 8, 1);
   return true;
@@ -269,13 +284,19 @@ bool Translator::EmitSpecial(unsigned index, bool& handled) {
   const bool smap = (request_.flags & kFlagSmap) != 0;
   handled = true;
   switch (insn.zydis_mnemonic()) {
-    case ZYDIS_MNEMONIC_PUSH: return EmitPush(index);
-    case ZYDIS_MNEMONIC_POP: return EmitPop(index);
-    case ZYDIS_MNEMONIC_LEAVE: return EmitLeave(index);
+    case ZYDIS_MNEMONIC_PUSH:
+      return EmitPush(index);
+    case ZYDIS_MNEMONIC_POP:
+      return EmitPop(index);
+    case ZYDIS_MNEMONIC_LEAVE:
+      return EmitLeave(index);
     case ZYDIS_MNEMONIC_PUSHF:
     case ZYDIS_MNEMONIC_PUSHFD:
-    case ZYDIS_MNEMONIC_PUSHFQ: return EmitPushFlags(index);
-    case ZYDIS_MNEMONIC_CLD: EmitClearDirection(); return true;
+    case ZYDIS_MNEMONIC_PUSHFQ:
+      return EmitPushFlags(index);
+    case ZYDIS_MNEMONIC_CLD:
+      EmitClearDirection();
+      return true;
     case ZYDIS_MNEMONIC_SWAPGS:
       if (!cpl0 || !code64()) return false;
       EmitSwapGs();
@@ -284,12 +305,17 @@ bool Translator::EmitSpecial(unsigned index, bool& handled) {
       if (!cpl0) return false;
       code_.StoreImm32(Context(offsetof(JitContext, interrupt_flag)), 0, true);
       return true;
-    case ZYDIS_MNEMONIC_MOV: return EmitMovFromSystem(insn, handled);
-    case ZYDIS_MNEMONIC_RDTSC: return EmitRdtsc(false);
-    case ZYDIS_MNEMONIC_RDTSCP: return EmitRdtsc(true);
+    case ZYDIS_MNEMONIC_MOV:
+      return EmitMovFromSystem(insn, handled);
+    case ZYDIS_MNEMONIC_RDTSC:
+      return EmitRdtsc(false);
+    case ZYDIS_MNEMONIC_RDTSCP:
+      return EmitRdtsc(true);
     case ZYDIS_MNEMONIC_RDFSBASE:
-    case ZYDIS_MNEMONIC_RDGSBASE: return EmitReadBase(insn);
-    case ZYDIS_MNEMONIC_STI: return cpl0 && EmitSti(index);
+    case ZYDIS_MNEMONIC_RDGSBASE:
+      return EmitReadBase(insn);
+    case ZYDIS_MNEMONIC_STI:
+      return cpl0 && EmitSti(index);
     case ZYDIS_MNEMONIC_STAC:
     case ZYDIS_MNEMONIC_CLAC: {
       if (!cpl0 || !smap) return false;
@@ -303,7 +329,9 @@ bool Translator::EmitSpecial(unsigned index, bool& handled) {
       exit_flags_ = flags;
       return true;
     }
-    default: handled = false; return true;
+    default:
+      handled = false;
+      return true;
   }
 }
 

@@ -1,6 +1,6 @@
-// Frequent instructions that are neither re-emitted nor worth the way to the interpreter, for which the vector state would
-// have to be saved: REP MOVS and STOS, SYSCALL, SYSRET and IRETQ in their usual forms. Each returns false, with nothing
-// changed but registers that a restart expects, where the case is not its own; the interpreter then does it.
+// Frequent instructions that are neither re-emitted nor worth the way to the interpreter, for which the vector state
+// would have to be saved: REP MOVS and STOS, SYSCALL, SYSRET and IRETQ in their usual forms. Each returns false, with
+// nothing changed but registers that a restart expects, where the case is not its own; the interpreter then does it.
 
 #include "engine/jit/jit_vcpu.h"
 
@@ -42,10 +42,14 @@ bool JitVcpu::FastInstruction(const Site& site) {
     return false;
   }
   switch (site.mnemonic) {
-    case ZYDIS_MNEMONIC_SYSCALL: return FastSyscall(site);
-    case ZYDIS_MNEMONIC_SYSRET: return FastSysret();
-    case ZYDIS_MNEMONIC_IRETQ: return FastIretq();
-    default: return false;
+    case ZYDIS_MNEMONIC_SYSCALL:
+      return FastSyscall(site);
+    case ZYDIS_MNEMONIC_SYSRET:
+      return FastSysret();
+    case ZYDIS_MNEMONIC_IRETQ:
+      return FastIretq();
+    default:
+      return false;
   }
 }
 

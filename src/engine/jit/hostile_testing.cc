@@ -27,7 +27,8 @@ CpuState StartState(Mode mode) {
   state.idtr = {.base = kIdt, .limit = 0xfff};
   state.gdtr = {.base = kGdt, .limit = 0x3f};
   if (mode == Mode::kReal) {
-    state.segment[x86::kCs] = {.base = 0, .limit = 0xffff, .attributes = Segment::kS | Segment::kP | 0xb, .selector = 0};
+    state.segment[x86::kCs] = {
+        .base = 0, .limit = 0xffff, .attributes = Segment::kS | Segment::kP | 0xb, .selector = 0};
     return state;
   }
   state.cr0 = x86::cr0::kPe | x86::cr0::kMp | x86::cr0::kEt | x86::cr0::kNe | x86::cr0::kWp | x86::cr0::kPg;
@@ -42,10 +43,12 @@ CpuState StartState(Mode mode) {
   }
   const uint32_t level = user ? 3u << 5 : 0;
   for (Segment& segment : state.segment)
-    segment = {.base = 0, .limit = 0xffffffff,
+    segment = {.base = 0,
+               .limit = 0xffffffff,
                .attributes = Segment::kS | Segment::kP | Segment::kDb | Segment::kG | 3 | level,
                .selector = static_cast<uint16_t>(user ? 0x1b : 0x10)};
-  state.segment[x86::kCs].attributes = Segment::kS | Segment::kP | (wide ? Segment::kL : Segment::kDb) | Segment::kG | 0xb | level;
+  state.segment[x86::kCs].attributes =
+      Segment::kS | Segment::kP | (wide ? Segment::kL : Segment::kDb) | Segment::kG | 0xb | level;
   state.segment[x86::kCs].selector = user ? 0x23 : 8;
   state.tr = {.base = kTss, .limit = 0x67, .attributes = Segment::kP | 0xb, .selector = 0x28};
   return state;
@@ -68,8 +71,7 @@ void Machine::Put(uint64_t address, std::span<const uint8_t> bytes) {
 void Machine::Put64(uint64_t address, uint64_t value) { ASSERT_TRUE(memory_->WriteValue(GuestPhys(address), value)); }
 
 void Machine::PutTables() {
-  constexpr uint64_t kPdpt = 0x2000, kPdptHigh = 0x6000, kPdHigh = 0x7000,
-                     kPdptLow = 0x8000, kPdLow = 0x9000;
+  constexpr uint64_t kPdpt = 0x2000, kPdptHigh = 0x6000, kPdHigh = 0x7000, kPdptLow = 0x8000, kPdLow = 0x9000;
   for (uint64_t table = kPageTables; table < kIdt; table += kPageSize)
     for (unsigned i = 0; i < 512; ++i) Put64(table + 8 * i, 0);
   Put64(kPageTables, kPdpt | kAll);
@@ -87,9 +89,9 @@ void Machine::PutTables() {
   Put64(kPdLow + 8 * 511, 6 * kMiB | kAll | kLarge);
   for (unsigned i = 0; i < 512; ++i) {
     uint64_t entry = uint64_t{i} * kPageSize | kAll;
-    if (i >= 0x1f0) entry = 2 * kRam | kAll;                                         // kNothing
-    if (i >= 0x1e0 && i < 0x1f0 && i % 2) entry = 0;                                 // holes
-    if (i >= 0x1d0 && i < 0x1e0) entry = (0x1c0 + i % 4) * kPageSize | kAll;         // aliases
+    if (i >= 0x1f0) entry = 2 * kRam | kAll;                                  // kNothing
+    if (i >= 0x1e0 && i < 0x1f0 && i % 2) entry = 0;                          // holes
+    if (i >= 0x1d0 && i < 0x1e0) entry = (0x1c0 + i % 4) * kPageSize | kAll;  // aliases
     if (i >= 0x1b0 && i < 0x1c0 && i % 2) entry &= ~kWrite;
     Put64(kPageTable + 8 * i, entry);
   }
@@ -113,8 +115,14 @@ void Machine::Reset(uint64_t seed) {
   for (unsigned i = 0; i < 0x68; i += 8) Put64(kTss + i, 0);
   Put64(kTss + 4, kFaultStack - 0x800);
   Put64(kTss + 0x24, kFaultStack);
-  const uint64_t gdt[] = {0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00cff3000000ffff, 0x00affb000000ffff,
-                          0x00008b0000000067 | kTss << 16, 0, 0x00cf9b000000ffff};
+  const uint64_t gdt[] = {0,
+                          0x00af9b000000ffff,
+                          0x00cf93000000ffff,
+                          0x00cff3000000ffff,
+                          0x00affb000000ffff,
+                          0x00008b0000000067 | kTss << 16,
+                          0,
+                          0x00cf9b000000ffff};
   for (unsigned i = 0; i < std::size(gdt); ++i) Put64(kGdt + 8 * i, gdt[i]);
 }
 

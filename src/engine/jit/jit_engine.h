@@ -10,7 +10,7 @@ namespace nacre::engine::jit {
 
 struct JitOptions {
   uint64_t code_cache_bytes = 256 * kMiB;
-  bool lockstep = false;  ///< run every block on the interpreter as well and stop at the first difference
+  bool lockstep = false;       ///< run every block on the interpreter as well and stop at the first difference
   uint64_t lockstep_from = 0;  ///< compare only once RIP has reached this address
 };
 

@@ -1,6 +1,6 @@
-// Random instruction streams in every mode, with random registers, odd page tables and handlers that are random code too,
-// on both engines. The engine must come back whenever it is asked to, and never with an error. What the code computes is
-// the differential test's business (engine/difftest).
+// Random instruction streams in every mode, with random registers, odd page tables and handlers that are random code
+// too, on both engines. The engine must come back whenever it is asked to, and never with an error. What the code
+// computes is the differential test's business (engine/difftest).
 //
 // NACRE_FUZZ_CASES=N in the environment: that many streams a mode. NACRE_FUZZ_SEED=N: another series.
 
@@ -68,15 +68,20 @@ class StreamMaker {
 
   /// Addresses and numbers where things go wrong.
   uint64_t Value() {
-    static constexpr uint64_t kBases[] = {0, 0x1000, 0x4000, kIdt, kCode, 0x182000, 0x1b1000, 0x1c0000, 0x1d2000, 0x1e2000,
-                                          kNothing, 2 * kMiB, kRam, 0x80000000, 0x100000000, 0x800000000000,
-                                          0xffff800000000000};
+    static constexpr uint64_t kBases[] = {
+        0,        0x1000,   0x4000,   kIdt, kCode,      0x182000,    0x1b1000,       0x1c0000,          0x1d2000,
+        0x1e2000, kNothing, 2 * kMiB, kRam, 0x80000000, 0x100000000, 0x800000000000, 0xffff800000000000};
     switch (Below(8)) {
-      case 0: return random_();
-      case 1: return random_() >> Below(64);
-      case 2: return 0 - Below(300);
-      case 3: return uint64_t{1} << Below(64);
-      default: return kBases[Below(std::size(kBases))] + Below(160) - 80;
+      case 0:
+        return random_();
+      case 1:
+        return random_() >> Below(64);
+      case 2:
+        return 0 - Below(300);
+      case 3:
+        return uint64_t{1} << Below(64);
+      default:
+        return kBases[Below(std::size(kBases))] + Below(160) - 80;
     }
   }
 
@@ -126,7 +131,8 @@ class StreamMaker {
     for (uint64_t& gpr : state.gpr) gpr = Value();
     if (Below(2)) state.gpr[x86::kRsp] = (mode == Mode::kReal ? 0x7000 : kStack) + Below(64);
     if (Below(4) == 0) state.gpr[x86::kRcx] = Below(40);
-    state.rflags = (random_() & (x86::rflags::kArithmetic | x86::rflags::kDf | x86::rflags::kAc | x86::rflags::kIf)) | 2;
+    state.rflags =
+        (random_() & (x86::rflags::kArithmetic | x86::rflags::kDf | x86::rflags::kAc | x86::rflags::kIf)) | 2;
     if (mode == Mode::kUser64 || mode == Mode::kKernel64) {
       state.segment[x86::kFs].base = Value();
       state.segment[x86::kGs].base = Value();
@@ -145,8 +151,10 @@ class StreamMaker {
     state.msr.lstar = Value();
     state.msr.star = random_();
     state.msr.kernel_gs_base = Value();
-    if (mode == Mode::kReal) state.rip = 0x8000;
-    else state.rip = Below(4) ? kCode + Below(2 * kPageSize) : kCode + kPageSize - Below(16);
+    if (mode == Mode::kReal)
+      state.rip = 0x8000;
+    else
+      state.rip = Below(4) ? kCode + Below(2 * kPageSize) : kCode + kPageSize - Below(16);
     return state;
   }
 
@@ -210,14 +218,14 @@ TEST_P(RandomCode, ComesBack) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Engines, RandomCode,
-                         testing::Values(Target{"jit_kernel64", true, Mode::kKernel64}, Target{"jit_user64", true, Mode::kUser64},
-                                         Target{"jit_kernel32", true, Mode::kKernel32}, Target{"jit_user32", true, Mode::kUser32},
-                                         Target{"jit_real", true, Mode::kReal}, Target{"interp_kernel64", false, Mode::kKernel64},
-                                         Target{"interp_user64", false, Mode::kUser64},
-                                         Target{"interp_kernel32", false, Mode::kKernel32},
-                                         Target{"interp_user32", false, Mode::kUser32}, Target{"interp_real", false, Mode::kReal}),
-                         [](const auto& test) { return std::string(test.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    Engines, RandomCode,
+    testing::Values(Target{"jit_kernel64", true, Mode::kKernel64}, Target{"jit_user64", true, Mode::kUser64},
+                    Target{"jit_kernel32", true, Mode::kKernel32}, Target{"jit_user32", true, Mode::kUser32},
+                    Target{"jit_real", true, Mode::kReal}, Target{"interp_kernel64", false, Mode::kKernel64},
+                    Target{"interp_user64", false, Mode::kUser64}, Target{"interp_kernel32", false, Mode::kKernel32},
+                    Target{"interp_user32", false, Mode::kUser32}, Target{"interp_real", false, Mode::kReal}),
+    [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace
 }  // namespace nacre::engine::jit::hostile

@@ -224,7 +224,7 @@ jit_test_vector_end:
     .popsection
 )");
 
-#define NACRE_PROGRAM(name) \
+#define NACRE_PROGRAM(name)                                            \
   extern "C" const uint8_t jit_test_##name[], jit_test_##name##_end[]; \
   static const nacre::engine::jit::Program k_##name{jit_test_##name, jit_test_##name##_end};
 
@@ -277,8 +277,10 @@ CpuState LongModeState() {
   state.cr4 = x86::cr4::kPae | x86::cr4::kOsFxsr | x86::cr4::kOsXmmExcpt;
   state.msr.efer = x86::efer::kSce | x86::efer::kLme | x86::efer::kLma | x86::efer::kNxe;
   for (Segment& segment : state.segment)
-    segment = {.base = 0, .limit = 0xffffffff,
-               .attributes = Segment::kS | Segment::kP | Segment::kDb | Segment::kG | 3, .selector = 0x10};
+    segment = {.base = 0,
+               .limit = 0xffffffff,
+               .attributes = Segment::kS | Segment::kP | Segment::kDb | Segment::kG | 3,
+               .selector = 0x10};
   state.segment[x86::kCs].attributes = Segment::kS | Segment::kP | Segment::kL | Segment::kG | 0xb;
   state.segment[x86::kCs].selector = 8;
   state.rip = kLoadAddress;
@@ -432,14 +434,14 @@ TEST_P(EveryProgram, RunsInLockstep) {
   machine.RunToHalt(15);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Jit, EveryProgram,
-    testing::Values(NamedProgram{"fib", k_fib}, NamedProgram{"homed", k_homed},
-                    NamedProgram{"high_bytes", k_high_bytes}, NamedProgram{"flags", k_flags},
-                    NamedProgram{"crossing", k_crossing}, NamedProgram{"self_modifying", k_self_modifying},
-                    NamedProgram{"indirect", k_indirect}, NamedProgram{"strings", k_strings},
-                    NamedProgram{"vector", k_vector}),
-    [](const auto& test) { return std::string(test.param.name); });
+INSTANTIATE_TEST_SUITE_P(Jit, EveryProgram,
+                         testing::Values(NamedProgram{"fib", k_fib}, NamedProgram{"homed", k_homed},
+                                         NamedProgram{"high_bytes", k_high_bytes}, NamedProgram{"flags", k_flags},
+                                         NamedProgram{"crossing", k_crossing},
+                                         NamedProgram{"self_modifying", k_self_modifying},
+                                         NamedProgram{"indirect", k_indirect}, NamedProgram{"strings", k_strings},
+                                         NamedProgram{"vector", k_vector}),
+                         [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace
 }  // namespace nacre::engine::jit

@@ -41,15 +41,21 @@ bool HostHasFsGsBase() { return (getauxval(AT_HWCAP2) & 2) != 0; }
 }  // namespace
 
 JitVcpu::JitVcpu(const VcpuConfig& config, const JitOptions& options)
-    : config_(config), options_(options), memory_(*config.memory), context_(std::make_unique<JitContext>()),
-      page_ids_(kPageIds), tlb_entry_flags_(kContexts * kTlbEntries),
-      code_page_seen_(kContexts * kPageSlots), interpreted_by_mnemonic_(kMnemonics) {}
+    : config_(config),
+      options_(options),
+      memory_(*config.memory),
+      context_(std::make_unique<JitContext>()),
+      page_ids_(kPageIds),
+      tlb_entry_flags_(kContexts * kTlbEntries),
+      code_page_seen_(kContexts * kPageSlots),
+      interpreted_by_mnemonic_(kMnemonics) {}
 
 JitVcpu::~JitVcpu() = default;
 
 Result<std::unique_ptr<JitVcpu>> JitVcpu::Create(const VcpuConfig& config, const JitOptions& options) {
   if (!HostHasBmi2())
-    return Fail("the translator needs a host CPU with BMI2 (Intel Haswell, AMD Excavator or newer); use --engine interp");
+    return Fail(
+        "the translator needs a host CPU with BMI2 (Intel Haswell, AMD Excavator or newer); use --engine interp");
   std::unique_ptr<JitVcpu> vcpu(new JitVcpu(config, options));
   NACRE_TRY_STATUS(vcpu->Prepare());
   return vcpu;
@@ -199,7 +205,8 @@ void JitVcpu::ResetCode() {
   interpret_site_ = kNone;
 }
 
-/// Asks the host for pages of the code buffer in batches, in both views: a fault for each would cost several times more.
+/// Asks the host for pages of the code buffer in batches, in both views: a fault for each would cost several times
+/// more.
 void JitVcpu::PopulateCode() {
   constexpr uint64_t kBatch = 512 * kKiB;
   if (translator_->code_bytes() + kBatch / 4 < populated_ || populated_ >= buffer_.size_bytes()) return;
@@ -222,18 +229,23 @@ void JitVcpu::Translate() {
     memory_.SetCodePage(phys, true);  // before the bytes are read: later writes are reported
     ForgetWriteRights(page->host);
   }
-  TranslateRequest request{.rip = context_->state.rip, .phys = phys.value, .page = page->host,
-                                 .page_index = page_index, .flags = CurrentFlags() | (ungrouped_ ? uint32_t{kFlagUngrouped} : 0),
-                                 .max_instructions = single_ && !lockstep_ ? 1u : kMaxInstructions};
+  TranslateRequest request{.rip = context_->state.rip,
+                           .phys = phys.value,
+                           .page = page->host,
+                           .page_index = page_index,
+                           .flags = CurrentFlags() | (ungrouped_ ? uint32_t{kFlagUngrouped} : 0),
+                           .max_instructions = single_ && !lockstep_ ? 1u : kMaxInstructions};
   const uint64_t rip = context_->state.rip;
   const uint64_t next_rip = AlignDown(rip, kPageSize) + kPageSize;
   const bool wraps = next_rip == 0 || (!(request.flags & kFlagCode64) && next_rip > 0xffffffff);
-  const CodePage* next = (rip & kPageMask) > kPageSize - 15 * kMaxInstructions && !wraps ? FetchPage(next_rip) : nullptr;
-  if (next) {
+  const CodePage* next =
+      (rip & kPageMask) > kPageSize - 15 * kMaxInstructions && !wraps ? FetchPage(next_rip) : nullptr;
+  const uint32_t next_id = next ? PageIdOf(next_rip >> 12, next->phys_page) : 0;
+  if (next_id != 0) {  // 0: the table of ids is full, and a check against it would pass for any page
     request.next_page = next->host;
     request.next_phys_page = next->phys_page;
     request.next_page_index = memory_.PageIndex(next->host);
-    request.next_page_id = PageIdOf(next_rip >> 12, next->phys_page);
+    request.next_page_id = next_id;
     const GuestPhys next_phys(next->phys_page << 12);
     if (!(memory_.PageFlags(request.next_page_index).load() & memory::GuestMemory::kCode)) {
       memory_.SetCodePage(next_phys, true);
@@ -291,7 +303,8 @@ bool JitVcpu::OnHostFault(int, const siginfo_t& info, ucontext_t& context) {
   context_->state.rip = block.rip + store_->GuestOffset(block, offset);
   ++counters_.host_faults;
   // Faults of guest instructions come from the CPU's checks, which tell no address (SI_KERNEL), but for SIGFPE's.
-  if (info.si_signo == SIGSEGV && (info.si_code == SEGV_MAPERR || info.si_code == SEGV_ACCERR)) ++counters_.wild_accesses;
+  if (info.si_signo == SIGSEGV && (info.si_code == SEGV_MAPERR || info.si_code == SEGV_ACCERR))
+    ++counters_.wild_accesses;
   rip = reinterpret_cast<greg_t>(stubs_.fault_exit);
   return true;
 }

@@ -27,7 +27,7 @@ struct JitCounters {
   uint64_t translations = 0, invalidations = 0, cache_resets = 0;
   uint64_t interpreted = 0, interpreted_in_mode = 0, interrupts = 0, host_faults = 0;
   uint64_t wild_accesses = 0;  ///< of translated code, to addresses of the host that are not mapped
-  uint64_t fast = 0;  ///< done by FastInstruction and SlowString
+  uint64_t fast = 0;           ///< done by FastInstruction and SlowString
   uint64_t translate_ns = 0;
 };
 
@@ -91,7 +91,8 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   uint8_t* HostFor(unsigned context, uint64_t address, unsigned size, bool write);
   void NoteCodePage(uint64_t rip, const CodePage& page, unsigned context, uint32_t page_id);
 
-  // fast_system_nosimd.cc: instructions that the interpreter would do, without saving the vectors. False: not this case.
+  // fast_system_nosimd.cc: instructions that the interpreter would do, without saving the vectors. False: not this
+  // case.
   bool FastInstruction(const Site& site);
   bool FastString(const Site& site);
   bool FastSyscall(const Site& site);
@@ -145,11 +146,11 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   bool vectors_live_ = false;
   bool has_avx_ = false;
   bool mode_known_ = false;
-  bool ungrouped_ = false;       ///< the next block is one without access groups
-  bool single_ = false;          ///< a budget is in force: one instruction a block
-  uint32_t mode_flags_ = 0;      ///< BlockFlags without the context
+  bool ungrouped_ = false;                  ///< the next block is one without access groups
+  bool single_ = false;                     ///< a budget is in force: one instruction a block
+  uint32_t mode_flags_ = 0;                 ///< BlockFlags without the context
   uint32_t context_flags_[kContexts] = {};  ///< mode flags that each jump cache was filled under
-  uint64_t populated_ = 0;       ///< bytes at the start of the code buffer that the host has given pages for
+  uint64_t populated_ = 0;                  ///< bytes at the start of the code buffer that the host has given pages for
   uint32_t pending_link_ = kNone;
   uint32_t interpret_site_ = kNone;
   CodePage code_pages_[kCodePages];
@@ -160,7 +161,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   std::vector<uint8_t> tlb_entry_flags_;  ///< [context][entry]: kEntryGlobal, kEntryLarge
   unsigned tlb_large_[kContexts] = {};
   LargeCode large_code_[kContexts];
-  std::vector<uint8_t> code_page_seen_;   ///< [context][slot]: code of such a page may stand in the jump cache
+  std::vector<uint8_t> code_page_seen_;  ///< [context][slot]: code of such a page may stand in the jump cache
   JitCounters counters_;
   std::vector<uint64_t> interpreted_by_mnemonic_;
 };

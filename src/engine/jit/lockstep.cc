@@ -54,7 +54,8 @@ std::string JitVcpu::Lockstep::Compare(const CpuState& expected, const CpuState&
   const auto bytes = [&](std::string_view name, size_t at, size_t count) {
     if (std::memcmp(expected.xsave.bytes + at, got.xsave.bytes + at, count) == 0) return;
     text += fmt::format("  {}: interp", name);
-    for (size_t i = count; i-- > 0;) text += fmt::format("{}{:02x}", i + 1 == count ? " " : "", expected.xsave.bytes[at + i]);
+    for (size_t i = count; i-- > 0;)
+      text += fmt::format("{}{:02x}", i + 1 == count ? " " : "", expected.xsave.bytes[at + i]);
     text += ", jit ";
     for (size_t i = count; i-- > 0;) text += fmt::format("{:02x}", got.xsave.bytes[at + i]);
     text += "\n";
@@ -71,8 +72,8 @@ std::string JitVcpu::Lockstep::Compare(const CpuState& expected, const CpuState&
   return text;
 }
 
-/// Pages that the shadow wrote must be the same in the guest now. Accessed and dirty bits of page tables may differ: the
-/// two cache translations at different times.
+/// Pages that the shadow wrote must be the same in the guest now. Accessed and dirty bits of page tables may differ:
+/// the two cache translations at different times.
 std::string JitVcpu::Lockstep::CompareMemory(const memory::GuestMemory& real) {
   constexpr uint64_t kAccessedDirty = 0x60;
   std::string text;
@@ -88,8 +89,8 @@ std::string JitVcpu::Lockstep::CompareMemory(const memory::GuestMemory& real) {
 }
 
 std::string JitVcpu::Lockstep::Describe(const JitVcpu& vcpu, const Block& block, const CpuState& start) const {
-  std::string text = fmt::format("block at rip {:#x} (physical {:#x}, flags {:#x}), after {} equal blocks:\n", block.rip,
-                                 block.phys, block.flags, compared_);
+  std::string text = fmt::format("block at rip {:#x} (physical {:#x}, flags {:#x}), after {} equal blocks:\n",
+                                 block.rip, block.phys, block.flags, compared_);
   uint64_t at = block.phys;
   for (unsigned i = 0; i < block.instruction_count; ++i) {
     uint8_t bytes[15];
@@ -131,10 +132,12 @@ ExitReason JitVcpu::Lockstep::Run(JitVcpu& vcpu, uint64_t instruction_budget) {
     // What Dispatch is about to run, if anything.
     uint32_t index = kNone;
     active_ = active_ || context.state.rip >= vcpu.options_.lockstep_from;
-    const bool plain = active_ && !context.state.interrupt_shadow && !context.state.pending_debug && !context.state.halted;
+    const bool plain =
+        active_ && !context.state.interrupt_shadow && !context.state.pending_debug && !context.state.halted;
     if (plain && !vcpu.DeliverableRequest() && (vcpu.mode_known_ || vcpu.ComputeMode()) && vcpu.mode_flags_ != kNone) {
       uint32_t page_id = 0;
-      index = vcpu.FindBlock(context.state.rip, vcpu.CurrentFlags() | (vcpu.ungrouped_ ? uint32_t{kFlagUngrouped} : 0), page_id);
+      index = vcpu.FindBlock(context.state.rip, vcpu.CurrentFlags() | (vcpu.ungrouped_ ? uint32_t{kFlagUngrouped} : 0),
+                             page_id);
       if (index != kNone && vcpu.store_->block(index).instruction_count == 0) index = kNone;
     }
     if (index != kNone) {
@@ -156,8 +159,9 @@ ExitReason JitVcpu::Lockstep::Run(JitVcpu& vcpu, uint64_t instruction_budget) {
       if (retired <= steps_) {
         // Flags may be wrong where nobody reads them: mid-block, and as the link says.
         const bool linked = context.exit_code == kExitLink || context.exit_code == kExitPoll;
-        uint64_t flags_mask = linked ? vcpu.store_->link(context.exit_id).live_flags
-                              : context.exit_code == kExitLookup ? x86::rflags::kArithmetic : 0;
+        uint64_t flags_mask = linked                             ? vcpu.store_->link(context.exit_id).live_flags
+                              : context.exit_code == kExitLookup ? x86::rflags::kArithmetic
+                                                                 : 0;
         flags_mask &= ~uint64_t{block.undefined_flags};
         const bool whole = retired == block.instruction_count;
         std::string difference = Compare(states_[retired], context.state, flags_mask);

@@ -51,9 +51,9 @@ class JitVcpu::Lockstep {
   std::unique_ptr<interp::Interpreter> shadow_;
   std::vector<x86::CpuState> states_;  ///< after 0, 1, ... instructions
   std::vector<uint64_t> written_pages_;
-  size_t steps_ = 0;                   ///< valid entries of states_ minus one
+  size_t steps_ = 0;  ///< valid entries of states_ minus one
   uint64_t compared_ = 0;
-  bool active_ = false;                ///< lockstep_from has been reached
+  bool active_ = false;  ///< lockstep_from has been reached
 };
 
 }  // namespace nacre::engine::jit

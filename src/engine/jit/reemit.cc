@@ -28,22 +28,22 @@ constexpr std::array<bool, 256> Set(const Range (&ranges)[N]) {
 }
 
 // Opcodes by map. Groups with members that must not run are settled in AllowedInGroup.
-constexpr Range kOneByteRanges[] = {
-    {0x00, 0x05}, {0x08, 0x0d}, {0x10, 0x15}, {0x18, 0x1d}, {0x20, 0x25}, {0x28, 0x2d}, {0x30, 0x35}, {0x38, 0x3d},
-    {0x40, 0x4f},  // INC, DEC of 32-bit code; REX otherwise
-    {0x63, 0x63}, {0x69, 0x69}, {0x6b, 0x6b}, {0x80, 0x81}, {0x83, 0x8b}, {0x8d, 0x8d}, {0x90, 0x99}, {0x9b, 0x9b}, {0x9e, 0x9f},
-    {0xa8, 0xa9}, {0xb0, 0xc1}, {0xc6, 0xc7}, {0xd0, 0xd3}, {0xd8, 0xdf}, {0xf5, 0xf9}, {0xfe, 0xff}};
-constexpr Range kMap1Ranges[] = {{0x10, 0x17}, {0x28, 0x2f}, {0x40, 0x76}, {0x7e, 0x7f}, {0x77, 0x77}, {0x7c, 0x7d},
-                                 {0x90, 0x9f}, {0xa3, 0xa5}, {0xab, 0xad}, {0xae, 0xb1}, {0xb3, 0xb3}, {0xb6, 0xb8},
-                                 {0xba, 0xf6}, {0xf8, 0xfe}};
+constexpr Range kOneByteRanges[] = {{0x00, 0x05}, {0x08, 0x0d}, {0x10, 0x15}, {0x18, 0x1d}, {0x20, 0x25}, {0x28, 0x2d},
+                                    {0x30, 0x35}, {0x38, 0x3d}, {0x40, 0x4f},  // INC, DEC of 32-bit code; REX otherwise
+                                    {0x63, 0x63}, {0x69, 0x69}, {0x6b, 0x6b}, {0x80, 0x81}, {0x83, 0x8b}, {0x8d, 0x8d},
+                                    {0x90, 0x99}, {0x9b, 0x9b}, {0x9e, 0x9f}, {0xa8, 0xa9}, {0xb0, 0xc1}, {0xc6, 0xc7},
+                                    {0xd0, 0xd3}, {0xd8, 0xdf}, {0xf5, 0xf9}, {0xfe, 0xff}};
+constexpr Range kMap1Ranges[] = {{0x10, 0x17}, {0x28, 0x2f}, {0x40, 0x76}, {0x7e, 0x7f}, {0x77, 0x77},
+                                 {0x7c, 0x7d}, {0x90, 0x9f}, {0xa3, 0xa5}, {0xab, 0xad}, {0xae, 0xb1},
+                                 {0xb3, 0xb3}, {0xb6, 0xb8}, {0xba, 0xf6}, {0xf8, 0xfe}};
 constexpr Range kMap2Ranges[] = {{0x00, 0x0b}, {0x10, 0x10}, {0x14, 0x15}, {0x17, 0x17}, {0x1c, 0x1e}, {0x20, 0x25},
                                  {0x28, 0x2b}, {0x30, 0x41}, {0xc8, 0xcd}, {0xdb, 0xdf}, {0xf0, 0xf1}, {0xf6, 0xf6}};
-constexpr Range kMap3Ranges[] = {{0x08, 0x0f}, {0x14, 0x17}, {0x20, 0x22}, {0x40, 0x42}, {0x44, 0x44},
-                                 {0x60, 0x63}, {0xcc, 0xcc}, {0xdf, 0xdf}};
-constexpr Range kVex1Ranges[] = {{0x10, 0x17}, {0x28, 0x2f}, {0x50, 0x7f}, {0xae, 0xae}, {0xc2, 0xc2}, {0xc4, 0xc6},
-                                 {0xd0, 0xf6}, {0xf8, 0xfe}};
-constexpr Range kVex2Ranges[] = {{0x00, 0x2b}, {0x30, 0x41}, {0x45, 0x47}, {0x58, 0x5a}, {0x78, 0x79}, {0x96, 0xbf},
-                                 {0xdb, 0xdf}, {0xf2, 0xf7}};
+constexpr Range kMap3Ranges[] = {{0x08, 0x0f}, {0x14, 0x17}, {0x20, 0x22}, {0x40, 0x42},
+                                 {0x44, 0x44}, {0x60, 0x63}, {0xcc, 0xcc}, {0xdf, 0xdf}};
+constexpr Range kVex1Ranges[] = {{0x10, 0x17}, {0x28, 0x2f}, {0x50, 0x7f}, {0xae, 0xae},
+                                 {0xc2, 0xc2}, {0xc4, 0xc6}, {0xd0, 0xf6}, {0xf8, 0xfe}};
+constexpr Range kVex2Ranges[] = {{0x00, 0x2b}, {0x30, 0x41}, {0x45, 0x47}, {0x58, 0x5a},
+                                 {0x78, 0x79}, {0x96, 0xbf}, {0xdb, 0xdf}, {0xf2, 0xf7}};
 constexpr Range kVex3Ranges[] = {{0x00, 0x22}, {0x38, 0x39}, {0x40, 0x4c}, {0x60, 0x63}, {0xdf, 0xdf}, {0xf0, 0xf0}};
 constexpr auto kOneByte = Set(kOneByteRanges);
 constexpr auto kMap1 = Set(kMap1Ranges);
@@ -91,11 +91,24 @@ bool AllowedInGroup(const Instruction& insn) {
   }
   if (insn.map == 0) {
     switch (insn.opcode) {
-      case 0x8c: case 0x8e: case 0x8f: return false;  // segment registers, POP r/m
-      case 0xc2: case 0xc3: case 0xc4: case 0xc5: case 0x9a: return false;
-      case 0xfe: case 0xff: return extension <= 1;
-      case 0xc6: case 0xc7: return extension == 0;
-      default: return true;
+      case 0x8c:
+      case 0x8e:
+      case 0x8f:
+        return false;  // segment registers, POP r/m
+      case 0xc2:
+      case 0xc3:
+      case 0xc4:
+      case 0xc5:
+      case 0x9a:
+        return false;
+      case 0xfe:
+      case 0xff:
+        return extension <= 1;
+      case 0xc6:
+      case 0xc7:
+        return extension == 0;
+      default:
+        return true;
     }
   }
   if (insn.map == 1) {
@@ -122,11 +135,18 @@ void Rename(const Instruction& insn, const RegisterMap& map, Fields& fields) {
     const uint8_t host = map.host[operand.index];
     if (operand.size == 1 && operand.place != OperandPlace::kNone && host >= 4) fields.rex_needed = true;
     switch (operand.place) {
-      case OperandPlace::kModrmReg: fields.reg = host; break;
+      case OperandPlace::kModrmReg:
+        fields.reg = host;
+        break;
       case OperandPlace::kModrmRm:
-      case OperandPlace::kOpcode: fields.rm = host; break;
-      case OperandPlace::kVexVvvv: fields.vvvv = host; break;
-      default: break;
+      case OperandPlace::kOpcode:
+        fields.rm = host;
+        break;
+      case OperandPlace::kVexVvvv:
+        fields.vvvv = host;
+        break;
+      default:
+        break;
     }
   }
 }
@@ -138,7 +158,8 @@ unsigned TailAt(const Instruction& insn) {
   return insn.opcode_at + 1u;
 }
 
-uint8_t* EmitModRmAndTail(uint8_t* at, const Instruction& insn, unsigned reg, unsigned rm, int memory_base, int displacement) {
+uint8_t* EmitModRmAndTail(uint8_t* at, const Instruction& insn, unsigned reg, unsigned rm, int memory_base,
+                          int displacement) {
   if (insn.has(x86::kInsnModrm)) {
     if (memory_base >= 0) {
       const unsigned base = static_cast<unsigned>(memory_base) & 7;
@@ -179,7 +200,9 @@ uint8_t* ReEmitVex(uint8_t* at, const Instruction& insn, const RegisterMap& map,
   if (!long_mode && three && WidthIsVexW(insn)) last &= 0x7f;
   const unsigned r = (vex[1] & 0x80) ? 0 : 8;
   const unsigned b = three && long_mode && !(vex[1] & 0x20) ? 8 : 0;
-  Fields fields{.reg = r | ((insn.modrm >> 3) & 7u), .rm = b | (insn.modrm & 7u), .vvvv = (~last >> 3) & 15u,
+  Fields fields{.reg = r | ((insn.modrm >> 3) & 7u),
+                .rm = b | (insn.modrm & 7u),
+                .vvvv = (~last >> 3) & 15u,
                 .rex_needed = false};
   Rename(insn, map, fields);
   const unsigned rm = memory_base >= 0 ? static_cast<unsigned>(memory_base) : fields.rm;
@@ -242,7 +265,8 @@ uint8_t* ReEmit(uint8_t* at, const Instruction& insn, const RegisterMap& map, in
   }
   const bool in_opcode = !insn.has(x86::kInsnModrm);
   Fields fields{.reg = ((insn.rex & 4u) << 1) | ((insn.modrm >> 3) & 7u),
-                .rm = ((insn.rex & 1u) << 3) | ((in_opcode ? insn.opcode : insn.modrm) & 7u), .vvvv = 0,
+                .rm = ((insn.rex & 1u) << 3) | ((in_opcode ? insn.opcode : insn.modrm) & 7u),
+                .vvvv = 0,
                 .rex_needed = false};
   Rename(insn, map, fields);
   uint8_t opcode = insn.opcode;

@@ -1,6 +1,7 @@
 #pragma once
 // Re-emission: a guest instruction as the same host instruction, its registers renamed and its memory operand replaced.
-// Which instructions may be run that way is decided by a list of opcodes, not by exclusion: the guest is hostile. Any thread.
+// Which instructions may be run that way is decided by a list of opcodes, not by exclusion: the guest is hostile. Any
+// thread.
 
 #include <cstdint>
 
@@ -19,8 +20,8 @@ struct RegisterMap {
   uint8_t host[16];
 };
 
-/// Writes the instruction at `at` and returns the end (at most 20 bytes). `memory_base`: the host register that holds the
-/// host address of its memory operand less `displacement`, or -1 when it has none.
+/// Writes the instruction at `at` and returns the end (at most 20 bytes). `memory_base`: the host register that holds
+/// the host address of its memory operand less `displacement`, or -1 when it has none.
 uint8_t* ReEmit(uint8_t* at, const x86::Instruction& instruction, const RegisterMap& map, int memory_base,
                 int displacement = 0);
 

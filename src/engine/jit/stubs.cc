@@ -51,8 +51,8 @@ void EmitExit(Assembler& code, ExitCode exit_code, const uint8_t* leave) {
   code.JumpTo(leave);
 }
 
-/// Calls a C++ function with the vCPU, registers spilled and flags saved; goes on at the host address that it returns, or
-/// leaves translated code when that is 0.
+/// Calls a C++ function with the vCPU, registers spilled and flags saved; goes on at the host address that it returns,
+/// or leaves translated code when that is 0.
 void EmitCallAndResume(Assembler& code, const Mem& function, bool scratch_is_address, const uint8_t* leave_spilled) {
   SpillRegisters(code);
   code.Load(kHostRdi, NACRE_CONTEXT(self));

@@ -1,8 +1,8 @@
 #pragma once
-// The fixed pieces of generated code that every block leans on: the way in, the ways out, the TLB miss path. Emitted once
-// at the start of the code buffer. While translated code runs, guest registers live in the host registers of the same
-// name, except: guest RSP in host R15; guest R10, R11, R15 in the context; host R10, R11 are scratch; host RSP is the
-// vCPU thread's own stack.
+// The fixed pieces of generated code that every block leans on: the way in, the ways out, the TLB miss path. Emitted
+// once at the start of the code buffer. While translated code runs, guest registers live in the host registers of the
+// same name, except: guest RSP in host R15; guest R10, R11, R15 in the context; host R10, R11 are scratch; host RSP is
+// the vCPU thread's own stack.
 
 #include <cstdint>
 
@@ -17,7 +17,9 @@ inline constexpr uint8_t kScratch2 = kHostR11;  ///< TLB index, then free
 inline constexpr bool IsHomed(unsigned gpr) { return gpr == x86::kR10 || gpr == x86::kR11 || gpr == x86::kR15; }
 /// Host register of a guest register that is not homed.
 inline constexpr uint8_t HostOf(unsigned gpr) { return gpr == x86::kRsp ? kHostR15 : static_cast<uint8_t>(gpr); }
-inline Mem GprSlot(unsigned gpr) { return Context(offsetof(JitContext, state) + offsetof(x86::CpuState, gpr) + 8 * gpr); }
+inline Mem GprSlot(unsigned gpr) {
+  return Context(offsetof(JitContext, state) + offsetof(x86::CpuState, gpr) + 8 * gpr);
+}
 
 /// All in the writable view's numbering except `enter` and `miss_target`, which C++ and guest-visible tables use.
 struct Stubs {
@@ -25,11 +27,11 @@ struct Stubs {
   const uint8_t* exit_link = nullptr;
   const uint8_t* exit_poll = nullptr;
   const uint8_t* exit_interpret = nullptr;
-  const uint8_t* exit_lookup = nullptr;       ///< R10 = RIP, RCX in saved_rcx
-  const uint8_t* slow[kContexts][2] = {};     ///< [context][write]: R10 = offset as the check left it, R11 = index
-  const uint8_t* string = nullptr;            ///< exit_id: a site with a string instruction
-  const uint8_t* miss_target = nullptr;       ///< executable view: what empty jump cache entries point to; R10 = RIP
-  const uint8_t* fault_exit = nullptr;        ///< executable view: where a host fault handler resumes; state.rip is set
+  const uint8_t* exit_lookup = nullptr;    ///< R10 = RIP, RCX in saved_rcx
+  const uint8_t* slow[kContexts][2] = {};  ///< [context][write]: R10 = offset as the check left it, R11 = index
+  const uint8_t* string = nullptr;         ///< exit_id: a site with a string instruction
+  const uint8_t* miss_target = nullptr;    ///< executable view: what empty jump cache entries point to; R10 = RIP
+  const uint8_t* fault_exit = nullptr;     ///< executable view: where a host fault handler resumes; state.rip is set
 };
 
 /// Emits them at `at` (writable view); returns the end. `to_exec`: executable minus writable address.

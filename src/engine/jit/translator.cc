@@ -42,8 +42,10 @@ bool Translator::IsTransparent(const Instruction& insn) {
     case ZYDIS_MNEMONIC_BTS:
     case ZYDIS_MNEMONIC_BTR:
     case ZYDIS_MNEMONIC_BTC:
-    case ZYDIS_MNEMONIC_SWAPGS: return true;
-    default: return IsNop(insn) || CanReEmit(insn) || IsRepeatedCopy(insn);
+    case ZYDIS_MNEMONIC_SWAPGS:
+      return true;
+    default:
+      return IsNop(insn) || CanReEmit(insn) || IsRepeatedCopy(insn);
   }
 }
 
@@ -86,7 +88,8 @@ void Translator::DecodeBlock() {
   }
 }
 
-/// Arithmetic flags that may be read before they are written from `rip` on. Only code on the same page can be looked at.
+/// Arithmetic flags that may be read before they are written from `rip` on. Only code on the same page can be looked
+/// at.
 uint16_t Translator::LiveAt(uint64_t rip) {
   if (!SamePage(rip)) return kAllFlags;
   const CodeSize code_size = code64() ? CodeSize::k64 : CodeSize::k32;
@@ -224,11 +227,20 @@ void Translator::EmitColdPart() {
     if (exit.kind == ColdExit::kLink) store_.link(exit.id).stub = Offset(code_.at());
     code_.StoreImm32(Context(offsetof(JitContext, exit_id)), exit.id);
     switch (exit.kind) {
-      case ColdExit::kLink: code_.JumpTo(stubs_.exit_link); break;
-      case ColdExit::kPoll: code_.JumpTo(stubs_.exit_poll); break;
-      case ColdExit::kInterpret: code_.JumpTo(stubs_.exit_interpret); break;
-      case ColdExit::kSlow: code_.JumpTo(stubs_.slow[exit.context][exit.write ? 1 : 0]); break;
-      case ColdExit::kLookup: break;
+      case ColdExit::kLink:
+        code_.JumpTo(stubs_.exit_link);
+        break;
+      case ColdExit::kPoll:
+        code_.JumpTo(stubs_.exit_poll);
+        break;
+      case ColdExit::kInterpret:
+        code_.JumpTo(stubs_.exit_interpret);
+        break;
+      case ColdExit::kSlow:
+        code_.JumpTo(stubs_.slow[exit.context][exit.write ? 1 : 0]);
+        break;
+      case ColdExit::kLookup:
+        break;
     }
   }
 }
@@ -289,8 +301,8 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
   length = std::min<unsigned>(length + 15, static_cast<unsigned>(kPageSize) - page_offset);
   block.guest_length = static_cast<uint16_t>(std::max(1u, length));
   for (unsigned i = 0; i < done; ++i)
-    block.undefined_flags = static_cast<uint16_t>((block.undefined_flags & ~insns_[i].flags_written) |
-                                                  insns_[i].flags_undefined);
+    block.undefined_flags =
+        static_cast<uint16_t>((block.undefined_flags & ~insns_[i].flags_written) | insns_[i].flags_undefined);
   block.look_first = static_cast<uint16_t>(look_first_);
   block.look_last = static_cast<uint16_t>(look_last_);
   block.instruction_count = static_cast<uint8_t>(done);

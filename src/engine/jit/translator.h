@@ -17,7 +17,7 @@
 namespace nacre::engine::jit {
 
 struct TranslateRequest {
-  uint64_t rip = 0;         ///< linear (CS base is 0 in all translated code)
+  uint64_t rip = 0;  ///< linear (CS base is 0 in all translated code)
   uint64_t phys = 0;
   const uint8_t* page = nullptr;  ///< host address of the page that holds it
   uint64_t page_index = 0;
@@ -25,7 +25,7 @@ struct TranslateRequest {
   unsigned max_instructions = kMaxInstructions;
   // The page after it, if it is mapped for execution: an instruction may cross into it.
   const uint8_t* next_page = nullptr;
-  uint64_t next_phys_page = 0;    ///< page number
+  uint64_t next_phys_page = 0;  ///< page number
   uint64_t next_page_index = 0;
   uint32_t next_page_id = 0;
 };
@@ -172,10 +172,10 @@ class Translator {
   Assembler code_{nullptr};
 
   TranslateRequest request_;
-  unsigned count_ = 0;       ///< decoded instructions
+  unsigned count_ = 0;  ///< decoded instructions
   bool ends_undecodable_ = false;
   bool crosses_page_ = false;  ///< the last instruction does
-  uint32_t exit_flags_ = 0;  ///< mode flags after the last instruction (STAC and CLAC change them)
+  uint32_t exit_flags_ = 0;    ///< mode flags after the last instruction (STAC and CLAC change them)
   std::array<x86::Instruction, kMaxInstructions> insns_;
   std::array<uint16_t, kMaxInstructions> offsets_{};
   std::array<uint16_t, kMaxInstructions> live_before_{};  ///< arithmetic flags that must survive up to the instruction

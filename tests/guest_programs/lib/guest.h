@@ -24,7 +24,26 @@ struct frame {
 };
 #endif
 
-enum { kNone = -1, kDE = 0, kDB, kNMI, kBP, kOF, kBR, kUD, kNM, kDF, kTS = 10, kNP, kSS, kGP, kPF, kMF = 16, kAC, kXM = 19 };
+enum {
+  kNone = -1,
+  kDE = 0,
+  kDB,
+  kNMI,
+  kBP,
+  kOF,
+  kBR,
+  kUD,
+  kNM,
+  kDF,
+  kTS = 10,
+  kNP,
+  kSS,
+  kGP,
+  kPF,
+  kMF = 16,
+  kAC,
+  kXM = 19
+};
 
 // The last exception or interrupt that TRY caught.
 struct fault {
@@ -54,17 +73,17 @@ void guest_enter_user(reg ip, reg sp, reg flags, reg cs, reg ss, reg argument);
 void guest_main(void);
 
 // Runs code; an exception in it comes back here as guest_last.
-#define TRY(...)                               \
-  (__extension__({                             \
-    guest_last.vector = kNone;                 \
+#define TRY(...)                                \
+  (__extension__({                              \
+    guest_last.vector = kNone;                  \
     if (guest_setjmp(guest_environment) == 0) { \
-      guest_active = 1;                        \
-      __asm__ volatile("" ::: "memory");       \
-      __VA_ARGS__;                             \
-      __asm__ volatile("" ::: "memory");       \
-    }                                          \
-    guest_active = 0;                          \
-    &guest_last;                               \
+      guest_active = 1;                         \
+      __asm__ volatile("" ::: "memory");        \
+      __VA_ARGS__;                              \
+      __asm__ volatile("" ::: "memory");        \
+    }                                           \
+    guest_active = 0;                           \
+    &guest_last;                                \
   }))
 
 void guest_exit(int value) __attribute__((noreturn));
@@ -84,11 +103,11 @@ void section(const char* name);
 // QEMU's translator checks less than the manual says; what it is known to let pass stands behind this, so that the
 // programs can be tried on it.
 extern bool guest_strict;
-#define STRICT(...)    \
-  do {                 \
+#define STRICT(...)     \
+  do {                  \
     if (guest_strict) { \
-      __VA_ARGS__;     \
-    }                  \
+      __VA_ARGS__;      \
+    }                   \
   } while (0)
 
 #define USER_TEXT __attribute__((section(".user.text"), noinline))
@@ -132,12 +151,12 @@ static inline struct cpuid cpuid(uint32_t leaf, uint32_t subleaf) {
   __asm__ volatile("cpuid" : "=a"(r.a), "=b"(r.b), "=c"(r.c), "=d"(r.d) : "a"(leaf), "c"(subleaf));
   return r;
 }
-#define CONTROL_REGISTER(name)                                                                          \
-  static inline reg read_##name(void) {                                                                 \
-    reg value;                                                                                          \
-    __asm__ volatile("mov %%" #name ", %0" : "=r"(value)::"memory");                                    \
-    return value;                                                                                       \
-  }                                                                                                     \
+#define CONTROL_REGISTER(name)                                       \
+  static inline reg read_##name(void) {                              \
+    reg value;                                                       \
+    __asm__ volatile("mov %%" #name ", %0" : "=r"(value)::"memory"); \
+    return value;                                                    \
+  }                                                                  \
   static inline void write_##name(reg value) { __asm__ volatile("mov %0, %%" #name ::"r"(value) : "memory"); }
 CONTROL_REGISTER(cr0)
 CONTROL_REGISTER(cr2)

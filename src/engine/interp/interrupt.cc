@@ -184,7 +184,10 @@ StepResult Core::DeliverFault() {
 
 StepResult Core::DeliverEvent(Event event) {
   state->interrupt_shadow = state->shadow_is_mov_ss = false;
-  for (;;) {
+  // Benign and other faults may follow each other without end (#PF pushing for #AC, which pushes for #PF, ...), and on
+  // hardware do. Here the loop goes through the caller, who sees requests: the instruction faults again.
+  constexpr unsigned kMostInOneStep = 64;
+  for (unsigned delivered = 0; delivered < kMostInOneStep; ++delivered) {
     if (event.vector == x86::kDebug && event.kind == Event::Kind::kException) state->dr7 &= ~Bit(13);  // GD
     if (DeliverOnce(event)) {
       UpdateAccessMode();
@@ -210,6 +213,7 @@ StepResult Core::DeliverEvent(Event event) {
     event = next;
     UpdateAccessMode();
   }
+  return StepResult::kOk;
 }
 
 bool Core::SoftwareInterrupt(uint8_t vector) {

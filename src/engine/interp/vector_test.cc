@@ -141,7 +141,7 @@ TEST_F(VectorTest, StringCompareUsesImplicitRegisters) {
 }
 
 TEST_F(VectorTest, ImplicitXmm0) {
-  if (!__builtin_cpu_supports("sse4.1")) GTEST_SKIP();
+  if (!__builtin_cpu_supports("sse4.1")) GTEST_SKIP() << "the host has no SSE4.1";
   SetYmm<uint32_t>(0, {0x80000000, 0, 0x80000000, 0});
   SetYmm<uint32_t>(1, {1, 2, 3, 4});
   SetYmm<uint32_t>(2, {11, 12, 13, 14});
@@ -200,7 +200,7 @@ TEST_F(VectorTest, UnmaskedSimdExceptionLeavesTheDestination) {
 
 TEST_F(VectorTest, SimdFaultComesBeforeTheStore) {
   REQUIRE_AVX2();
-  if (!__builtin_cpu_supports("f16c")) GTEST_SKIP();
+  if (!__builtin_cpu_supports("f16c")) GTEST_SKIP() << "the host has no F16C";
   SetYmm<float>(1, {1e30f, 0, 0, 0});
   state.xsave.mxcsr() = 0x1b80;  // overflow unmasked
   memory.Put<uint64_t>(kAt, 0x1234);

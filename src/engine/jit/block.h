@@ -120,7 +120,6 @@ class BlockStore {
   Block& block(uint32_t index) { return blocks_[index]; }
   Link& link(uint32_t index) { return links_[index]; }
   Site& site(uint32_t index) { return sites_[index]; }
-  size_t block_count() const { return blocks_.size(); }
 
   uint32_t AddLink(const Link& link) {
     links_.push_back(link);

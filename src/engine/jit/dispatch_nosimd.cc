@@ -206,9 +206,12 @@ JitVcpu::Need JitVcpu::Dispatch() {
     if (!code) {
       uint32_t page_id = 0;
       const uint32_t index = FindBlock(context.state.rip, flags, page_id);
-      if (index == kNone) return page_id ? Need::kTranslate : Need::kInterpret;
+      // A full table of page ids is emptied by Translate; until then nothing may be linked under id 0, which every
+      // unknown page has.
+      const bool ids_full = next_page_id_ >= kPageIds / 2 - 2;
+      if (index == kNone) return page_id || ids_full ? Need::kTranslate : Need::kInterpret;
       const Block& block = store_->block(index);
-      if (!single_ && pending_link_ != kNone) store_->Connect(pending_link_, index, page_id);
+      if (!single_ && pending_link_ != kNone && page_id != 0) store_->Connect(pending_link_, index, page_id);
       if (block.instruction_count == 0) {
         interpret_site_ = kNone;
         return Need::kInterpret;

@@ -190,7 +190,7 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"--disk", "FILE[,OPTION...]",
      "a disk: format=raw, bus=virtio, readonly, snapshot (writes are thrown away) (repeatable)", AddDisk},
     {"--memory", "SIZE", "the guest's memory (512M)", SetMemory},
-    {"--cpus", "N", "the guest's CPUs (1); more than one with --engine interp only", SetCpus},
+    {"--cpus", "N", "the guest's CPUs (1), each a thread of the host", SetCpus},
     {"--cpu", "MODEL", "x86-64-v2, x86-64-v3 (where the host has it, the default) or host", SetCpuModel},
     {"--engine", "ENGINE", "auto, jit or interp (`nacre doctor` tells what auto is here)", SetEngine},
     {"--net", "KIND", "user[,forward=tcp:127.0.0.1:2222-:22] or none (user)", SetNetwork},
@@ -225,9 +225,9 @@ constexpr std::array kLaterOptions = std::to_array<LaterOption>({
 Status CheckTogether(RunOptions& options, bool network_given) {
   machine::MachineConfig& machine = options.machine;
   if (!network_given) machine.networks.push_back({});
-  if (machine.cpu_count > 1 && machine.engine == EngineKind::kJit)
-    return NotYet(fmt::format("--cpus {} with the translator", machine.cpu_count), "use --engine interp or one CPU");
   if (machine.lockstep && machine.engine != EngineKind::kJit) return Fail("--lockstep works with --engine jit");
+  if (machine.lockstep && machine.cpu_count > 1)
+    return Fail("--lockstep compares one CPU with the interpreter: use --cpus 1");
   if (machine.lockstep_from != 0 && !machine.lockstep) return Fail("--lockstep-from needs --lockstep");
   if (machine.console.kind == SerialKind::kStdio) {
     if (options.serial_given && machine.serial.kind == SerialKind::kStdio)

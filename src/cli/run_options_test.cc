@@ -112,7 +112,6 @@ TEST(RunOptions, WhatIsNotThereYetSaysSo) {
                                                                       {"--disk", "a,bus=ide"},
                                                                       {"--control", "x"},
                                                                       {"--engine", "kvm"},
-                                                                      {"--cpus", "2"},
                                                                       {"debian"}}) {
     const auto options = ParseRun(words);
     ASSERT_FALSE(options) << words[0];
@@ -120,8 +119,11 @@ TEST(RunOptions, WhatIsNotThereYetSaysSo) {
   }
 }
 
-TEST(RunOptions, TheInterpreterTakesSeveralCpus) {
+TEST(RunOptions, SeveralCpus) {
   EXPECT_EQ(Parse({"--engine", "interp", "--cpus", "4"})->machine.cpu_count, 4u);
+  EXPECT_EQ(Parse({"--engine", "jit", "--cpus", "4"})->machine.cpu_count, 4u);
+  EXPECT_EQ(ErrorOf({"--engine", "jit", "--cpus", "4", "--lockstep"}),
+            "--lockstep compares one CPU with the interpreter: use --cpus 1");
 }
 
 TEST(RunOptions, MistakesAreNamed) {

@@ -82,11 +82,20 @@ class Vcpu {
   virtual std::vector<Statistic> Statistics() const = 0;
 };
 
+/// Around a locked access that the host cannot do atomically (across pages): meanwhile no other vCPU runs guest code.
+class ExclusiveSection {
+ public:
+  virtual ~ExclusiveSection() = default;
+  virtual void BeginExclusive() = 0;
+  virtual void EndExclusive() = 0;
+};
+
 struct VcpuConfig {
   unsigned index = 0;
   const x86::CpuModel* model = nullptr;
   memory::GuestMemory* memory = nullptr;
   VcpuHost* host = nullptr;
+  ExclusiveSection* exclusive = nullptr;  ///< set by engines for the interpreter that they use; null: one vCPU
 };
 
 /// One engine serves one machine and makes its vCPUs. It must outlive them.

@@ -5,6 +5,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "base/check.h"
@@ -84,7 +85,10 @@ Status Machine::BuildCpus() {
 
 Result<std::unique_ptr<engine::Engine>> Machine::MakeEngine() const {
   if (config_.engine == EngineKind::kInterp) return engine::interp::CreateInterpEngine();
-  return engine::jit::CreateJitEngine({.lockstep = config_.lockstep, .lockstep_from = config_.lockstep_from});
+  // Each CPU has a code cache of its own.
+  const uint64_t code_cache_bytes = std::max(256 * kMiB / config_.cpu_count, 32 * kMiB);
+  return engine::jit::CreateJitEngine(
+      {.code_cache_bytes = code_cache_bytes, .lockstep = config_.lockstep, .lockstep_from = config_.lockstep_from});
 }
 
 Machine::~Machine() {

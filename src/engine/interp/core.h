@@ -70,6 +70,12 @@ struct MemRef {
   uint32_t size = 0, first = 0;  ///< total, and how much of it lies in the first page
 };
 
+/// Of a RAM reference: the host would need a split lock to make it atomic.
+inline bool SpansCacheLines(const MemRef& ref) {
+  constexpr uintptr_t kLine = 64;
+  return ref.first != ref.size || (reinterpret_cast<uintptr_t>(ref.host[0]) & (kLine - 1)) + ref.size > kLine;
+}
+
 /// How linear addresses are checked (SDM 3A 4.6). kSlow is a TLB context that never holds anything: alignment checks
 /// and data breakpoints need every access to come by.
 enum class AccessMode : uint8_t { kSupervisor, kUser, kSupervisorAc, kSlow };
@@ -345,10 +351,16 @@ struct Core final : OperandMemory {
     MemRef ref;
     INTERP_TRY(TranslateSegment(segment, offset, sizeof(T), x86::Access::kWrite, ref));
     T value;
+    if (locked && ref.host[0] && config.exclusive && SpansCacheLines(ref)) {  // a split lock is no way on the host
+      config.exclusive->BeginExclusive();
+      LoadRef(ref, &value);
+      change(value);
+      StoreRef(ref, &value);
+      config.exclusive->EndExclusive();
+      return true;
+    }
     LoadRef(ref, &value);
-    // A locked access that spans cache lines is not made atomic: that would be a split lock on the host.
-    if (locked && ref.host[0] && ref.first == ref.size &&
-        (reinterpret_cast<uintptr_t>(ref.host[0]) & 63) + sizeof(T) <= 64) {
+    if (locked && ref.host[0] && ref.first == ref.size && !SpansCacheLines(ref)) {
       for (T expected = value;;) {
         value = expected;
         change(value);

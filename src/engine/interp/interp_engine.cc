@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "engine/interp/interpreter.h"
+#include "engine/vcpu_group.h"
 
 namespace nacre::engine::interp {
 
@@ -10,7 +11,8 @@ namespace {
 
 class InterpVcpu final : public Vcpu {
  public:
-  explicit InterpVcpu(const VcpuConfig& config) : config_(config), interpreter_(config, nullptr) {}
+  InterpVcpu(const VcpuConfig& config, VcpuGroup& group)
+      : member_(group, *this, nullptr), config_(WithExclusive(config, member_)), interpreter_(config_, nullptr) {}
 
   void Import(const x86::CpuState& state) override {
     state_ = state;
@@ -19,6 +21,29 @@ class InterpVcpu final : public Vcpu {
   void Export(x86::CpuState& state) const override { state = state_; }
 
   ExitReason Run(uint64_t instruction_budget) override {
+    member_.Enter();
+    const ExitReason reason = RunEntered(instruction_budget);
+    member_.Leave();
+    return reason;
+  }
+
+  void Request(uint32_t bits) override { requests_.fetch_or(bits, std::memory_order_acq_rel); }
+  void ClearRequest(uint32_t bits) override { requests_.fetch_and(~bits, std::memory_order_acq_rel); }
+  uint32_t pending_requests() const override { return requests_.load(std::memory_order_acquire); }
+  std::string error() const override { return {}; }
+  std::vector<Statistic> Statistics() const override {
+    return {{"instructions retired", interpreter_.retired()}, {"interrupts delivered", interrupts_}, {"steps", steps_}};
+  }
+
+ private:
+  static VcpuConfig WithExclusive(VcpuConfig config, ExclusiveSection& exclusive) {
+    config.exclusive = &exclusive;
+    return config;
+  }
+
+  bool Take(uint32_t bit) { return (requests_.fetch_and(~bit, std::memory_order_acq_rel) & bit) != 0; }
+
+  ExitReason RunEntered(uint64_t instruction_budget) {
     const uint64_t end = instruction_budget == 0 ? ~uint64_t{0} : interpreter_.retired() + instruction_budget;
     for (;;) {
       if (const uint32_t requests = requests_.load(std::memory_order_acquire); requests != 0) [[unlikely]] {
@@ -43,17 +68,6 @@ class InterpVcpu final : public Vcpu {
     }
   }
 
-  void Request(uint32_t bits) override { requests_.fetch_or(bits, std::memory_order_acq_rel); }
-  void ClearRequest(uint32_t bits) override { requests_.fetch_and(~bits, std::memory_order_acq_rel); }
-  uint32_t pending_requests() const override { return requests_.load(std::memory_order_acquire); }
-  std::string error() const override { return {}; }
-  std::vector<Statistic> Statistics() const override {
-    return {{"instructions retired", interpreter_.retired()}, {"interrupts delivered", interrupts_}, {"steps", steps_}};
-  }
-
- private:
-  bool Take(uint32_t bit) { return (requests_.fetch_and(~bit, std::memory_order_acq_rel) & bit) != 0; }
-
   /// Looks at what was requested. True: leave Run for `reason`.
   bool Serve(uint32_t requests, ExitReason& reason) {
     if ((requests & kRequestStop) && Take(kRequestStop)) {
@@ -66,7 +80,7 @@ class InterpVcpu final : public Vcpu {
     }
     if (requests & kRequestEngine) {
       Take(kRequestEngine);
-      interpreter_.FlushTlb();
+      member_.Safepoint();
     }
     StepResult result = StepResult::kOk;
     const bool mov_ss = state_.interrupt_shadow && state_.shadow_is_mov_ss;
@@ -83,6 +97,7 @@ class InterpVcpu final : public Vcpu {
     return result == StepResult::kShutdown;
   }
 
+  VcpuGroupMember member_;
   VcpuConfig config_;
   Interpreter interpreter_;
   x86::CpuState state_;
@@ -95,9 +110,14 @@ class InterpEngine final : public Engine {
  public:
   std::string_view name() const override { return "interp"; }
   Result<std::unique_ptr<Vcpu>> CreateVcpu(const VcpuConfig& config) override {
-    return std::make_unique<InterpVcpu>(config);
+    if (group_.size() == VcpuGroup::kMaxMembers)
+      return Fail("an engine runs at most {} virtual CPUs", VcpuGroup::kMaxMembers);
+    return std::make_unique<InterpVcpu>(config, group_);
   }
   std::vector<Statistic> Statistics() const override { return {}; }
+
+ private:
+  VcpuGroup group_;
 };
 
 }  // namespace

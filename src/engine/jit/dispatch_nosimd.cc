@@ -274,8 +274,10 @@ const uint8_t* JitVcpu::FillTlb(unsigned which, uint64_t address, bool write) {
   if (!translation.ok) return nullptr;
   const uint8_t* host = memory_.HostPointer(GuestPhys(AlignDown(translation.address.value, kPageSize)), kPageSize);
   if (!host) return nullptr;
-  std::atomic<uint8_t>& page_flags = memory_.PageFlags(memory_.PageIndex(host));
+  const uint64_t page_index = memory_.PageIndex(host);
+  std::atomic<uint8_t>& page_flags = memory_.PageFlags(page_index);
   if (write) page_flags.fetch_or(memory::GuestMemory::kDirty);
+  if (translation.writable) code_page_table_.NoteWriter(page_index, config_.index);  // before kCode is looked at
   const uint8_t seen = page_flags.load();
   const bool code = (seen & memory::GuestMemory::kCode) != 0;
   if (write && code) return nullptr;

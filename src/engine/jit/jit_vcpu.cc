@@ -40,10 +40,12 @@ bool HostHasFsGsBase() { return (getauxval(AT_HWCAP2) & 2) != 0; }
 
 }  // namespace
 
-JitVcpu::JitVcpu(const VcpuConfig& config, const JitOptions& options)
-    : config_(config),
+JitVcpu::JitVcpu(const VcpuConfig& config, const JitOptions& options, JitShared& shared)
+    : member_(shared.group, *this, this),
+      config_(config),
       options_(options),
       memory_(*config.memory),
+      code_page_table_(shared.code_pages),
       context_(std::make_unique<JitContext>()),
       page_ids_(kPageIds),
       tlb_entry_flags_(kContexts * kTlbEntries),
@@ -52,16 +54,18 @@ JitVcpu::JitVcpu(const VcpuConfig& config, const JitOptions& options)
 
 JitVcpu::~JitVcpu() = default;
 
-Result<std::unique_ptr<JitVcpu>> JitVcpu::Create(const VcpuConfig& config, const JitOptions& options) {
+Result<std::unique_ptr<JitVcpu>> JitVcpu::Create(const VcpuConfig& config, const JitOptions& options,
+                                                 JitShared& shared) {
   if (!HostHasBmi2())
     return Fail(
         "the translator needs a host CPU with BMI2 (Intel Haswell, AMD Excavator or newer); use --engine interp");
-  std::unique_ptr<JitVcpu> vcpu(new JitVcpu(config, options));
+  std::unique_ptr<JitVcpu> vcpu(new JitVcpu(config, options, shared));
   NACRE_TRY_STATUS(vcpu->Prepare());
   return vcpu;
 }
 
 Status JitVcpu::Prepare() {
+  config_.exclusive = &member_;
   buffer_ = NACRE_TRY(codegen::CodeBuffer::Create(options_.code_cache_bytes));
   const int64_t to_exec = buffer_.exec_base() - buffer_.write_base();
   uint8_t* code_start = EmitStubs(buffer_.write_base(), to_exec, stubs_);
@@ -82,11 +86,13 @@ Status JitVcpu::Prepare() {
 }
 
 void JitVcpu::Import(const CpuState& state) {
+  member_.Enter();
   context_->state = state;
   mode_known_ = false;
   pending_link_ = kNone;
   FlushTranslations(true);
   interpreter_->FlushTlb();
+  member_.Leave();
 }
 
 void JitVcpu::Export(CpuState& state) const { state = context_->state; }
@@ -157,6 +163,7 @@ bool JitVcpu::ServeRequests(ExitReason& reason) {
   const uint32_t bits = requests_.load();
   if (bits & kRequestEngine) {
     requests_.fetch_and(~uint32_t{kRequestEngine});
+    member_.Safepoint();
     ApplyCodeWrites();
   }
   if (bits & kRequestStop) {
@@ -194,8 +201,7 @@ bool JitVcpu::ServeRequests(ExitReason& reason) {
 
 void JitVcpu::ResetCode() {
   ++counters_.cache_resets;
-  for (uint32_t page : store_->pages_with_blocks())
-    memory_.PageFlags(page).fetch_and(static_cast<uint8_t>(~memory::GuestMemory::kCode));
+  for (uint32_t page : store_->pages_with_blocks()) code_page_table_.Release(page, config_.index);
   store_->Clear();
   translator_->Reset();
   for (unsigned context = 0; context < kContexts; ++context) FlushContextCode(context);
@@ -217,6 +223,24 @@ void JitVcpu::PopulateCode() {
   populated_ += bytes;
 }
 
+/// Before a page's bytes are read for translation: from now on every write to it must be seen. The own gate is open
+/// meanwhile.
+void JitVcpu::HoldCodePage(const uint8_t* host_page) {
+  const uint64_t page_index = memory_.PageIndex(host_page);
+  const uint64_t own = CodePageTable::Bit(config_.index);
+  if (code_page_table_.holders(page_index) & own) return;
+  code_page_table_.Hold(page_index, config_.index);
+  const uint64_t writers = code_page_table_.writers(page_index);
+  if (writers & own) OnSafepointWork(reinterpret_cast<uint64_t>(host_page));
+  member_.AskOthers(writers, reinterpret_cast<uint64_t>(host_page));
+}
+
+void JitVcpu::OnSafepointWork(uint64_t host_page) {
+  const auto* host = reinterpret_cast<const uint8_t*>(host_page);
+  ForgetWriteRights(host);
+  code_page_table_.DropWriter(memory_.PageIndex(host), config_.index);
+}
+
 void JitVcpu::Translate() {
   const int64_t start = NowNs();
   PopulateCode();
@@ -225,10 +249,7 @@ void JitVcpu::Translate() {
   if (!page) return;  // the next dispatch finds out why
   const GuestPhys phys(page->phys_page << 12 | (context_->state.rip & kPageMask));
   const uint64_t page_index = memory_.PageIndex(page->host);
-  if (!(memory_.PageFlags(page_index).load() & memory::GuestMemory::kCode)) {
-    memory_.SetCodePage(phys, true);  // before the bytes are read: later writes are reported
-    ForgetWriteRights(page->host);
-  }
+  HoldCodePage(page->host);
   TranslateRequest request{.rip = context_->state.rip,
                            .phys = phys.value,
                            .page = page->host,
@@ -246,15 +267,11 @@ void JitVcpu::Translate() {
     request.next_phys_page = next->phys_page;
     request.next_page_index = memory_.PageIndex(next->host);
     request.next_page_id = next_id;
-    const GuestPhys next_phys(next->phys_page << 12);
-    if (!(memory_.PageFlags(request.next_page_index).load() & memory::GuestMemory::kCode)) {
-      memory_.SetCodePage(next_phys, true);
-      ForgetWriteRights(next->host);
-    }
+    HoldCodePage(next->host);
   }
   if (translator_->Translate(request) == kNone) {
     ResetCode();
-    memory_.SetCodePage(phys, true);
+    HoldCodePage(request.page);
     request.next_page = nullptr;  // its mark and its id are gone; the interpreter does what crosses into it
     NACRE_CHECK(translator_->Translate(request) != kNone);
   }
@@ -286,7 +303,7 @@ void JitVcpu::ApplyCodeWrites() {
       const auto last = static_cast<unsigned>((end - 1) & kPageMask);
       const unsigned removed = store_->InvalidateRange(page_index, first, last, *context_, stubs_.miss_target);
       counters_.invalidations += removed;
-      if (!store_->PageHasBlocks(page_index)) memory_.SetCodePage(GuestPhys(at), false);
+      if (!store_->PageHasBlocks(page_index)) code_page_table_.Release(page_index, config_.index);
       at = end;
     }
   }
@@ -310,6 +327,13 @@ bool JitVcpu::OnHostFault(int, const siginfo_t& info, ucontext_t& context) {
 }
 
 ExitReason JitVcpu::Run(uint64_t instruction_budget) {
+  member_.Enter();
+  const ExitReason reason = RunEntered(instruction_budget);
+  member_.Leave();
+  return reason;
+}
+
+ExitReason JitVcpu::RunEntered(uint64_t instruction_budget) {
   thread_local std::optional<SignalStack> signal_stack;
   if (!signal_stack) {
     auto created = SignalStack::Create();
@@ -410,24 +434,36 @@ class JitEngine : public Engine, public memory::CodeWriteListener {
   std::string_view name() const override { return "jit"; }
 
   Result<std::unique_ptr<Vcpu>> CreateVcpu(const VcpuConfig& config) override {
-    if (!vcpus_.empty()) return Fail("the translator runs one virtual CPU so far; use --cpus 1 or --engine interp");
-    auto vcpu = NACRE_TRY(JitVcpu::Create(config, options_));
+    if (options_.lockstep && config.index > 0)
+      return Fail("lockstep compares one virtual CPU with the interpreter; use --cpus 1");
+    if (config.index >= VcpuGroup::kMaxMembers)
+      return Fail("an engine runs at most {} virtual CPUs", VcpuGroup::kMaxMembers);
+    if (!shared_) {
+      shared_ = std::make_unique<JitShared>(*config.memory);
+      memory_ = config.memory;
+      memory_->SetCodeWriteListener(this);
+    }
+    auto vcpu = NACRE_TRY(JitVcpu::Create(config, options_, *shared_));
     vcpus_.push_back(vcpu.get());
-    memory_ = config.memory;
-    memory_->SetCodeWriteListener(this);
     return vcpu;
   }
 
   std::vector<Statistic> Statistics() const override { return {}; }
 
   void OnCodeWrite(GuestPhys address, uint64_t size_bytes) override {
-    for (JitVcpu* vcpu : vcpus_) vcpu->NoteCodeWrite(address, size_bytes);
+    const uint8_t* host = memory_->HostPointer(address, size_bytes);
+    uint64_t holders = 0;
+    for (uint64_t page = memory_->PageIndex(host); page <= memory_->PageIndex(host + size_bytes - 1); ++page)
+      holders |= shared_->code_pages.holders(page);
+    for (unsigned i = 0; i < vcpus_.size(); ++i)
+      if (holders & CodePageTable::Bit(i)) vcpus_[i]->NoteCodeWrite(address, size_bytes);
   }
 
  private:
   JitOptions options_;
   memory::GuestMemory* memory_ = nullptr;
-  std::vector<JitVcpu*> vcpus_;
+  std::unique_ptr<JitShared> shared_;
+  std::vector<JitVcpu*> vcpus_;  ///< by index
 };
 
 }  // namespace

@@ -12,10 +12,12 @@
 #include "engine/host_faults.h"
 #include "engine/interp/interpreter.h"
 #include "engine/jit/block.h"
+#include "engine/jit/code_page_table.h"
 #include "engine/jit/context.h"
 #include "engine/jit/jit_engine.h"
 #include "engine/jit/stubs.h"
 #include "engine/jit/translator.h"
+#include "engine/vcpu_group.h"
 #include "x86/page_walk.h"
 
 namespace nacre::engine::jit {
@@ -31,9 +33,17 @@ struct JitCounters {
   uint64_t translate_ns = 0;
 };
 
-class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHandler {
+/// What the vCPUs of one machine share. Code caches are their own (ADR 0005).
+struct JitShared {
+  explicit JitShared(memory::GuestMemory& memory) : code_pages(memory) {}
+  VcpuGroup group;
+  CodePageTable code_pages;
+};
+
+class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHandler, private SafepointWork {
  public:
-  static Result<std::unique_ptr<JitVcpu>> Create(const VcpuConfig& config, const JitOptions& options);
+  static Result<std::unique_ptr<JitVcpu>> Create(const VcpuConfig& config, const JitOptions& options,
+                                                 JitShared& shared);
   ~JitVcpu() override;
 
   void Import(const x86::CpuState& state) override;
@@ -67,7 +77,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   static constexpr unsigned kCodePages = 256;
   static constexpr unsigned kPageIds = 1 << 16;
 
-  JitVcpu(const VcpuConfig& config, const JitOptions& options);
+  JitVcpu(const VcpuConfig& config, const JitOptions& options, JitShared& shared);
   Status Prepare();
 
   // dispatch_nosimd.cc: guest vectors may be live
@@ -108,7 +118,10 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   void ForgetWriteRights(const uint8_t* host_page);
 
   // jit_vcpu.cc: guest vectors are saved
+  ExitReason RunEntered(uint64_t instruction_budget);
   void Translate();
+  void HoldCodePage(const uint8_t* host_page);
+  void OnSafepointWork(uint64_t host_page) override;
   bool ServeRequests(ExitReason& reason);
   interp::StepResult InterpretOne();
   bool AfterStep(interp::StepResult result, ExitReason& reason);
@@ -126,9 +139,11 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   void OnTlbFlushPage(GuestVirt address) override { FlushPage(address.value); }
   bool OnHostFault(int signal, const siginfo_t& info, ucontext_t& context) override;
 
+  VcpuGroupMember member_;
   VcpuConfig config_;
   JitOptions options_;
   memory::GuestMemory& memory_;
+  CodePageTable& code_page_table_;
   std::unique_ptr<JitContext> context_;
   codegen::CodeBuffer buffer_;
   HostFaultRange fault_range_;

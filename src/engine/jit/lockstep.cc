@@ -13,6 +13,7 @@ Result<std::unique_ptr<JitVcpu::Lockstep>> JitVcpu::Lockstep::Create(const VcpuC
   VcpuConfig shadow = config;
   shadow.memory = lockstep->memory_.get();
   shadow.host = &lockstep->devices_;
+  shadow.exclusive = nullptr;
   lockstep->shadow_ = std::make_unique<interp::Interpreter>(shadow, nullptr);
   lockstep->states_.resize(kMaxInstructions + 1);
   return lockstep;

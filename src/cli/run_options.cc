@@ -5,6 +5,8 @@
 #include <charconv>
 #include <cmath>
 
+#include "cli/debug_options.h"
+
 namespace nacre::cli {
 
 namespace {
@@ -208,6 +210,8 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"--lockstep", "", "run jit and interp side by side and stop at the first difference",
      [](RunOptions& o, std::string_view) -> Status { o.machine.lockstep = true; return {}; }},
     {"--lockstep-from", "RIP", "with --lockstep: compare only once RIP has reached this address", SetLockstepFrom},
+    {"--dump-block", "RIP[,RIP...][,to=FILE]", "list each translation that holds one of these addresses, or all",
+     [](RunOptions& o, std::string_view v) { return ParseDumpBlock(o.machine.jit_debug, v); }},
     {"--help", "", "this text", [](RunOptions& o, std::string_view) -> Status { o.help = true; return {}; }},
 });
 
@@ -228,6 +232,8 @@ Status CheckTogether(RunOptions& options, bool network_given) {
   if (machine.lockstep && machine.engine != EngineKind::kJit) return Fail("--lockstep works with --engine jit");
   if (machine.lockstep && machine.cpu_count > 1)
     return Fail("--lockstep compares one CPU with the interpreter: use --cpus 1");
+  if (machine.jit_debug.any() && machine.engine != EngineKind::kJit)
+    return Fail("--dump-block works with --engine jit");
   if (machine.lockstep_from != 0 && !machine.lockstep) return Fail("--lockstep-from needs --lockstep");
   if (machine.console.kind == SerialKind::kStdio) {
     if (options.serial_given && machine.serial.kind == SerialKind::kStdio)

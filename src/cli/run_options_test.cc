@@ -166,5 +166,17 @@ TEST(RunHelp, NamesEveryOption) {
     EXPECT_NE(RunHelp().find(name), std::string::npos) << name;
 }
 
+TEST(RunOptions, DumpOfTranslations) {
+  const auto options = Parse({"--dump-block", "0xffffffff81000000,1f,to=blocks.txt"});
+  ASSERT_TRUE(options) << options.error().message;
+  const engine::jit::JitDebugOptions& debug = options->machine.jit_debug;
+  EXPECT_EQ(debug.dump_rips, (std::vector<uint64_t>{0xffffffff81000000, 0x1f}));
+  EXPECT_EQ(debug.dump_file, "blocks.txt");
+  EXPECT_TRUE(Parse({"--dump-block", "all"})->machine.jit_debug.dump_all);
+  EXPECT_NE(ErrorOf({"--dump-block", "to=x"}).find("give an address"), std::string::npos);
+  EXPECT_NE(ErrorOf({"--dump-block", "12q"}).find("hexadecimal"), std::string::npos);
+  EXPECT_NE(ErrorOf({"--dump-block", "1", "--engine", "interp"}).find("--engine jit"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace nacre::cli

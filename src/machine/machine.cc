@@ -87,8 +87,10 @@ Result<std::unique_ptr<engine::Engine>> Machine::MakeEngine() const {
   if (config_.engine == EngineKind::kInterp) return engine::interp::CreateInterpEngine();
   // Each CPU has a code cache of its own.
   const uint64_t code_cache_bytes = std::max(256 * kMiB / config_.cpu_count, 32 * kMiB);
-  return engine::jit::CreateJitEngine(
-      {.code_cache_bytes = code_cache_bytes, .lockstep = config_.lockstep, .lockstep_from = config_.lockstep_from});
+  return engine::jit::CreateJitEngine({.code_cache_bytes = code_cache_bytes,
+                                       .lockstep = config_.lockstep,
+                                       .lockstep_from = config_.lockstep_from,
+                                       .debug = config_.jit_debug});
 }
 
 Machine::~Machine() {

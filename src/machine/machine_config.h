@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/bits.h"
+#include "engine/jit/debug_options.h"
 #include "network/user_net.h"
 
 namespace nacre::machine {
@@ -48,6 +49,7 @@ struct MachineConfig {
   unsigned cpu_count = 1;
   std::string cpu_model = "default";
   EngineKind engine = EngineKind::kJit;
+  engine::jit::JitDebugOptions jit_debug = {};
   uint64_t lockstep_from = 0;  ///< RIP at which lockstep starts to compare
   bool lockstep = false;       ///< jit: run beside interp and stop at the first difference
 

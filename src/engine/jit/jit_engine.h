@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "engine/engine.h"
+#include "engine/jit/debug_options.h"
 
 namespace nacre::engine::jit {
 
@@ -12,6 +13,7 @@ struct JitOptions {
   uint64_t code_cache_bytes = 256 * kMiB;
   bool lockstep = false;       ///< run every block on the interpreter as well and stop at the first difference
   uint64_t lockstep_from = 0;  ///< compare only once RIP has reached this address
+  JitDebugOptions debug = {};
 };
 
 Result<std::unique_ptr<Engine>> CreateJitEngine(const JitOptions& options);

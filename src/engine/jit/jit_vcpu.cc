@@ -81,6 +81,7 @@ Status JitVcpu::Prepare() {
   context_->jump_mask = kJumpMask;
   FlushTranslations(true);
   x86::ResetCpuState(context_->state);
+  tools_ = NACRE_TRY(TranslationTools::Create(options_.debug));
   if (options_.lockstep) lockstep_ = NACRE_TRY(Lockstep::Create(config_));
   return {};
 }
@@ -269,14 +270,17 @@ void JitVcpu::Translate() {
     request.next_page_id = next_id;
     HoldCodePage(next->host);
   }
-  if (translator_->Translate(request) == kNone) {
+  uint32_t block = translator_->Translate(request);
+  if (block == kNone) {
     ResetCode();
     HoldCodePage(request.page);
     request.next_page = nullptr;  // its mark and its id are gone; the interpreter does what crosses into it
-    NACRE_CHECK(translator_->Translate(request) != kNone);
+    block = translator_->Translate(request);
+    NACRE_CHECK(block != kNone);
   }
   ++counters_.translations;
   counters_.translate_ns += static_cast<uint64_t>(NowNs() - start);
+  if (tools_) tools_->OnTranslated({*store_, stubs_, buffer_}, request, block, translator_->hot_bytes());
 }
 
 void JitVcpu::NoteCodeWrite(GuestPhys address, uint64_t size_bytes) {

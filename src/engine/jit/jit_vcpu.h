@@ -16,6 +16,7 @@
 #include "engine/jit/context.h"
 #include "engine/jit/jit_engine.h"
 #include "engine/jit/stubs.h"
+#include "engine/jit/translation_tools.h"
 #include "engine/jit/translator.h"
 #include "engine/vcpu_group.h"
 #include "x86/page_walk.h"
@@ -152,6 +153,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   std::unique_ptr<Translator> translator_;
   std::unique_ptr<interp::Interpreter> interpreter_;
   std::unique_ptr<Lockstep> lockstep_;
+  std::unique_ptr<TranslationTools> tools_;  ///< null: nobody asked
   std::string error_;
 
   std::atomic<uint32_t> requests_ = 0;

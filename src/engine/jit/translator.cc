@@ -293,6 +293,7 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
     else
       EmitLinkExit(next, exit_flags_, next <= request.rip);  // poll where the address space wraps
   }
+  hot_bytes_ = static_cast<uint32_t>(code_.at() - start);
   EmitColdPart();
 
   // An instruction left to the interpreter counts as looked at: its bytes decided the block's end.

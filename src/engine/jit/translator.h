@@ -66,6 +66,8 @@ class Translator {
   void Reset() { at_ = code_start_; }
   GroupFailures& group_failures() { return group_failures_; }
   uint64_t translated_instructions() const { return translated_instructions_; }
+  /// Host code of the latest translation without its cold part.
+  uint32_t hot_bytes() const { return hot_bytes_; }
   uint64_t code_bytes() const { return static_cast<uint64_t>(at_ - code_start_); }
 
  private:
@@ -189,6 +191,7 @@ class Translator {
   std::array<ColdExit, kMaxInstructions * 6> cold_;
   unsigned cold_count_ = 0;
   unsigned look_first_ = 0, look_last_ = 0;  ///< see Block
+  uint32_t hot_bytes_ = 0;
   uint64_t translated_instructions_ = 0;
 };
 

@@ -1,0 +1,30 @@
+#pragma once
+// What looks at each new translation when a person asked for it (JitDebugOptions). Costs nothing otherwise: there is no
+// such object then. One thread.
+
+#include <cstdio>
+#include <memory>
+
+#include "base/result.h"
+#include "engine/jit/block_listing.h"
+#include "engine/jit/debug_options.h"
+
+namespace nacre::engine::jit {
+
+class TranslationTools {
+ public:
+  /// Null when the options ask for nothing.
+  static Result<std::unique_ptr<TranslationTools>> Create(const JitDebugOptions& options);
+  ~TranslationTools();
+
+  /// After each translation; `hot_bytes` as for ListBlock.
+  void OnTranslated(const TranslationView& view, const TranslateRequest& request, uint32_t block, uint32_t hot_bytes);
+
+ private:
+  explicit TranslationTools(const JitDebugOptions& options) : options_(options) {}
+
+  JitDebugOptions options_;
+  std::FILE* dump_ = nullptr;  ///< owned unless it is stderr
+};
+
+}  // namespace nacre::engine::jit

@@ -1,4 +1,5 @@
-// 4-level paging: A and D bits, WP, NX, large pages, reserved bits, user rights, SMEP, SMAP, global pages, PCID, INVLPG.
+// 4-level paging: A and D bits, WP, NX, large pages, reserved bits, user rights, SMEP, SMAP, global pages, PCID, INVPCID,
+// INVLPG.
 #include "guest.h"
 
 enum { P = 1, W = 2, U = 4, kA = 0x20, kD = 0x40, kPs = 0x80, kG = 0x100 };
@@ -287,6 +288,124 @@ static void process_contexts(void) {
   CHECK_FAULT(kGP, 0, write_cr3(1ull << 63 | mine));
 }
 
+// Address spaces of their own from PML4 entry 1 on: [n] maps AT(0) to a page of its own, which holds `mov $n, %eax; ret`
+// and, at 64, `mov $n, %eax; int $0x80`.
+enum { kSpaces = 12 };
+static table space_pml4[kSpaces] __attribute__((aligned(4096))), space_t3[kSpaces] __attribute__((aligned(4096))),
+    space_t2[kSpaces] __attribute__((aligned(4096))), space_t1[kSpaces] __attribute__((aligned(4096)));
+static uint8_t space_page[kSpaces][4096] __attribute__((aligned(4096)));
+#define NO_FLUSH (1ull << 63)
+#define SPACE(n) (PHYS(space_pml4[n]) | ((n) + 1))
+
+static void make_space(unsigned n) {
+  memcpy(space_pml4[n], pml4, sizeof(table));
+  space_pml4[n][1] = PHYS(space_t3[n]) | P | W | U;
+  space_t3[n][0] = PHYS(space_t2[n]) | P | W | U;
+  space_t2[n][0] = PHYS(space_t1[n]) | P | W | U;
+  space_t1[n][0] = PHYS(space_page[n]) | P | W | U;
+  const uint8_t code[8] = {0xb8, n, 0, 0, 0, 0xc3}, user_code[8] = {0xb8, n, 0, 0, 0, 0xcd, 0x80};
+  memcpy(space_page[n], code, sizeof(code));
+  memcpy(space_page[n] + 64, user_code, sizeof(user_code));
+  space_page[n][128] = (uint8_t)(n + 100);
+}
+
+static int call_number(void) { return ((int (*)(void))(reg)AT(0))(); }
+static int call_user_number(void) {
+  TRY(run_user((void (*)(void))((reg)AT(0) + 64), 2));
+  return guest_last.vector == 0x80 ? (int)guest_last.frame.ax : -1;
+}
+
+static void check_space(unsigned n) {
+  CHECK_EQ(call_number(), n);
+  CHECK_EQ(call_user_number(), n);
+  CHECK_EQ(AT(0)[128], n + 100);
+}
+
+static void many_contexts(void) {
+  section("many PCIDs, INVPCID of others");
+  if (!(cpuid(1, 0).c >> 17 & 1) || !(cpuid(7, 0).b >> 10 & 1)) return skip("PCID and INVPCID");
+  const reg mine = read_cr3();
+  write_cr4(read_cr4() | 1 << 17);
+  for (unsigned n = 0; n < kSpaces; ++n) make_space(n);
+  for (unsigned round = 0; round < 3; ++round)
+    for (unsigned n = 0; n < kSpaces; ++n) {
+      write_cr3((round ? NO_FLUSH : 0) | SPACE(n));
+      check_space(n);
+      write_cr3(NO_FLUSH | SPACE(0));
+      check_space(0);
+    }
+  // Each way to drop what another context has cached, and to see that the switch back without a flush finds the new
+  // mapping: INVPCID of one address, of a context, of all but global pages, of all; a load of CR3 with a flush; of CR4.
+  for (unsigned way = 0; way < 6; ++way) {
+    write_cr3(NO_FLUSH | SPACE(1));
+    check_space(1);
+    write_cr3(NO_FLUSH | SPACE(2));
+    check_space(2);
+    space_t1[1][0] = PHYS(space_page[3]) | P | W | U;
+    if (way == 0) invpcid(0, 2, BASE);
+    if (way == 1) invpcid(1, 2, 0);
+    if (way == 2) invpcid(3, 0, 0);
+    if (way == 3) invpcid(2, 0, 0);
+    if (way == 4) write_cr3(SPACE(1));
+    if (way == 5) {
+      write_cr4(read_cr4() | 1 << 7);
+      write_cr4(read_cr4() & ~(1ul << 7));
+    }
+    check_space(way == 4 ? 3 : 2);
+    write_cr3(NO_FLUSH | SPACE(1));
+    check_space(3);
+    space_t1[1][0] = PHYS(space_page[1]) | P | W | U;
+    invlpg(AT(0));
+    check_space(1);
+  }
+  // INVLPG drops a global page from every context, and a large one whole.
+  write_cr4(read_cr4() | 1 << 7);
+  for (unsigned n = 4; n < 6; ++n) space_t1[n][0] = PHYS(space_page[6]) | P | W | U | kG;
+  for (unsigned n = 4; n < 6; ++n) {
+    write_cr3(SPACE(n));
+    check_space(6);
+  }
+  for (unsigned n = 4; n < 6; ++n) space_t1[n][0] = PHYS(space_page[7]) | P | W | U | kG;
+  invlpg(AT(0));
+  check_space(7);
+  write_cr3(NO_FLUSH | SPACE(4));
+  check_space(7);
+  // INVPCID type 2 takes global pages too.
+  for (unsigned n = 4; n < 6; ++n) space_t1[n][0] = PHYS(space_page[8]) | P | W | U | kG;
+  invpcid(2, 0, 0);
+  check_space(8);
+  write_cr3(NO_FLUSH | SPACE(5));
+  check_space(8);
+  // Code written in one context is seen in all.
+  for (unsigned n = 4; n < 6; ++n) space_t1[n][0] = PHYS(space_page[9]) | P | W | U;
+  invpcid(2, 0, 0);
+  check_space(9);
+  write_cr3(NO_FLUSH | SPACE(4));
+  check_space(9);
+  AT(0)[1] = AT(0)[65] = 77;
+  CHECK_EQ(call_number(), 77);
+  CHECK_EQ(call_user_number(), 77);
+  write_cr3(NO_FLUSH | SPACE(5));
+  CHECK_EQ(call_number(), 77);
+  CHECK_EQ(call_user_number(), 77);
+  AT(0)[1] = AT(0)[65] = 9;
+  write_cr3(NO_FLUSH | SPACE(4));
+  check_space(9);
+  write_cr4(read_cr4() & ~(1ul << 7));
+  // PCIDs off and on again: nothing of theirs is left.
+  write_cr3(mine);
+  write_cr4(read_cr4() & ~(1ul << 17));
+  space_t1[10][0] = PHYS(space_page[11]) | P | W | U;
+  write_cr3(PHYS(space_pml4[10]));
+  check_space(11);
+  write_cr3(mine);
+  write_cr4(read_cr4() | 1 << 17);
+  write_cr3(NO_FLUSH | SPACE(10));
+  check_space(11);
+  write_cr3(mine);
+  write_cr4(read_cr4() & ~(1ul << 17));
+}
+
 void guest_main(void) {
   setup();
   accessed_and_dirty();
@@ -298,4 +417,5 @@ void guest_main(void) {
   smep_and_smap();
   translations_are_cached();
   process_contexts();
+  many_contexts();
 }

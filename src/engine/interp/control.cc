@@ -40,8 +40,9 @@ bool Core::WriteCr0(uint64_t value) {
 
 bool Core::WriteCr3(uint64_t value) {
   x86::CpuState& s = *state;
+  bool keep = false;
   if (s.long_mode_active()) {
-    const bool keep = (s.cr4 & cr4::kPcide) && (value & Bit(63));
+    keep = (s.cr4 & cr4::kPcide) && (value & Bit(63));
     if (keep) value &= ~Bit(63);
     if (value >> config.model->physical_address_bits()) return Gp();
   } else {
@@ -52,7 +53,8 @@ bool Core::WriteCr3(uint64_t value) {
   }
   s.cr3 = value;
   // Our own TLB knows no PCIDs: bit 63 ("keep what this PCID has") is a permission that is not used.
-  NotifyFlush(false);
+  FlushTlb();
+  if (listener) listener->OnAddressSpace(pcid(), keep);
   return true;
 }
 
@@ -247,13 +249,20 @@ bool Invpcid(Core& c, const Decoded& d) {
   if (type < 2 && (pcid >> 12) != 0) return c.Gp();
   if (type < 2 && pcid != 0 && !(c.state->cr4 & cr4::kPcide)) return c.Gp();
   if (type == 0 && !Core::Canonical(linear)) return c.Gp();
-  if (type == 0 && pcid == (c.state->cr4 & cr4::kPcide ? c.state->cr3 & 0xfff : 0)) {
-    c.FlushTlbPage(linear);
-    if (c.listener) c.listener->OnTlbFlushPage(GuestVirt(linear));
-    return true;
+  const auto of = static_cast<uint16_t>(pcid);
+  switch (type) {
+    case 0:
+      if (pcid == c.pcid()) c.FlushTlbPage(linear);
+      if (c.listener) c.listener->OnTlbFlushPcidPage(of, GuestVirt(linear));
+      return true;
+    case 1:
+      if (pcid == c.pcid()) c.FlushTlb();
+      if (c.listener) c.listener->OnTlbFlushPcid(of);
+      return true;
+    default:
+      c.NotifyFlush(type == 2);
+      return true;
   }
-  c.NotifyFlush(type == 2);
-  return true;
 }
 
 bool WriteBack(Core& c, const Decoded&) { return c.Privileged(); }

@@ -196,6 +196,8 @@ struct Core final : OperandMemory {
   void LoadRef(const MemRef& ref, void* to);
   void StoreRef(const MemRef& ref, const void* from);
   void Written(const uint8_t* host, GuestPhys phys, uint32_t size);
+  /// The present PCID.
+  uint16_t pcid() const { return static_cast<uint16_t>(state->cr4 & x86::cr4::kPcide ? state->cr3 & 0xfff : 0); }
   void FlushTlb();
   void FlushTlbPage(uint64_t linear);
   void NotifyFlush(bool include_global);

@@ -17,14 +17,22 @@ enum class StepResult : uint8_t {
   kShutdown,  ///< triple fault
 };
 
-/// Told when the guest does something that invalidates what an engine caches of translations. Called before Step
-/// returns, on the vCPU's thread.
+/// Told when the guest does something that invalidates what an engine caches of translations (SDM 3A 4.10.4). Called
+/// before Step returns, on the vCPU's thread, with the new values in the state. PCIDs are 0 while CR4.PCIDE is clear.
 class StateListener {
  public:
   virtual ~StateListener() = default;
-  /// Every cached translation is stale; `include_global` false: those of global pages may stay.
+  /// CR3 was loaded: from now on translations are those of `pcid`. `keep`: cached ones of that PCID stay valid; else
+  /// only those of global pages.
+  virtual void OnAddressSpace(uint16_t pcid, bool keep) = 0;
+  /// Every cached translation of every PCID is stale; `include_global` false: those of global pages may stay.
   virtual void OnTlbFlush(bool include_global) = 0;
+  /// Those of one PCID, but for global pages.
+  virtual void OnTlbFlushPcid(uint16_t pcid) = 0;
+  /// Those of the page at `address`, or of the large page that holds it: the present PCID's, and global ones.
   virtual void OnTlbFlushPage(GuestVirt address) = 0;
+  /// ... of one PCID, global ones or not.
+  virtual void OnTlbFlushPcidPage(uint16_t pcid, GuestVirt address) = 0;
 };
 
 class Interpreter {

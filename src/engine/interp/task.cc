@@ -155,7 +155,8 @@ bool LoadTaskRegisters(Core& c, const uint8_t* tss, const Layout& layout, bool n
     if ((s.cr4 & x86::cr4::kPae) && !x86::LoadPdptes(*c.config.memory, s, cr3, c.config.model->physical_address_bits()))
       return c.Gp();
     s.cr3 = cr3;
-    c.NotifyFlush(false);
+    c.FlushTlb();
+    if (c.listener) c.listener->OnAddressSpace(c.pcid(), false);
   }
   constexpr uint64_t kFlags = rf::kArithmetic | rf::kTf | rf::kIf | rf::kDf | rf::kIoplMask | rf::kNt | rf::kRf |
                               rf::kVm | rf::kAc | rf::kVif | rf::kVip | rf::kId;

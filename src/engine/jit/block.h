@@ -105,7 +105,7 @@ class BlockStore {
   /// Makes writes to the first `bytes` bytes of a second page invalidate block `of`.
   void AddAlias(uint32_t of, uint64_t page_index, uint64_t phys_page_start, unsigned bytes);
   /// Unlinks and forgets the blocks of a page that overlap [first, last] (byte offsets in the page). Returns how many.
-  unsigned InvalidateRange(uint64_t page_index, unsigned first, unsigned last, JitContext& context,
+  unsigned InvalidateRange(uint64_t page_index, unsigned first, unsigned last, std::span<JumpCache* const> caches,
                            const uint8_t* miss_target);
   bool PageHasBlocks(uint64_t page_index) const { return page_first_[page_index] != kNone; }
   /// Points a link at a block from now on. `page_id`: the pair of pages under which the target was found, used by links

@@ -76,8 +76,8 @@ void BlockStore::Remove(uint32_t index) {
   block.valid = false;
 }
 
-unsigned BlockStore::InvalidateRange(uint64_t page_index, unsigned first, unsigned last, JitContext& context,
-                                     const uint8_t* miss_target) {
+unsigned BlockStore::InvalidateRange(uint64_t page_index, unsigned first, unsigned last,
+                                     std::span<JumpCache* const> caches, const uint8_t* miss_target) {
   unsigned removed = 0;
   uint32_t* at = &page_first_[page_index];
   while (*at != kNone) {
@@ -101,11 +101,11 @@ unsigned BlockStore::InvalidateRange(uint64_t page_index, unsigned first, unsign
       at = &page_first_[page_index];  // the main block may stand on this very page in front of `at`
     }
     const uint64_t rip = blocks_[main].rip;
-    for (JumpCache& cache : context.jump_cache) {
+    for (JumpCache* cache : caches) {
       const uint64_t entry = rip & kJumpMask;
-      if (cache.negated_rip[entry] == uint64_t{0} - rip) {
-        cache.negated_rip[entry] = ~uint64_t{0};
-        cache.target[entry] = reinterpret_cast<uint64_t>(miss_target);
+      if (cache->negated_rip[entry] == uint64_t{0} - rip) {
+        cache->negated_rip[entry] = ~uint64_t{0};
+        cache->target[entry] = reinterpret_cast<uint64_t>(miss_target);
       }
     }
     Remove(main);

@@ -19,7 +19,7 @@ namespace nacre::engine::jit {
 
 class CodePageTable {
  public:
-  /// 16 bytes a page, which the host provides as they are touched.
+  /// 24 bytes a page, which the host provides as they are touched.
   explicit CodePageTable(memory::GuestMemory& memory)
       : memory_(memory), pages_(static_cast<Page*>(std::calloc(memory.size_bytes() / kPageSize, sizeof(Page)))) {
     NACRE_CHECK(pages_ != nullptr);
@@ -27,7 +27,16 @@ class CodePageTable {
 
   static constexpr uint64_t Bit(unsigned vcpu) { return uint64_t{1} << vcpu; }
   uint64_t holders(uint64_t page_index) const { return pages_[page_index].holders.load(std::memory_order_relaxed); }
-  uint64_t writers(uint64_t page_index) const { return pages_[page_index].writers.load(); }
+  uint64_t writers(uint64_t page_index) const {
+    return pages_[page_index].supervisor_writers.load() | pages_[page_index].other_writers.load();
+  }
+  /// In which TLBs of a vCPU the write tags may be: that of the supervisor, or others.
+  bool SupervisorWrites(uint64_t page_index, unsigned vcpu) const {
+    return (pages_[page_index].supervisor_writers.load() & Bit(vcpu)) != 0;
+  }
+  bool OtherWrites(uint64_t page_index, unsigned vcpu) const {
+    return (pages_[page_index].other_writers.load() & Bit(vcpu)) != 0;
+  }
 
   /// Before the bytes of a page are read for translation.
   void Hold(uint64_t page_index, unsigned vcpu) {
@@ -42,16 +51,20 @@ class CodePageTable {
       memory_.PageFlags(page_index).fetch_and(static_cast<uint8_t>(~memory::GuestMemory::kCode));
   }
 
-  void NoteWriter(uint64_t page_index, unsigned vcpu) {
-    std::atomic<uint64_t>& writers = pages_[page_index].writers;
+  void NoteWriter(uint64_t page_index, unsigned vcpu, bool supervisor) {
+    Page& page = pages_[page_index];
+    std::atomic<uint64_t>& writers = supervisor ? page.supervisor_writers : page.other_writers;
     if (!(writers.load(std::memory_order_relaxed) & Bit(vcpu))) writers.fetch_or(Bit(vcpu));
   }
   /// By the vCPU itself or under its gate: it has no write tag for the page.
-  void DropWriter(uint64_t page_index, unsigned vcpu) { pages_[page_index].writers.fetch_and(~Bit(vcpu)); }
+  void DropWriter(uint64_t page_index, unsigned vcpu) {
+    pages_[page_index].supervisor_writers.fetch_and(~Bit(vcpu));
+    pages_[page_index].other_writers.fetch_and(~Bit(vcpu));
+  }
 
  private:
   struct Page {
-    std::atomic<uint64_t> holders, writers;
+    std::atomic<uint64_t> holders, supervisor_writers, other_writers;
   };
   struct Free {
     void operator()(Page* pages) const { std::free(pages); }

@@ -40,8 +40,9 @@ struct CodePages {
   uint32_t page_id[kPageSlots];
 };
 
-/// Indirect branch targets: entry of RIP r is r's low bits; negated[i] + r == 0 is a hit. Entry 0 is never used, so
-/// that Vcpu::Request can make every lookup miss by clearing the index mask.
+/// Indirect branch targets: entry of RIP r is r's low bits; negated[i] + r == 0 is a hit. Zero is an empty entry. Entry
+/// 0 is never used and its target is the way to a miss, so that Vcpu::Request can make every lookup miss by clearing
+/// the index mask.
 struct JumpCache {
   uint64_t negated_rip[kJumpCacheEntries];
   uint64_t target[kJumpCacheEntries];
@@ -82,7 +83,8 @@ struct JitContext {
   std::atomic<uint64_t> no_request = 1;
   std::atomic<uint64_t> jump_mask = 0;
 
-  alignas(64) DataTlb tlb[kContexts];
+  // Which of these an address space has for itself: address_space.h.
+  alignas(4096) DataTlb tlb[kContexts];
   CodePages code_pages[kContexts];
   JumpCache jump_cache[kContexts];
 };

@@ -12,8 +12,6 @@ using x86::Segment;
 
 namespace {
 
-constexpr uint8_t kEntryGlobal = 1, kEntryLarge = 2;
-
 bool IsFlatData(const Segment& segment) {
   // Writable data (type 0x2 without expand-down), base 0, limit 4 GiB.
   return segment.base == 0 && segment.limit == 0xffffffff &&
@@ -26,8 +24,6 @@ bool IsWholeSegment(const Segment& segment) {
          (segment.attributes & (Segment::kS | Segment::kP)) == (Segment::kS | Segment::kP) &&
          (segment.type() & 0xe) == 0x2 && !segment.unusable();
 }
-
-bool IsCanonical(uint64_t address) { return SignExtend(address, 48) == address; }
 
 }  // namespace
 
@@ -82,28 +78,6 @@ bool JitVcpu::DeliverableRequest() {
   return (bits & kRequestNmi) && !context_->state.nmi_masked;
 }
 
-const JitVcpu::CodePage* JitVcpu::FetchPage(uint64_t rip) {
-  const CpuState& state = context_->state;
-  const bool user = state.cpl() == 3;
-  const uint64_t linear_page = rip >> 12;
-  const uint64_t key = linear_page * 2 + (user ? 1 : 0);
-  CodePage& page = code_pages_[linear_page % kCodePages];
-  if (page.key == key) return &page;
-  if (state.code64() && !IsCanonical(rip)) return nullptr;
-  const x86::Translation translation =
-      x86::WalkPages(memory_, state, GuestVirt(rip), {.access = x86::Access::kExecute, .user = user});
-  if (!translation.ok) return nullptr;
-  const uint64_t phys_page = translation.address.value >> 12;
-  const uint8_t* host = memory_.HostPointer(GuestPhys(phys_page << 12), kPageSize);
-  if (!host) return nullptr;
-  page.key = key;
-  page.phys_page = phys_page;
-  page.host = host;
-  page.global = translation.global;
-  page.large = translation.page_bytes > kPageSize;
-  return &page;
-}
-
 uint32_t JitVcpu::PageIdOf(uint64_t linear_page, uint64_t phys_page) {
   uint64_t at = ((linear_page ^ phys_page * 0x9e3779b97f4a7c15) * 0x9e3779b97f4a7c15) >> 48;
   while (true) {
@@ -118,19 +92,6 @@ uint32_t JitVcpu::PageIdOf(uint64_t linear_page, uint64_t phys_page) {
   }
 }
 
-/// Translated code of `context` may rely on the page of `rip` being mapped so, until a flush.
-void JitVcpu::NoteCodePage(uint64_t rip, const CodePage& page, unsigned context, uint32_t page_id) {
-  const unsigned slot = (rip >> 12) % kPageSlots;
-  context_->code_pages[context].page_id[slot] = page_id;
-  code_page_seen_[context * kPageSlots + slot] = 1;
-  if (!page.global) code_non_global_[context] = true;
-  if (page.large) {
-    LargeCode& large = large_code_[context];
-    large.first = large.first < rip ? large.first : AlignDown(rip, kGiB);
-    large.last = large.last > rip ? large.last : rip | (kGiB - 1);
-  }
-}
-
 /// The block at `rip`, or kNone: no translation, or (page_id 0) no executable RAM there.
 uint32_t JitVcpu::FindBlock(uint64_t rip, uint32_t flags, uint32_t& page_id) {
   page_id = 0;
@@ -138,9 +99,10 @@ uint32_t JitVcpu::FindBlock(uint64_t rip, uint32_t flags, uint32_t& page_id) {
   if (!page) return kNone;
   const unsigned context = flags & kFlagContextMask;
   const uint32_t mode = flags & ~uint32_t{kFlagUngrouped};
-  if (context_flags_[context] != mode) {
-    FlushContextCode(context);
-    context_flags_[context] = mode;
+  uint32_t& filled_under = Code(context).mode_flags;
+  if (filled_under != mode) {
+    FlushCode(*context_, context, Code(context));
+    filled_under = mode;
   }
   page_id = PageIdOf(rip >> 12, page->phys_page);
   NoteCodePage(rip, *page, context, page_id);
@@ -150,7 +112,13 @@ uint32_t JitVcpu::FindBlock(uint64_t rip, uint32_t flags, uint32_t& page_id) {
 void JitVcpu::NoteJumpTarget(const Block& block) {
   const uint64_t entry = block.rip & kJumpMask;
   if (entry == 0) return;
-  JumpCache& cache = context_->jump_cache[block.flags & kFlagContextMask];
+  const unsigned context = block.flags & kFlagContextMask;
+  JumpCache& cache = context_->jump_cache[context];
+  CodeNotes& notes = Code(context);
+  if (cache.negated_rip[entry] == 0 && notes.jump_count <= CodeNotes::kJumps) {
+    if (notes.jump_count < CodeNotes::kJumps) notes.jump[notes.jump_count] = static_cast<uint16_t>(entry);
+    ++notes.jump_count;
+  }
   cache.negated_rip[entry] = uint64_t{0} - block.rip;
   cache.target[entry] = reinterpret_cast<uint64_t>(buffer_.exec_base() + block.code);
 }
@@ -158,7 +126,7 @@ void JitVcpu::NoteJumpTarget(const Block& block) {
 /// What the jump cache has for `rip`: the way back from a system call or an interpreted instruction is usually there.
 const uint8_t* JitVcpu::CachedTarget(uint64_t rip, uint32_t flags) const {
   const unsigned context = flags & kFlagContextMask;
-  if (single_ || pending_link_ != kNone || context_flags_[context] != flags) return nullptr;
+  if (single_ || pending_link_ != kNone || Code(context).mode_flags != flags) return nullptr;
   const uint64_t entry = rip & kJumpMask;
   const JumpCache& cache = context_->jump_cache[context];
   if (entry == 0 || cache.negated_rip[entry] + rip != 0) return nullptr;
@@ -262,53 +230,6 @@ void JitVcpu::SaveVectors() {
   vectors_live_ = false;
 }
 
-/// Enters the page of `address` into a context's TLB; its host address, or nullptr when translated code must not touch
-/// it directly (a fault, MMIO, a write to translated code).
-const uint8_t* JitVcpu::FillTlb(unsigned which, uint64_t address, bool write) {
-  JitContext& context = *context_;
-  if (context.state.code64() && !IsCanonical(address)) return nullptr;
-  const x86::Translation translation = x86::WalkPages(memory_, context.state, GuestVirt(address),
-                                                      {.access = write ? x86::Access::kWrite : x86::Access::kRead,
-                                                       .user = which == kContextUser,
-                                                       .smap_override = which == kContextSupervisorAc});
-  if (!translation.ok) return nullptr;
-  const uint8_t* host = memory_.HostPointer(GuestPhys(AlignDown(translation.address.value, kPageSize)), kPageSize);
-  if (!host) return nullptr;
-  const uint64_t page_index = memory_.PageIndex(host);
-  std::atomic<uint8_t>& page_flags = memory_.PageFlags(page_index);
-  if (write) page_flags.fetch_or(memory::GuestMemory::kDirty);
-  if (translation.writable) code_page_table_.NoteWriter(page_index, config_.index);  // before kCode is looked at
-  const uint8_t seen = page_flags.load();
-  const bool code = (seen & memory::GuestMemory::kCode) != 0;
-  if (write && code) return nullptr;
-  const uint64_t page = AlignDown(address, kPageSize);
-  const unsigned entry = (address >> 12) % kTlbEntries;
-  DataTlb& tlb = context.tlb[which];
-  const bool writable = translation.writable && !code && (seen & memory::GuestMemory::kDirty);
-  tlb.read_tag[entry] = 0 - page;
-  tlb.write_tag[entry] = writable ? 0 - page : NoTag(entry);
-  tlb.host[entry] = reinterpret_cast<uint64_t>(host);
-  const bool large = translation.page_bytes > kPageSize;
-  tlb_entry_flags_[which * kTlbEntries + entry] =
-      static_cast<uint8_t>((translation.global ? kEntryGlobal : 0) | (large ? kEntryLarge : 0));
-  if (!translation.global) tlb_non_global_[which] = true;
-  if (large) ++tlb_large_[which];
-  ++counters_.tlb_fills;
-  return host;
-}
-
-/// Host address of `size` bytes at a linear address as `context` may access it, through the TLB; nullptr as FillTlb, or
-/// when the bytes cross a page.
-uint8_t* JitVcpu::HostFor(unsigned which, uint64_t address, unsigned size, bool write) {
-  const DataTlb& tlb = context_->tlb[which];
-  const unsigned entry = (address >> 12) % kTlbEntries;
-  const uint64_t offset = address + (write ? tlb.write_tag[entry] : tlb.read_tag[entry]);
-  if (offset <= kPageSize - size) return reinterpret_cast<uint8_t*>(tlb.host[entry] + offset);
-  if ((address & kPageMask) + size > kPageSize) return nullptr;
-  const uint8_t* host = FillTlb(which, address, write);
-  return host ? const_cast<uint8_t*>(host) + (address & kPageMask) : nullptr;
-}
-
 /// A TLB miss in translated code: returns where to try again, or 0 with the exit prepared when the interpreter must do
 /// the instruction.
 uint64_t JitVcpu::SlowMemory() {
@@ -325,7 +246,7 @@ uint64_t JitVcpu::SlowMemory() {
     if (translator_->group_failures().Note(site.rip)) {
       const uint32_t index = store_->FindByCode(site.retry);
       const auto at = static_cast<unsigned>(site.rip & kPageMask);
-      if (index != kNone) store_->InvalidateRange(store_->block(index).page, at, at, context, stubs_.miss_target);
+      if (index != kNone) store_->InvalidateRange(store_->block(index).page, at, at, jump_caches(), stubs_.miss_target);
     }
     context.exit_code = kExitUngrouped;
     return 0;
@@ -350,102 +271,6 @@ uint64_t JitVcpu::SlowString() {
   }
   context.exit_code = kExitInterpret;
   return 0;
-}
-
-void JitVcpu::FlushContextTlb(unsigned context) {
-  DataTlb& tlb = context_->tlb[context];
-  for (unsigned i = 0; i < kTlbEntries; ++i) {
-    const uint64_t nothing = NoTag(i);
-    tlb.read_tag[i] = nothing;
-    tlb.write_tag[i] = nothing;
-  }
-  tlb_non_global_[context] = false;
-  tlb_large_[context] = 0;
-}
-
-void JitVcpu::FlushContextCode(unsigned context) {
-  JumpCache& cache = context_->jump_cache[context];
-  for (unsigned i = 0; i < kJumpCacheEntries; ++i) {
-    cache.negated_rip[i] = ~uint64_t{0};
-    cache.target[i] = reinterpret_cast<uint64_t>(stubs_.miss_target);
-  }
-  for (unsigned i = 0; i < kPageSlots; ++i) {
-    context_->code_pages[context].page_id[i] = 0;
-    code_page_seen_[context * kPageSlots + i] = 0;
-  }
-  code_non_global_[context] = false;
-  large_code_[context] = {};
-}
-
-void JitVcpu::FlushTranslations(bool include_global) {
-  ++counters_.tlb_flushes;
-  for (unsigned context = 0; context < kContexts; ++context) {
-    if (include_global) {
-      FlushContextTlb(context);
-    } else if (tlb_non_global_[context]) {
-      DataTlb& tlb = context_->tlb[context];
-      const uint8_t* flags = &tlb_entry_flags_[context * kTlbEntries];
-      for (unsigned i = 0; i < kTlbEntries; ++i) {
-        if (flags[i] & kEntryGlobal) continue;
-        const uint64_t nothing = NoTag(i);
-        tlb.read_tag[i] = nothing;
-        tlb.write_tag[i] = nothing;
-      }
-      tlb_non_global_[context] = false;
-    }
-    if (include_global || code_non_global_[context]) FlushContextCode(context);
-  }
-  for (CodePage& page : code_pages_)
-    if (include_global || !page.global) page.key = ~uint64_t{0};
-}
-
-/// INVLPG. A large page may stand in the TLB as many small ones.
-void JitVcpu::FlushPage(uint64_t address) {
-  ++counters_.page_flushes;
-  const uint64_t page = AlignDown(address, kPageSize);
-  for (unsigned context = 0; context < kContexts; ++context) {
-    DataTlb& tlb = context_->tlb[context];
-    const auto drop = [&](unsigned i) {
-      const uint64_t nothing = NoTag(i);
-      tlb.read_tag[i] = nothing;
-      tlb.write_tag[i] = nothing;
-    };
-    const unsigned entry = (page >> 12) % kTlbEntries;
-    if (tlb.read_tag[entry] == 0 - page) drop(entry);
-    if (tlb_large_[context] > 0) {
-      const uint8_t* flags = &tlb_entry_flags_[context * kTlbEntries];
-      for (unsigned i = 0; i < kTlbEntries; ++i)  // one gigabyte: the largest page
-        if ((flags[i] & kEntryLarge) && (((0 - tlb.read_tag[i]) ^ page) >> 30) == 0) drop(i);
-    }
-  }
-  for (CodePage& code_page : code_pages_) {
-    const bool same =
-        code_page.large ? (((code_page.key >> 1) << 12 ^ page) >> 30) == 0 : code_page.key >> 1 == page >> 12;
-    if (same) code_page.key = ~uint64_t{0};
-  }
-  for (unsigned context = 0; context < kContexts; ++context) {
-    const unsigned slot = (page >> 12) % kPageSlots;
-    if (page >= large_code_[context].first && page <= large_code_[context].last) {
-      FlushContextCode(context);
-      continue;
-    }
-    if (!code_page_seen_[context * kPageSlots + slot]) continue;
-    context_->code_pages[context].page_id[slot] = 0;
-    JumpCache& cache = context_->jump_cache[context];
-    for (unsigned i = 0; i < kJumpCacheEntries; ++i) {
-      if (((0 - cache.negated_rip[i]) ^ page) >> 12 != 0) continue;
-      cache.negated_rip[i] = ~uint64_t{0};
-      cache.target[i] = reinterpret_cast<uint64_t>(stubs_.miss_target);
-    }
-  }
-}
-
-/// A page has got its first translation: writes to it must be seen from now on.
-void JitVcpu::ForgetWriteRights(const uint8_t* host_page) {
-  const auto host = reinterpret_cast<uint64_t>(host_page);
-  for (DataTlb& tlb : context_->tlb)
-    for (unsigned i = 0; i < kTlbEntries; ++i)
-      if (tlb.host[i] == host) tlb.write_tag[i] = NoTag(i);
 }
 
 }  // namespace nacre::engine::jit

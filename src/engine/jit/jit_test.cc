@@ -178,6 +178,27 @@ jit_test_spin_indirect:
     .globl jit_test_spin_indirect_end
 jit_test_spin_indirect_end:
 
+    .globl jit_test_two_spaces
+jit_test_two_spaces:             # rdi rounds over two PCIDs, no load of CR3 flushing
+    mov rax, cr4
+    bts rax, 17
+    mov cr4, rax
+    mov rax, cr3
+    or rax, 1
+    mov rbx, rax
+    xor rbx, 3
+    bts rax, 63
+    bts rbx, 63
+1:  mov cr3, rax
+    mov rcx, [0x300000]
+    add [0x301000], rcx
+    xchg rax, rbx
+    sub edi, 1
+    jnz 1b
+    hlt
+    .globl jit_test_two_spaces_end
+jit_test_two_spaces_end:
+
     .globl jit_test_strings
 jit_test_strings:
     cld
@@ -245,6 +266,7 @@ NACRE_PROGRAM(indirect)
 NACRE_PROGRAM(spin)
 NACRE_PROGRAM(spin_indirect)
 NACRE_PROGRAM(strings)
+NACRE_PROGRAM(two_spaces)
 NACRE_PROGRAM(vector)
 
 namespace nacre::engine::jit {
@@ -372,6 +394,18 @@ TEST(Jit, StopReachesLoopsOfEveryKind) {
     machine.vcpu().Export(state);
     EXPECT_GT(state.gpr[x86::kRax], 1000u);
   }
+}
+
+TEST(Jit, SwitchesBetweenPcidsFlushNothing) {
+  Machine machine(Jit(), k_two_spaces);
+  machine.RunToHalt(4);
+  const uint64_t fills = machine.Statistic("TLB fills"), flushes = machine.Statistic("TLB flushes");
+  Machine longer(Jit(), k_two_spaces);
+  longer.RunToHalt(1000);
+  EXPECT_EQ(longer.Statistic("address space switches"), 1000u);
+  EXPECT_EQ(longer.Statistic("TLB flushes"), flushes);
+  // The pages are not global: supervisor entries, which all spaces share, go at every switch.
+  EXPECT_LE(longer.Statistic("TLB fills") - fills, 996u * 2);
 }
 
 TEST(Jit, BudgetRunsExactlySoManyInstructions) {

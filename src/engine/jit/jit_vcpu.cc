@@ -36,7 +36,7 @@ bool HostHasBmi2() {
 
 bool HostHasAvx() { return __builtin_cpu_supports("avx") != 0; }
 
-bool HostHasFsGsBase() { return (getauxval(AT_HWCAP2) & 2) != 0; }
+bool HostHasFsGsBase() { return (getauxval(AT_HWCAP2) & 2) != 0; }  // HWCAP2_FSGSBASE
 
 }  // namespace
 
@@ -46,10 +46,7 @@ JitVcpu::JitVcpu(const VcpuConfig& config, const JitOptions& options, JitShared&
       options_(options),
       memory_(*config.memory),
       code_page_table_(shared.code_pages),
-      context_(std::make_unique<JitContext>()),
       page_ids_(kPageIds),
-      tlb_entry_flags_(kContexts * kTlbEntries),
-      code_page_seen_(kContexts * kPageSlots),
       interpreted_by_mnemonic_(kMnemonics) {}
 
 JitVcpu::~JitVcpu() = default;
@@ -75,11 +72,14 @@ Status JitVcpu::Prepare() {
   interpreter_ = std::make_unique<interp::Interpreter>(config_, listener);
   fault_range_ = NACRE_TRY(HostFaultRange::Register(buffer_.exec_base(), buffer_.size_bytes(), *this));
   has_avx_ = HostHasAvx();
+  has_fsgsbase_ = HostHasFsGsBase();
+  spaces_ = NACRE_TRY(AddressSpaces::Create());
+  home_ = context_ = &spaces_.view(0).context;
+  PrepareAddressSpaces();
   context_->self = reinterpret_cast<uint64_t>(this);
   context_->slow_handler = reinterpret_cast<uint64_t>(&SlowMemoryEntry);
   context_->string_handler = reinterpret_cast<uint64_t>(&SlowStringEntry);
   context_->jump_mask = kJumpMask;
-  FlushTranslations(true);
   x86::ResetCpuState(context_->state);
   tools_ = NACRE_TRY(TranslationTools::Create(options_.debug));
   if (options_.lockstep) lockstep_ = NACRE_TRY(Lockstep::Create(config_));
@@ -91,7 +91,7 @@ void JitVcpu::Import(const CpuState& state) {
   context_->state = state;
   mode_known_ = false;
   pending_link_ = kNone;
-  FlushTranslations(true);
+  OnTlbFlush(true);
   interpreter_->FlushTlb();
   member_.Leave();
 }
@@ -100,19 +100,9 @@ void JitVcpu::Export(CpuState& state) const { state = context_->state; }
 
 void JitVcpu::Request(uint32_t bits) {
   requests_.fetch_or(bits);
-  context_->no_request.store(0);
-  context_->jump_mask.store(0);
-  context_->go.store(0);
-}
-
-Status JitVcpu::SetGsBase() {
-  const auto base = reinterpret_cast<unsigned long>(context_.get());
-  if (HostHasFsGsBase()) {
-    asm volatile("wrgsbase %0" : : "r"(base));
-    return {};
-  }
-  if (syscall(SYS_arch_prctl, ARCH_SET_GS, base) != 0) return FailErrno("arch_prctl(ARCH_SET_GS)");
-  return {};
+  home_->no_request.store(0);
+  home_->jump_mask.store(0);
+  home_->go.store(0);
 }
 
 void JitVcpu::ScatterFlags() {
@@ -127,6 +117,12 @@ void JitVcpu::GatherFlags() {
   state.rflags |= (context_->flags & x86::rflags::kArithmetic) | (context_->interrupt_flag ? x86::rflags::kIf : 0);
 }
 
+/// The interpreter's own TLB follows the flushes that were not its doing.
+void JitVcpu::FreshenInterpreter() {
+  if (interpreter_stale_) interpreter_->FlushTlb();
+  interpreter_stale_ = false;
+}
+
 interp::StepResult JitVcpu::InterpretOne() {
   ++counters_.interpreted;
   if (mode_flags_ == kNone) ++counters_.interpreted_in_mode;
@@ -134,6 +130,7 @@ interp::StepResult JitVcpu::InterpretOne() {
   interpret_site_ = kNone;
   pending_link_ = kNone;  // RIP is about to move away from the link's target
   GatherFlags();
+  FreshenInterpreter();
   const interp::StepResult result = interpreter_->Step(context_->state);
   ScatterFlags();
   mode_known_ = false;
@@ -181,6 +178,7 @@ bool JitVcpu::ServeRequests(ExitReason& reason) {
   if ((bits & kRequestNmi) && !state.nmi_masked) {
     requests_.fetch_and(~uint32_t{kRequestNmi});
     GatherFlags();
+    FreshenInterpreter();
     result = interpreter_->InjectNmi(state);
     ScatterFlags();
     mode_known_ = false;
@@ -191,6 +189,7 @@ bool JitVcpu::ServeRequests(ExitReason& reason) {
     } else {
       ++counters_.interrupts;
       GatherFlags();
+      FreshenInterpreter();
       result = interpreter_->InjectInterrupt(state, static_cast<uint8_t>(vector));
       ScatterFlags();
       mode_known_ = false;
@@ -205,7 +204,7 @@ void JitVcpu::ResetCode() {
   for (uint32_t page : store_->pages_with_blocks()) code_page_table_.Release(page, config_.index);
   store_->Clear();
   translator_->Reset();
-  for (unsigned context = 0; context < kContexts; ++context) FlushContextCode(context);
+  FlushAllCode();
   std::fill(page_ids_.begin(), page_ids_.end(), PageId{});
   next_page_id_ = 1;
   pending_link_ = kNone;
@@ -305,7 +304,7 @@ void JitVcpu::ApplyCodeWrites() {
       const uint64_t page_index = memory_.PageIndex(host);
       const auto first = static_cast<unsigned>(at & kPageMask);
       const auto last = static_cast<unsigned>((end - 1) & kPageMask);
-      const unsigned removed = store_->InvalidateRange(page_index, first, last, *context_, stubs_.miss_target);
+      const unsigned removed = store_->InvalidateRange(page_index, first, last, jump_caches(), stubs_.miss_target);
       counters_.invalidations += removed;
       if (!store_->PageHasBlocks(page_index)) code_page_table_.Release(page_index, config_.index);
       at = end;
@@ -347,10 +346,7 @@ ExitReason JitVcpu::RunEntered(uint64_t instruction_budget) {
     }
     signal_stack = std::move(*created);
   }
-  if (Status status = SetGsBase(); !status) {
-    error_ = status.error().message;
-    return ExitReason::kError;
-  }
+  SetGsBase();
   if (single_ != (instruction_budget != 0)) {
     single_ = instruction_budget != 0;
     mode_known_ = false;
@@ -404,6 +400,8 @@ std::vector<Statistic> JitVcpu::Statistics() const {
       {"shared checks that failed", c.ungrouped},
       {"TLB flushes", c.tlb_flushes},
       {"TLB page flushes", c.page_flushes},
+      {"address space switches", c.space_switches},
+      {"address spaces taken from others", c.space_evictions},
       {"blocks invalidated", c.invalidations},
       {"code cache resets", c.cache_resets},
       {"interrupts", c.interrupts},

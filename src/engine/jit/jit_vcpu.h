@@ -3,14 +3,17 @@
 // keeps running translated code with the guest's vector state live in the host's registers, and the heavy rest (the
 // translator, the interpreter, devices), before which that state is saved. One thread, but for Request and its like.
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "codegen/code_buffer.h"
 #include "engine/host_faults.h"
 #include "engine/interp/interpreter.h"
+#include "engine/jit/address_space.h"
 #include "engine/jit/block.h"
 #include "engine/jit/code_page_table.h"
 #include "engine/jit/context.h"
@@ -27,6 +30,7 @@ namespace nacre::engine::jit {
 struct JitCounters {
   uint64_t dispatches = 0, links = 0, lookups = 0, polls = 0;
   uint64_t tlb_fills = 0, slow_interpreted = 0, ungrouped = 0, tlb_flushes = 0, page_flushes = 0;
+  uint64_t space_switches = 0, space_evictions = 0;
   uint64_t translations = 0, invalidations = 0, cache_resets = 0;
   uint64_t interpreted = 0, interpreted_in_mode = 0, interrupts = 0, host_faults = 0;
   uint64_t wild_accesses = 0;  ///< of translated code, to addresses of the host that are not mapped
@@ -61,21 +65,10 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
 
  private:
   enum class Need : uint8_t { kTranslate, kInterpret, kRequests };
-  struct CodePage {
-    uint64_t key = ~uint64_t{0};  ///< linear page number * 2 + user
-    uint64_t phys_page = 0;
-    const uint8_t* host = nullptr;
-    bool global = false, large = false;
-  };
-  /// Linear addresses of code on large pages, rounded out to 1 GiB; empty when first > last.
-  struct LargeCode {
-    uint64_t first = ~uint64_t{0}, last = 0;
-  };
   struct PageId {
     uint64_t linear_page = 0, phys_page = 0;
     uint32_t id = 0;
   };
-  static constexpr unsigned kCodePages = 256;
   static constexpr unsigned kPageIds = 1 << 16;
 
   JitVcpu(const VcpuConfig& config, const JitOptions& options, JitShared& shared);
@@ -86,7 +79,6 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   bool ComputeMode();
   uint32_t CurrentFlags() const;
   bool DeliverableRequest();
-  const CodePage* FetchPage(uint64_t rip);
   uint32_t PageIdOf(uint64_t linear_page, uint64_t phys_page);
   uint32_t FindBlock(uint64_t rip, uint32_t flags, uint32_t& page_id);
   void NoteJumpTarget(const Block& block);
@@ -98,9 +90,31 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   uint64_t SlowMemory();
   static uint64_t SlowStringEntry(JitVcpu* self) { return self->SlowString(); }
   uint64_t SlowString();
+
+  // tlb_nosimd.cc
   const uint8_t* FillTlb(unsigned context, uint64_t address, bool write);
   uint8_t* HostFor(unsigned context, uint64_t address, unsigned size, bool write);
   void NoteCodePage(uint64_t rip, const CodePage& page, unsigned context, uint32_t page_id);
+  const CodePage* FetchPage(uint64_t rip);
+  void FlushData(JitContext& view, unsigned context, DataNotes& notes, bool whole);
+  void FlushCode(JitContext& view, unsigned context, CodeNotes& notes);
+  void FlushAllCode();
+  void FlushSpace(unsigned index, bool whole);
+  void FlushShared(bool whole);
+  void FlushPage(unsigned space, uint64_t address, bool shared_too);
+  void FlushDataPage(JitContext& view, unsigned context, DataNotes& notes, uint64_t page);
+  void FlushCodePage(JitContext& view, unsigned context, CodeNotes& notes, uint64_t page);
+  void FlushPcid(uint16_t pcid);
+  unsigned FindSpace(uint16_t pcid) const;
+  unsigned ClaimSpace(uint16_t pcid);
+  void PrepareAddressSpaces();
+  void SwitchAddressSpace(uint16_t pcid, bool keep);
+  void ForgetWriteRights(const uint8_t* host_page);
+  void SetGsBase();
+  DataNotes& Data(unsigned context);
+  CodeNotes& Code(unsigned context);
+  const CodeNotes& Code(unsigned context) const { return const_cast<JitVcpu*>(this)->Code(context); }
+  std::span<JumpCache* const> jump_caches() const { return {jump_caches_.data(), jump_cache_count_}; }
 
   // fast_system_nosimd.cc: instructions that the interpreter would do, without saving the vectors. False: not this
   // case.
@@ -112,11 +126,6 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   bool ReadDescriptor(uint16_t selector, uint64_t& descriptor);
   uint64_t WholeFlags() const;
   void SetFlags(uint64_t rflags);
-  void FlushContextTlb(unsigned context);
-  void FlushContextCode(unsigned context);
-  void FlushTranslations(bool include_global);
-  void FlushPage(uint64_t address);
-  void ForgetWriteRights(const uint8_t* host_page);
 
   // jit_vcpu.cc: guest vectors are saved
   ExitReason RunEntered(uint64_t instruction_budget);
@@ -131,13 +140,16 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   void PopulateCode();
   void GatherFlags();   ///< state.rflags becomes whole
   void ScatterFlags();  ///< ... and is taken apart again: see JitContext
-  Status SetGsBase();
+  void FreshenInterpreter();
 
   // lockstep.cc
   class Lockstep;
 
-  void OnTlbFlush(bool include_global) override { FlushTranslations(include_global); }
-  void OnTlbFlushPage(GuestVirt address) override { FlushPage(address.value); }
+  void OnAddressSpace(uint16_t pcid, bool keep) override { SwitchAddressSpace(pcid, keep); }
+  void OnTlbFlush(bool include_global) override;
+  void OnTlbFlushPcid(uint16_t pcid) override { FlushPcid(pcid); }
+  void OnTlbFlushPage(GuestVirt address) override;
+  void OnTlbFlushPcidPage(uint16_t pcid, GuestVirt address) override;
   bool OnHostFault(int signal, const siginfo_t& info, ucontext_t& context) override;
 
   VcpuGroupMember member_;
@@ -145,7 +157,9 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   JitOptions options_;
   memory::GuestMemory& memory_;
   CodePageTable& code_page_table_;
-  std::unique_ptr<JitContext> context_;
+  AddressSpaces spaces_;
+  JitContext* context_ = nullptr;  ///< the present address space's view
+  JitContext* home_ = nullptr;     ///< one view for all time: what other threads use
   codegen::CodeBuffer buffer_;
   HostFaultRange fault_range_;
   Stubs stubs_;
@@ -161,24 +175,26 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   std::vector<std::pair<GuestPhys, uint64_t>> code_writes_;
 
   bool vectors_live_ = false;
-  bool has_avx_ = false;
+  bool has_avx_ = false, has_fsgsbase_ = false;
+  bool interpreter_stale_ = false;  ///< translations were flushed without the interpreter
   bool mode_known_ = false;
-  bool ungrouped_ = false;                  ///< the next block is one without access groups
-  bool single_ = false;                     ///< a budget is in force: one instruction a block
-  uint32_t mode_flags_ = 0;                 ///< BlockFlags without the context
-  uint32_t context_flags_[kContexts] = {};  ///< mode flags that each jump cache was filled under
-  uint64_t populated_ = 0;                  ///< bytes at the start of the code buffer that the host has given pages for
+  bool ungrouped_ = false;   ///< the next block is one without access groups
+  bool single_ = false;      ///< a budget is in force: one instruction a block
+  uint32_t mode_flags_ = 0;  ///< BlockFlags without the context
+  uint64_t populated_ = 0;   ///< bytes at the start of the code buffer that the host has given pages for
   uint32_t pending_link_ = kNone;
   uint32_t interpret_site_ = kNone;
-  CodePage code_pages_[kCodePages];
   std::vector<PageId> page_ids_;
   uint32_t next_page_id_ = 1;
-  // Per context: whether the flush of non-global entries has work to do.
-  bool tlb_non_global_[kContexts] = {}, code_non_global_[kContexts] = {};
-  std::vector<uint8_t> tlb_entry_flags_;  ///< [context][entry]: kEntryGlobal, kEntryLarge
-  unsigned tlb_large_[kContexts] = {};
-  LargeCode large_code_[kContexts];
-  std::vector<uint8_t> code_page_seen_;  ///< [context][slot]: code of such a page may stand in the jump cache
+  unsigned present_space_ = 0;
+  std::array<uint32_t, kSpaces> space_pcid_{};  ///< kNoPcid: what it holds, if anything, is nobody's
+  std::array<bool, kSpaces> space_void_{};      ///< never used, or not even global entries are right: empty it first
+  std::array<uint64_t, kSpaces> space_used_{};
+  uint64_t space_clock_ = 0;
+  DataNotes supervisor_data_;
+  CodeNotes supervisor_code_[2];  ///< without and with AC
+  std::array<JumpCache*, kSpaces + 2> jump_caches_{};
+  unsigned jump_cache_count_ = 0;
   JitCounters counters_;
   std::vector<uint64_t> interpreted_by_mnemonic_;
 };

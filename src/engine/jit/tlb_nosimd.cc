@@ -1,0 +1,372 @@
+// The translations that a vCPU has cached: filling and flushing the data TLBs, the pages that code was fetched from,
+// the ids of links across pages and the jump caches; address spaces by PCID (address_space.h; SDM 3A 4.10). Called with
+// guest vectors live.
+
+#include <asm/prctl.h>
+#include <sys/syscall.h>
+
+#include "engine/jit/jit_vcpu.h"
+
+namespace nacre::engine::jit {
+
+using x86::CpuState;
+
+namespace {
+
+bool IsCanonical(uint64_t address) { return SignExtend(address, 48) == address; }
+
+uint16_t PcidOf(const CpuState& state) {
+  return static_cast<uint16_t>(state.cr4 & x86::cr4::kPcide ? state.cr3 & 0xfff : 0);
+}
+
+void EmptyEntry(DataTlb& tlb, unsigned entry) {
+  const uint64_t nothing = NoTag(entry);
+  tlb.read_tag[entry] = nothing;
+  tlb.write_tag[entry] = nothing;
+}
+
+uint64_t CodePageKey(uint64_t linear_page, bool user) { return linear_page * 2 + (user ? 1 : 0) + 1; }
+
+}  // namespace
+
+DataNotes& JitVcpu::Data(unsigned context) {
+  return context == kContextSupervisor ? supervisor_data_
+                                       : spaces_.view(present_space_).space.data[context - kContextUser];
+}
+
+CodeNotes& JitVcpu::Code(unsigned context) {
+  if (context == kContextUser) return spaces_.view(present_space_).space.code;
+  return supervisor_code_[context == kContextSupervisorAc ? 1 : 0];
+}
+
+void JitVcpu::SetGsBase() {
+  const auto base = reinterpret_cast<unsigned long>(context_);
+  if (has_fsgsbase_) {
+    asm volatile("wrgsbase %0" : : "r"(base));
+    return;
+  }
+  long result = SYS_arch_prctl;
+  asm volatile("syscall" : "+a"(result) : "D"(long{ARCH_SET_GS}), "S"(base) : "rcx", "r11", "memory");
+}
+
+// ---- Filling.
+
+/// Enters the page of `address` into a context's TLB; its host address, or nullptr when translated code must not touch
+/// it directly (a fault, MMIO, a write to translated code).
+const uint8_t* JitVcpu::FillTlb(unsigned which, uint64_t address, bool write) {
+  JitContext& context = *context_;
+  if (context.state.code64() && !IsCanonical(address)) return nullptr;
+  const x86::Translation translation = x86::WalkPages(memory_, context.state, GuestVirt(address),
+                                                      {.access = write ? x86::Access::kWrite : x86::Access::kRead,
+                                                       .user = which == kContextUser,
+                                                       .smap_override = which == kContextSupervisorAc});
+  if (!translation.ok) return nullptr;
+  const uint8_t* host = memory_.HostPointer(GuestPhys(AlignDown(translation.address.value, kPageSize)), kPageSize);
+  if (!host) return nullptr;
+  const uint64_t page_index = memory_.PageIndex(host);
+  std::atomic<uint8_t>& page_flags = memory_.PageFlags(page_index);
+  constexpr uint8_t kDirty = memory::GuestMemory::kDirty;
+  if (write && !(page_flags.load(std::memory_order_relaxed) & kDirty)) page_flags.fetch_or(kDirty);
+  if (translation.writable)  // before kCode is looked at
+    code_page_table_.NoteWriter(page_index, config_.index, which == kContextSupervisor);
+  const uint8_t seen = page_flags.load();
+  const bool code = (seen & memory::GuestMemory::kCode) != 0;
+  if (write && code) return nullptr;
+  const uint64_t page = AlignDown(address, kPageSize);
+  const unsigned entry = (address >> 12) % kTlbEntries;
+  DataTlb& tlb = context.tlb[which];
+  DataNotes& notes = Data(which);
+  tlb.read_tag[entry] = 0 - page;
+  tlb.write_tag[entry] = translation.writable && !code && (seen & kDirty) ? 0 - page : NoTag(entry);
+  tlb.host[entry] = reinterpret_cast<uint64_t>(host);
+  const bool large = translation.page_bytes > kPageSize;
+  notes.entry[entry] =
+      static_cast<uint8_t>((translation.global ? DataNotes::kGlobal : 0) | (large ? DataNotes::kLarge : 0));
+  if (large) notes.large.Add(page);
+  if (!translation.global)
+    notes.non_global = true;
+  else if (which != kContextSupervisor)
+    spaces_.view(present_space_).space.global.Add(page);
+  ++counters_.tlb_fills;
+  return host;
+}
+
+/// Host address of `size` bytes at a linear address as `context` may access it, through the TLB; nullptr as FillTlb, or
+/// when the bytes cross a page.
+uint8_t* JitVcpu::HostFor(unsigned which, uint64_t address, unsigned size, bool write) {
+  const DataTlb& tlb = context_->tlb[which];
+  const unsigned entry = (address >> 12) % kTlbEntries;
+  const uint64_t offset = address + (write ? tlb.write_tag[entry] : tlb.read_tag[entry]);
+  if (offset <= kPageSize - size) return reinterpret_cast<uint8_t*>(tlb.host[entry] + offset);
+  if ((address & kPageMask) + size > kPageSize) return nullptr;
+  const uint8_t* host = FillTlb(which, address, write);
+  return host ? const_cast<uint8_t*>(host) + (address & kPageMask) : nullptr;
+}
+
+const CodePage* JitVcpu::FetchPage(uint64_t rip) {
+  const CpuState& state = context_->state;
+  const bool user = state.cpl() == 3;
+  const uint64_t linear_page = rip >> 12;
+  const uint64_t key = CodePageKey(linear_page, user);
+  AddressSpace& space = spaces_.view(present_space_).space;
+  CodePage& page = space.pages[linear_page % kCodePages];
+  if (page.key == key) return &page;
+  if (state.code64() && !IsCanonical(rip)) return nullptr;
+  const x86::Translation translation =
+      x86::WalkPages(memory_, state, GuestVirt(rip), {.access = x86::Access::kExecute, .user = user});
+  if (!translation.ok) return nullptr;
+  const uint64_t phys_page = translation.address.value >> 12;
+  const uint8_t* host = memory_.HostPointer(GuestPhys(phys_page << 12), kPageSize);
+  if (!host) return nullptr;
+  page.key = key;
+  page.phys_page = phys_page;
+  page.host = host;
+  page.global = translation.global;
+  page.large = translation.page_bytes > kPageSize;
+  if (page.large) space.large_code.Add(rip);
+  if (page.global) space.global.Add(rip);
+  return &page;
+}
+
+/// Translated code of `context` may rely on the page of `rip` being mapped so, until a flush.
+void JitVcpu::NoteCodePage(uint64_t rip, const CodePage& page, unsigned context, uint32_t page_id) {
+  const unsigned slot = (rip >> 12) % kPageSlots;
+  context_->code_pages[context].page_id[slot] = page_id;
+  CodeNotes& notes = Code(context);
+  notes.page_seen[slot] = 1;
+  if (!page.global) notes.non_global = true;
+  if (page.large) notes.large.Add(rip);
+}
+
+// ---- Flushing one context of one view.
+
+void JitVcpu::FlushData(JitContext& view, unsigned context, DataNotes& notes, bool whole) {
+  DataTlb& tlb = view.tlb[context];
+  if (whole) {
+    for (unsigned i = 0; i < kTlbEntries; ++i) EmptyEntry(tlb, i);
+    notes.large = {};
+  } else if (notes.non_global) {
+    for (unsigned i = 0; i < kTlbEntries; ++i)
+      if (!(notes.entry[i] & DataNotes::kGlobal)) EmptyEntry(tlb, i);
+  }
+  notes.non_global = false;
+}
+
+/// All of it: entries of global pages are not told apart from others.
+void JitVcpu::FlushCode(JitContext& view, unsigned context, CodeNotes& notes) {
+  JumpCache& cache = view.jump_cache[context];
+  if (notes.jump_count <= CodeNotes::kJumps) {
+    for (unsigned i = 0; i < notes.jump_count; ++i) cache.negated_rip[notes.jump[i]] = 0;
+  } else {
+    for (uint64_t& negated_rip : cache.negated_rip) negated_rip = 0;
+  }
+  cache.target[0] = reinterpret_cast<uint64_t>(stubs_.miss_target);
+  notes.jump_count = 0;
+  for (uint32_t& id : view.code_pages[context].page_id) id = 0;
+  for (uint8_t& seen : notes.page_seen) seen = 0;
+  notes.non_global = false;
+  notes.large = {};
+}
+
+void JitVcpu::FlushDataPage(JitContext& view, unsigned context, DataNotes& notes, uint64_t page) {
+  DataTlb& tlb = view.tlb[context];
+  const unsigned entry = (page >> 12) % kTlbEntries;
+  if (tlb.read_tag[entry] == 0 - page) EmptyEntry(tlb, entry);
+  if (!notes.large.Contains(page)) return;
+  for (unsigned i = 0; i < kTlbEntries; ++i)  // a large page stands there as many small ones; 1 GiB is the largest
+    if ((notes.entry[i] & DataNotes::kLarge) && (((0 - tlb.read_tag[i]) ^ page) >> 30) == 0) EmptyEntry(tlb, i);
+}
+
+void JitVcpu::FlushCodePage(JitContext& view, unsigned context, CodeNotes& notes, uint64_t page) {
+  if (notes.large.Contains(page)) {
+    FlushCode(view, context, notes);
+    return;
+  }
+  const unsigned slot = (page >> 12) % kPageSlots;
+  if (!notes.page_seen[slot]) return;
+  view.code_pages[context].page_id[slot] = 0;
+  JumpCache& cache = view.jump_cache[context];
+  const auto drop = [&](unsigned i) {
+    if (((0 - cache.negated_rip[i]) ^ page) >> 12 != 0) return;
+    cache.negated_rip[i] = ~uint64_t{0};  // not 0, which is an entry that `notes` does not list
+    cache.target[i] = reinterpret_cast<uint64_t>(stubs_.miss_target);
+  };
+  if (notes.jump_count <= CodeNotes::kJumps) {
+    for (unsigned i = 0; i < notes.jump_count; ++i) drop(notes.jump[i]);
+  } else {
+    for (unsigned i = 1; i < kJumpCacheEntries; ++i) drop(i);
+  }
+}
+
+// ---- Flushing address spaces.
+
+void JitVcpu::FlushShared(bool whole) {
+  FlushData(*context_, kContextSupervisor, supervisor_data_, whole);
+  for (const unsigned context : {kContextSupervisor, kContextSupervisorAc})
+    if (whole || Code(context).non_global) FlushCode(*context_, context, Code(context));
+}
+
+/// What the space has for itself. `whole` false: entries of global pages stay.
+void JitVcpu::FlushSpace(unsigned index, bool whole) {
+  JitContext& view = spaces_.view(index).context;
+  AddressSpace& space = spaces_.view(index).space;
+  if (whole) {
+    space.global = {};
+    space.large_code = {};
+  }
+  for (const unsigned context : {kContextUser, kContextSupervisorAc})
+    FlushData(view, context, space.data[context - kContextUser], whole);
+  if (whole || space.code.non_global) FlushCode(view, kContextUser, space.code);
+  for (CodePage& page : space.pages)
+    if (whole || !page.global) page.key = 0;
+}
+
+void JitVcpu::OnTlbFlush(bool include_global) {
+  ++counters_.tlb_flushes;
+  FlushShared(include_global);
+  FlushSpace(present_space_, include_global);
+  for (unsigned i = 0; i < kSpaces; ++i) {
+    if (i == present_space_) continue;
+    space_pcid_[i] = kNoPcid;
+    if (include_global) space_void_[i] = true;
+  }
+  space_pcid_[present_space_] = PcidOf(context_->state);  // CR4.PCIDE may have changed
+}
+
+void JitVcpu::FlushPcid(uint16_t pcid) {
+  const unsigned index = FindSpace(pcid);
+  if (index == kSpaces) return;
+  if (index != present_space_) {
+    space_pcid_[index] = kNoPcid;
+    return;
+  }
+  ++counters_.tlb_flushes;
+  FlushShared(false);
+  FlushSpace(index, false);
+}
+
+void JitVcpu::FlushPage(unsigned index, uint64_t address, bool shared_too) {
+  const uint64_t page = AlignDown(address, kPageSize);
+  JitContext& view = spaces_.view(index).context;
+  AddressSpace& space = spaces_.view(index).space;
+  for (const unsigned context : {kContextUser, kContextSupervisorAc})
+    FlushDataPage(view, context, space.data[context - kContextUser], page);
+  FlushCodePage(view, kContextUser, space.code, page);
+  if (space.large_code.Contains(page)) {
+    for (CodePage& code_page : space.pages)
+      if (code_page.large && (((code_page.key - 1) >> 1 << 12 ^ page) >> 30) == 0) code_page.key = 0;
+  }
+  CodePage& code_page = space.pages[(page >> 12) % kCodePages];
+  if (code_page.key == CodePageKey(page >> 12, false) || code_page.key == CodePageKey(page >> 12, true))
+    code_page.key = 0;
+  if (!shared_too) return;
+  FlushDataPage(view, kContextSupervisor, supervisor_data_, page);
+  for (const unsigned context : {kContextSupervisor, kContextSupervisorAc})
+    FlushCodePage(view, context, Code(context), page);
+}
+
+/// INVLPG: the present address space, and global pages in all of them.
+void JitVcpu::OnTlbFlushPage(GuestVirt address) {
+  ++counters_.page_flushes;
+  FlushPage(present_space_, address.value, true);
+  for (unsigned i = 0; i < kSpaces; ++i)
+    if (i != present_space_ && !space_void_[i] && spaces_.view(i).space.global.Contains(address.value))
+      FlushPage(i, address.value, false);
+}
+
+void JitVcpu::OnTlbFlushPcidPage(uint16_t pcid, GuestVirt address) {
+  ++counters_.page_flushes;
+  const unsigned index = FindSpace(pcid);
+  if (index != kSpaces) FlushPage(index, address.value, index == present_space_);
+}
+
+void JitVcpu::FlushAllCode() {
+  for (unsigned i = 0; i < kSpaces; ++i)
+    if (!space_void_[i]) FlushCode(spaces_.view(i).context, kContextUser, spaces_.view(i).space.code);
+  for (const unsigned context : {kContextSupervisor, kContextSupervisorAc})
+    FlushCode(*context_, context, Code(context));
+}
+
+// ---- Switching address spaces.
+
+/// The space of a PCID, or kSpaces.
+unsigned JitVcpu::FindSpace(uint16_t pcid) const {
+  unsigned index = 0;
+  while (index < kSpaces && space_pcid_[index] != pcid) ++index;
+  return index;
+}
+
+/// A space for a PCID that has none: a free one, or the one that was left longest ago.
+unsigned JitVcpu::ClaimSpace(uint16_t pcid) {
+  unsigned index = kSpaces;
+  for (unsigned i = 0; i < kSpaces; ++i) {
+    if (i == present_space_) continue;
+    const bool is_free = space_pcid_[i] == kNoPcid;
+    if (is_free && !space_void_[i]) {
+      index = i;
+      break;
+    }
+    const auto rank = [&](unsigned of) { return space_pcid_[of] == kNoPcid ? 0 : space_used_[of]; };
+    if (index == kSpaces || rank(i) < rank(index)) index = i;
+  }
+  if (space_pcid_[index] != kNoPcid) ++counters_.space_evictions;
+  if (space_void_[index]) {
+    FlushSpace(index, true);
+    space_void_[index] = false;
+    JumpCache* const cache = &spaces_.view(index).context.jump_cache[kContextUser];
+    bool known = false;
+    for (unsigned i = 0; i < jump_cache_count_; ++i) known = known || jump_caches_[i] == cache;
+    if (!known) jump_caches_[jump_cache_count_++] = cache;
+  } else {
+    FlushSpace(index, false);
+  }
+  space_pcid_[index] = pcid;
+  return index;
+}
+
+void JitVcpu::PrepareAddressSpaces() {
+  for (uint32_t& pcid : space_pcid_) pcid = kNoPcid;
+  for (bool& is_void : space_void_) is_void = true;
+  space_void_[0] = false;
+  for (JumpCache& cache : home_->jump_cache) jump_caches_[jump_cache_count_++] = &cache;
+  OnTlbFlush(true);
+}
+
+/// A load of CR3. `keep`: what the space has cached stays.
+void JitVcpu::SwitchAddressSpace(uint16_t pcid, bool keep) {
+  ++counters_.space_switches;
+  if (space_pcid_[present_space_] == pcid) {
+    if (!keep) FlushPcid(pcid);
+    return;
+  }
+  FlushShared(false);
+  space_used_[present_space_] = ++space_clock_;
+  unsigned index = FindSpace(pcid);
+  if (index == kSpaces) {
+    index = ClaimSpace(pcid);
+  } else if (!keep) {
+    ++counters_.tlb_flushes;
+    FlushSpace(index, false);
+  }
+  present_space_ = index;
+  context_ = &spaces_.view(index).context;
+  SetGsBase();
+}
+
+/// A page has got its first translation: writes to it must be seen from now on. Called with GuestMemory::kCode set, so
+/// that no new write tag comes; by the vCPU's thread, or by another under its gate.
+void JitVcpu::ForgetWriteRights(const uint8_t* host_page) {
+  const uint64_t page_index = memory_.PageIndex(host_page);
+  const auto host = reinterpret_cast<uint64_t>(host_page);
+  const auto forget = [&](DataTlb& tlb) {
+    for (unsigned i = 0; i < kTlbEntries; ++i)
+      if (tlb.host[i] == host) tlb.write_tag[i] = NoTag(i);
+  };
+  if (code_page_table_.SupervisorWrites(page_index, config_.index)) forget(home_->tlb[kContextSupervisor]);
+  if (!code_page_table_.OtherWrites(page_index, config_.index)) return;
+  for (unsigned i = 0; i < kSpaces; ++i)
+    if (!space_void_[i])
+      for (const unsigned context : {kContextUser, kContextSupervisorAc}) forget(spaces_.view(i).context.tlb[context]);
+}
+
+}  // namespace nacre::engine::jit

@@ -44,4 +44,45 @@ Status ParseDumpBlock(JitDebugOptions& options, std::string_view value) {
   return {};
 }
 
+Status ParseJitStress(JitDebugOptions& options, std::string_view value) {
+  return ForEachPart(value, [&](std::string_view part) -> Status {
+    engine::jit::JitStress& stress = options.stress;
+    const size_t equals = part.find('=');
+    const std::string_view name = part.substr(0, equals);
+    if (part == "cache") {
+      stress.tiny_cache = true;
+      return {};
+    }
+    if (part == "tlb") {
+      stress.tiny_tlb = true;
+      return {};
+    }
+    uint32_t* const period = name == "flush"        ? &stress.flush
+                             : name == "interrupt"  ? &stress.interrupt
+                             : name == "invalidate" ? &stress.invalidate
+                                                    : nullptr;
+    if (!period)
+      return Fail("--jit-stress {}: choose of flush[=N], interrupt[=N], invalidate[=N], cache, tlb, with commas",
+                  value);
+    *period = 1;
+    if (equals == std::string_view::npos) return {};
+    const std::string_view number = part.substr(equals + 1);
+    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), *period);
+    if (error != std::errc() || end != number.data() + number.size() || *period == 0)
+      return Fail("--jit-stress {}: '{}' is not a number above 0", value, number);
+    return {};
+  });
+}
+
+Status CheckDebugOptions(const JitDebugOptions& options, bool engine_is_jit) {
+  const engine::jit::JitStress& stress = options.stress;
+  const char* const option = options.dump()                                                ? "--dump-block"
+                             : options.perf_map                                            ? "--perf-map"
+                             : stress.at_entries() || stress.tiny_cache || stress.tiny_tlb ? "--jit-stress"
+                                                                                           : nullptr;
+  if (option && !engine_is_jit) return Fail("{} works with --engine jit", option);
+  if (!options.symbols_file.empty() && !options.perf_map) return Fail("--perf-symbols needs --perf-map");
+  return {};
+}
+
 }  // namespace nacre::cli

@@ -10,5 +10,9 @@ namespace nacre::cli {
 
 /// "all" or hexadecimal addresses with commas, and perhaps "to=FILE".
 Status ParseDumpBlock(engine::jit::JitDebugOptions& options, std::string_view value);
+/// "flush", "interrupt", "invalidate", each perhaps with "=N", "cache", "tlb"; with commas.
+Status ParseJitStress(engine::jit::JitDebugOptions& options, std::string_view value);
+/// What does not go together.
+Status CheckDebugOptions(const engine::jit::JitDebugOptions& options, bool engine_is_jit);
 
 }  // namespace nacre::cli

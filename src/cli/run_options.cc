@@ -212,6 +212,12 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"--lockstep-from", "RIP", "with --lockstep: compare only once RIP has reached this address", SetLockstepFrom},
     {"--dump-block", "RIP[,RIP...][,to=FILE]", "list each translation that holds one of these addresses, or all",
      [](RunOptions& o, std::string_view v) { return ParseDumpBlock(o.machine.jit_debug, v); }},
+    {"--perf-map", "", "write /tmp/perf-PID.map, by which `perf report` names guest code",
+     [](RunOptions& o, std::string_view) -> Status { o.machine.jit_debug.perf_map = true; return {}; }},
+    {"--perf-symbols", "FILE", "with --perf-map: the guest kernel's System.map or /proc/kallsyms",
+     [](RunOptions& o, std::string_view v) -> Status { o.machine.jit_debug.symbols_file = v; return {}; }},
+    {"--jit-stress", "MODE[,MODE...]", "make rare events frequent: flush[=N], interrupt[=N], invalidate[=N], cache, tlb",
+     [](RunOptions& o, std::string_view v) { return ParseJitStress(o.machine.jit_debug, v); }},
     {"--help", "", "this text", [](RunOptions& o, std::string_view) -> Status { o.help = true; return {}; }},
 });
 
@@ -232,8 +238,7 @@ Status CheckTogether(RunOptions& options, bool network_given) {
   if (machine.lockstep && machine.engine != EngineKind::kJit) return Fail("--lockstep works with --engine jit");
   if (machine.lockstep && machine.cpu_count > 1)
     return Fail("--lockstep compares one CPU with the interpreter: use --cpus 1");
-  if (machine.jit_debug.any() && machine.engine != EngineKind::kJit)
-    return Fail("--dump-block works with --engine jit");
+  NACRE_TRY_STATUS(CheckDebugOptions(machine.jit_debug, machine.engine == EngineKind::kJit));
   if (machine.lockstep_from != 0 && !machine.lockstep) return Fail("--lockstep-from needs --lockstep");
   if (machine.console.kind == SerialKind::kStdio) {
     if (options.serial_given && machine.serial.kind == SerialKind::kStdio)

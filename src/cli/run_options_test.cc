@@ -166,6 +166,20 @@ TEST(RunHelp, NamesEveryOption) {
     EXPECT_NE(RunHelp().find(name), std::string::npos) << name;
 }
 
+TEST(RunOptions, StressOfTheTranslator) {
+  const auto options = Parse({"--jit-stress", "flush=20,tlb,interrupt", "--jit-stress=cache"});
+  ASSERT_TRUE(options) << options.error().message;
+  const engine::jit::JitStress& stress = options->machine.jit_debug.stress;
+  EXPECT_EQ(stress.flush, 20u);
+  EXPECT_EQ(stress.interrupt, 1u);
+  EXPECT_EQ(stress.invalidate, 0u);
+  EXPECT_TRUE(stress.tiny_cache && stress.tiny_tlb);
+  EXPECT_NE(ErrorOf({"--jit-stress", "flush=0"}).find("above 0"), std::string::npos);
+  EXPECT_NE(ErrorOf({"--jit-stress", "tlb=4"}).find("choose"), std::string::npos);
+  EXPECT_NE(ErrorOf({"--jit-stress", "tlb", "--engine", "interp"}).find("--engine jit"), std::string::npos);
+  EXPECT_NE(ErrorOf({"--perf-symbols", "System.map"}).find("--perf-map"), std::string::npos);
+}
+
 TEST(RunOptions, DumpOfTranslations) {
   const auto options = Parse({"--dump-block", "0xffffffff81000000,1f,to=blocks.txt"});
   ASSERT_TRUE(options) << options.error().message;

@@ -30,10 +30,26 @@ int CreateMemfd() {
 
 }  // namespace
 
-Result<CodeBuffer> CodeBuffer::Create(size_t size_bytes) {
+Result<CodeBuffer> CodeBuffer::CreateAnonymous(size_t size_bytes) {
+  CodeBuffer buffer;
+  void* write_view =
+      mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (write_view == MAP_FAILED) return FailErrno("cannot map {} bytes for generated code", size_bytes);
+  buffer.write_base_ = static_cast<uint8_t*>(write_view);
+  buffer.size_bytes_ = size_bytes;
+  void* exec_view = mremap(write_view, 0, size_bytes, MREMAP_MAYMOVE);  // of a shared mapping: the same pages again
+  if (exec_view == MAP_FAILED) return FailErrno("cannot map {} bytes for generated code twice", size_bytes);
+  buffer.exec_base_ = static_cast<const uint8_t*>(exec_view);
+  if (mprotect(exec_view, size_bytes, PROT_READ | PROT_EXEC) != 0)
+    return FailErrno("cannot make {} bytes of memory executable", size_bytes);
+  return buffer;
+}
+
+Result<CodeBuffer> CodeBuffer::Create(size_t size_bytes, Backing backing) {
   if (size_bytes == 0 || size_bytes > kMaxBytes)
     return Fail("code buffer of {} bytes: must be 1 to {}", size_bytes, kMaxBytes);
   size_bytes = AlignUp(size_bytes, kPageSize);
+  if (backing == Backing::kAnonymous) return CreateAnonymous(size_bytes);
   const Fd fd(CreateMemfd());
   if (!fd.valid()) return FailErrno("cannot create a memory file for generated code");
   if (ftruncate(fd.get(), static_cast<off_t>(size_bytes)) != 0)

@@ -18,7 +18,9 @@ class CodeBuffer {
  public:
   /// `size_bytes` is rounded up to whole pages; 1 byte to 2 GiB - 4 KiB, so that a 32-bit displacement reaches
   /// everywhere inside. Pages come from the host as they are touched and read as zero until then.
-  static Result<CodeBuffer> Create(size_t size_bytes);
+  /// kAnonymous: the two mappings have no name, which perf wants of code that it looks up in /tmp/perf-PID.map.
+  enum class Backing : uint8_t { kFile, kAnonymous };
+  static Result<CodeBuffer> Create(size_t size_bytes, Backing backing = Backing::kFile);
 
   CodeBuffer() = default;
   CodeBuffer(CodeBuffer&& other) noexcept;
@@ -47,6 +49,8 @@ class CodeBuffer {
   void Discard(size_t offset, size_t length);
 
  private:
+  static Result<CodeBuffer> CreateAnonymous(size_t size_bytes);
+
   uint8_t* write_base_ = nullptr;
   const uint8_t* exec_base_ = nullptr;
   size_t size_bytes_ = 0;

@@ -50,6 +50,19 @@ TEST(CodeBuffer, NoMappingIsWritableAndExecutable) {
   EXPECT_EQ(seen, 2);
 }
 
+TEST(CodeBuffer, AnonymousViewsAreTheSameMemory) {
+  auto buffer = CodeBuffer::Create(2 * kPageSize, CodeBuffer::Backing::kAnonymous);
+  ASSERT_TRUE(buffer) << buffer.error().message;
+  const uint8_t code[] = {0xb8, 42, 0, 0, 0, 0xc3};  // mov eax, 42; ret
+  uint8_t* at = buffer->write_base() + 4090;
+  std::memcpy(at, code, sizeof(code));
+  EXPECT_EQ(reinterpret_cast<int (*)()>(const_cast<uint8_t*>(buffer->ToExec(at)))(), 42);
+  at[1] = 43;
+  EXPECT_EQ(reinterpret_cast<int (*)()>(const_cast<uint8_t*>(buffer->ToExec(at)))(), 43);
+  buffer->Discard(0, 2 * kPageSize);
+  EXPECT_EQ(*buffer->ToExec(at), 0);
+}
+
 TEST(CodeBuffer, RejectsImpossibleSizes) {
   EXPECT_FALSE(CodeBuffer::Create(0));
   EXPECT_FALSE(CodeBuffer::Create(size_t{2} * kGiB));

@@ -6,14 +6,35 @@
 #include <string>
 #include <vector>
 
+#include "base/bits.h"
+
 namespace nacre::engine::jit {
+
+/// What is made to happen at every Nth entry into translated code from the dispatcher; 0: not. With N = 1 direct jumps
+/// are not linked, so that each block boundary is such an entry.
+struct JitStress {
+  uint32_t flush = 0;       ///< all cached translations of addresses are flushed
+  uint32_t interrupt = 0;   ///< a request comes that turns out to be nothing
+  uint32_t invalidate = 0;  ///< the translations of the page are thrown away
+  bool tiny_cache = false;  ///< kTinyCacheBytes of translated code
+  bool tiny_tlb = false;    ///< kTinyTlbEntries in each data TLB
+
+  static constexpr uint64_t kTinyCacheBytes = 256 * kKiB;
+  static constexpr unsigned kTinyTlbEntries = 8;  ///< at least 4: see NoTag
+
+  bool at_entries() const { return flush != 0 || interrupt != 0 || invalidate != 0; }
+  bool unlinked() const { return flush == 1 || interrupt == 1 || invalidate == 1; }
+};
 
 struct JitDebugOptions {
   std::vector<uint64_t> dump_rips;  ///< translations that hold one of these addresses are listed
   bool dump_all = false;            ///< every translation is
   std::string dump_file;            ///< where to; empty: standard error
+  bool perf_map = false;            ///< see PerfMap
+  std::string symbols_file;         ///< of the guest's kernel, for the perf map
+  JitStress stress;
 
-  bool any() const { return dump_all || !dump_rips.empty(); }
+  bool dump() const { return dump_all || !dump_rips.empty(); }
 };
 
 }  // namespace nacre::engine::jit

@@ -169,6 +169,8 @@ JitVcpu::Need JitVcpu::Dispatch() {
     }
     if (!mode_known_ && !ComputeMode()) return Need::kInterpret;
     if (mode_flags_ == kNone) return Need::kInterpret;
+    if (stressed_) [[unlikely]]
+      Stress();
     const uint32_t flags = CurrentFlags() | (ungrouped_ ? uint32_t{kFlagUngrouped} : 0);
     const uint8_t* code = CachedTarget(context.state.rip, flags);
     if (!code) {
@@ -179,12 +181,13 @@ JitVcpu::Need JitVcpu::Dispatch() {
       const bool ids_full = next_page_id_ >= kPageIds / 2 - 2;
       if (index == kNone) return page_id || ids_full ? Need::kTranslate : Need::kInterpret;
       const Block& block = store_->block(index);
-      if (!single_ && pending_link_ != kNone && page_id != 0) store_->Connect(pending_link_, index, page_id);
+      const bool linked = !single_ && !options_.debug.stress.unlinked();
+      if (linked && pending_link_ != kNone && page_id != 0) store_->Connect(pending_link_, index, page_id);
       if (block.instruction_count == 0) {
         interpret_site_ = kNone;
         return Need::kInterpret;
       }
-      if (!single_ && pending_link_ == kNone && !ungrouped_) NoteJumpTarget(block);
+      if (linked && pending_link_ == kNone && !ungrouped_) NoteJumpTarget(block);
       code = buffer_.exec_base() + block.code;
     }
     if (!vectors_live_) RestoreVectors();

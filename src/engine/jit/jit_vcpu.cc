@@ -63,7 +63,10 @@ Result<std::unique_ptr<JitVcpu>> JitVcpu::Create(const VcpuConfig& config, const
 
 Status JitVcpu::Prepare() {
   config_.exclusive = &member_;
-  buffer_ = NACRE_TRY(codegen::CodeBuffer::Create(options_.code_cache_bytes));
+  if (options_.debug.stress.tiny_cache) options_.code_cache_bytes = JitStress::kTinyCacheBytes;
+  using Backing = codegen::CodeBuffer::Backing;
+  buffer_ = NACRE_TRY(codegen::CodeBuffer::Create(options_.code_cache_bytes,
+                                                  options_.debug.perf_map ? Backing::kAnonymous : Backing::kFile));
   const int64_t to_exec = buffer_.exec_base() - buffer_.write_base();
   uint8_t* code_start = EmitStubs(buffer_.write_base(), to_exec, stubs_);
   store_ = std::make_unique<BlockStore>(memory_.size_bytes() / kPageSize, buffer_.write_base());
@@ -81,7 +84,10 @@ Status JitVcpu::Prepare() {
   context_->string_handler = reinterpret_cast<uint64_t>(&SlowStringEntry);
   context_->jump_mask = kJumpMask;
   x86::ResetCpuState(context_->state);
-  tools_ = NACRE_TRY(TranslationTools::Create(options_.debug));
+  tools_ = NACRE_TRY(TranslationTools::Create(options_.debug, config_.index, buffer_,
+                                              static_cast<uint32_t>(code_start - buffer_.write_base())));
+  if (options_.debug.stress.tiny_tlb) context_->tlb_mask = uint64_t{JitStress::kTinyTlbEntries - 1} << 12;
+  stressed_ = options_.debug.stress.at_entries();
   if (options_.lockstep) lockstep_ = NACRE_TRY(Lockstep::Create(config_));
   return {};
 }

@@ -84,6 +84,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   void NoteJumpTarget(const Block& block);
   const uint8_t* CachedTarget(uint64_t rip, uint32_t flags) const;
   void TakeExit();
+  void Stress();  ///< stress_nosimd.cc
   void RestoreVectors();
   void SaveVectors();
   static uint64_t SlowMemoryEntry(JitVcpu* self) { return self->SlowMemory(); }
@@ -92,6 +93,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   uint64_t SlowString();
 
   // tlb_nosimd.cc
+  unsigned TlbEntry(uint64_t address) const { return static_cast<unsigned>((address & context_->tlb_mask) >> 12); }
   const uint8_t* FillTlb(unsigned context, uint64_t address, bool write);
   uint8_t* HostFor(unsigned context, uint64_t address, unsigned size, bool write);
   void NoteCodePage(uint64_t rip, const CodePage& page, unsigned context, uint32_t page_id);
@@ -178,7 +180,9 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   bool has_avx_ = false, has_fsgsbase_ = false;
   bool interpreter_stale_ = false;  ///< translations were flushed without the interpreter
   bool mode_known_ = false;
-  bool ungrouped_ = false;   ///< the next block is one without access groups
+  bool ungrouped_ = false;  ///< the next block is one without access groups
+  bool stressed_ = false;   ///< Stress has something to do
+  uint32_t stress_flush_ = 0, stress_invalidate_ = 0, stress_interrupt_ = 0;  ///< entries since the last time
   bool single_ = false;      ///< a budget is in force: one instruction a block
   uint32_t mode_flags_ = 0;  ///< BlockFlags without the context
   uint64_t populated_ = 0;   ///< bytes at the start of the code buffer that the host has given pages for

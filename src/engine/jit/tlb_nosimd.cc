@@ -73,7 +73,7 @@ const uint8_t* JitVcpu::FillTlb(unsigned which, uint64_t address, bool write) {
   const bool code = (seen & memory::GuestMemory::kCode) != 0;
   if (write && code) return nullptr;
   const uint64_t page = AlignDown(address, kPageSize);
-  const unsigned entry = (address >> 12) % kTlbEntries;
+  const unsigned entry = TlbEntry(address);
   DataTlb& tlb = context.tlb[which];
   DataNotes& notes = Data(which);
   tlb.read_tag[entry] = 0 - page;
@@ -95,7 +95,7 @@ const uint8_t* JitVcpu::FillTlb(unsigned which, uint64_t address, bool write) {
 /// when the bytes cross a page.
 uint8_t* JitVcpu::HostFor(unsigned which, uint64_t address, unsigned size, bool write) {
   const DataTlb& tlb = context_->tlb[which];
-  const unsigned entry = (address >> 12) % kTlbEntries;
+  const unsigned entry = TlbEntry(address);
   const uint64_t offset = address + (write ? tlb.write_tag[entry] : tlb.read_tag[entry]);
   if (offset <= kPageSize - size) return reinterpret_cast<uint8_t*>(tlb.host[entry] + offset);
   if ((address & kPageMask) + size > kPageSize) return nullptr;
@@ -170,7 +170,7 @@ void JitVcpu::FlushCode(JitContext& view, unsigned context, CodeNotes& notes) {
 
 void JitVcpu::FlushDataPage(JitContext& view, unsigned context, DataNotes& notes, uint64_t page) {
   DataTlb& tlb = view.tlb[context];
-  const unsigned entry = (page >> 12) % kTlbEntries;
+  const unsigned entry = TlbEntry(page);
   if (tlb.read_tag[entry] == 0 - page) EmptyEntry(tlb, entry);
   if (!notes.large.Contains(page)) return;
   for (unsigned i = 0; i < kTlbEntries; ++i)  // a large page stands there as many small ones; 1 GiB is the largest

@@ -8,13 +8,16 @@
 #include "base/result.h"
 #include "engine/jit/block_listing.h"
 #include "engine/jit/debug_options.h"
+#include "engine/jit/perf_map.h"
 
 namespace nacre::engine::jit {
 
 class TranslationTools {
  public:
   /// Null when the options ask for nothing.
-  static Result<std::unique_ptr<TranslationTools>> Create(const JitDebugOptions& options);
+  /// `stub_bytes`: of fixed code at the start of the buffer.
+  static Result<std::unique_ptr<TranslationTools>> Create(const JitDebugOptions& options, unsigned vcpu_index,
+                                                          const codegen::CodeBuffer& buffer, uint32_t stub_bytes);
   ~TranslationTools();
 
   /// After each translation; `hot_bytes` as for ListBlock.
@@ -24,7 +27,8 @@ class TranslationTools {
   explicit TranslationTools(const JitDebugOptions& options) : options_(options) {}
 
   JitDebugOptions options_;
-  std::FILE* dump_ = nullptr;  ///< owned unless it is stderr
+  std::FILE* dump_ = nullptr;  ///< owned unless it is stderr; null: nothing is listed
+  std::unique_ptr<PerfMap> perf_map_;
 };
 
 }  // namespace nacre::engine::jit

@@ -1,0 +1,34 @@
+// Forced stress: what is rare in real guests happens all the time. Called by Dispatch before it enters translated code,
+// with guest vectors live.
+
+#include "engine/jit/jit_vcpu.h"
+
+namespace nacre::engine::jit {
+
+namespace {
+
+/// True at every `period`th call; 0: never.
+bool Due(uint32_t period, uint32_t& count) {
+  if (period == 0 || ++count < period) return false;
+  count = 0;
+  return true;
+}
+
+}  // namespace
+
+void JitVcpu::Stress() {
+  const JitStress& stress = options_.debug.stress;
+  if (Due(stress.flush, stress_flush_)) OnTlbFlush(true);
+  if (Due(stress.invalidate, stress_invalidate_)) {
+    if (const CodePage* page = FetchPage(context_->state.rip)) {
+      counters_.invalidations +=
+          store_->InvalidateRange(memory_.PageIndex(page->host), 0, kPageSize - 1, jump_caches(), stubs_.miss_target);
+      pending_link_ = kNone;
+    }
+  }
+  // Translated code runs until its first poll or lookup, where an interrupt would be taken; there is none, as after the
+  // interrupt controller has changed its mind. With interrupts off the request stays until they are on.
+  if (Due(stress.interrupt, stress_interrupt_)) Request(kRequestInterrupt | kRequestEngine);
+}
+
+}  // namespace nacre::engine::jit

@@ -127,10 +127,74 @@ static void iret_checks(void) {
   CHECK_FAULT(kGP, 0, write_flags(2 | kFlagNt); guest_enter_user((reg)user_returns, USER_STACK_TOP, 2, 0x33, 0x2b, 0));
 }
 
+USER_TEXT static void user_reads_nothing(void) { __asm__ volatile("mov $0x7f0000000000, %%rax; std; stc; movb (%%rax), %%al" ::: "rax"); }
+USER_TEXT static void user_reads_over_pages(void) {
+  __asm__ volatile("mov $0x7f0000000ffd, %%rax; std; stc; mov (%%rax), %%rax" ::: "rax");
+}
+
+static void compare_frames(const struct frame* a, const struct frame* b) {
+  CHECK_EQ(a->error, b->error);
+  CHECK_EQ(a->cs, b->cs);
+  CHECK_EQ(a->ss, b->ss);
+  CHECK_EQ(a->sp, b->sp);
+  CHECK_EQ(a->flags, b->flags);
+}
+
+// A page fault of an ordinary access and one of an access over two pages may take different ways through an engine:
+// both must leave the same frame.
+static void page_fault_frames(void) {
+  section("page fault frames");
+  struct frame plain;
+  TRY(__asm__ volatile("std; stc; mov 0x7f0000000000, %%al; cld" ::: "rax", "cc"));
+  plain = guest_last.frame;
+  CHECK_EQ(guest_last.vector, kPF);
+  CHECK_EQ(guest_last.cr2, 0x7f0000000000);
+  STRICT(CHECK(plain.flags & kFlagRf));
+  CHECK(plain.flags & kFlagDf);
+  CHECK_EQ(plain.cs, 8);
+  TRY(__asm__ volatile("std; stc; movabs 0x7f0000000ffd, %%rax; cld" ::: "rax", "cc"));
+  __asm__ volatile("cld");
+  CHECK_EQ(guest_last.cr2, 0x7f0000000ffd);
+  compare_frames(&plain, &guest_last.frame);
+  CHECK_FAULT(kPF, 4, run_user(user_reads_nothing, 2));
+  CHECK_EQ(guest_last.cr2, 0x7f0000000000);
+  plain = guest_last.frame;
+  CHECK_EQ(plain.cs, 0x33);
+  CHECK_EQ(plain.ss, 0x2b);
+  CHECK_EQ(plain.flags & (kFlagDf | 3), kFlagDf | 3);
+  STRICT(CHECK(plain.flags & kFlagRf));
+  CHECK_FAULT(kPF, 4, run_user(user_reads_over_pages, 2));
+  compare_frames(&plain, &guest_last.frame);
+  // Through a stack of its own.
+  static uint8_t stack[4096] __attribute__((aligned(4096)));
+  *(uint64_t*)(tss + 0x24 + 6 * 8) = (reg)stack + sizeof(stack) - 8;
+  idt[14 * 16 + 4] = 7;
+  for (volatile unsigned user = 0; user < 2; ++user) {
+    memset(stack, 0, sizeof(stack));
+    if (user)
+      CHECK_FAULT(kPF, 4, run_user(user_reads_nothing, 2));
+    else
+      CHECK_FAULT(kPF, 2, *(volatile uint8_t*)0x7f0000000000 = 1);
+    CHECK_EQ(*(uint64_t*)(stack + sizeof(stack) - 16 - 40), guest_last.ip);
+    CHECK_EQ(*(uint64_t*)(stack + sizeof(stack) - 16 - 48), guest_last.error);
+  }
+  idt[14 * 16 + 4] = 0;
+  // A trap gate leaves IF alone; the gate's code segment must be one.
+  idt[14 * 16 + 5] = 0x8f;
+  CHECK_FAULT(kPF, 0, (void)*(volatile uint8_t*)0x7f0000000000);
+  idt[14 * 16 + 5] = 0x8e;
+  const uint8_t selector = idt[14 * 16 + 2];
+  idt[14 * 16 + 2] = 0x10;
+  CHECK_FAULT(kDF, 0, (void)*(volatile uint8_t*)0x7f0000000000);
+  idt[14 * 16 + 2] = selector;
+  CHECK_FAULT(kPF, 0, (void)*(volatile uint8_t*)0x7f0000000000);
+}
+
 void guest_main(void) {
   traps_and_faults();
   general_protection();
   user_mode();
   double_fault();
+  page_fault_frames();
   iret_checks();
 }

@@ -286,6 +286,7 @@ static void process_contexts(void) {
   write_cr3(mine);
   write_cr4(read_cr4() & ~(1ul << 17));
   CHECK_FAULT(kGP, 0, write_cr3(1ull << 63 | mine));
+  CHECK_FAULT(kGP, 0, write_cr3(1ull << 62 | mine));
 }
 
 // Address spaces of their own from PML4 entry 1 on: [n] maps AT(0) to a page of its own, which holds `mov $n, %eax; ret`

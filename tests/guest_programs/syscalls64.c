@@ -135,9 +135,34 @@ static void gs_swapped(void) {
     STRICT(CHECK_FAULT(kGP, 0, __asm__ volatile("wrfsbase %0" ::"r"(0x800000000000))));
     __asm__ volatile("wrfsbase %k0; rdfsbase %q0" : "=r"(value) : "0"(0xffffffff12345678));
     CHECK_EQ(value, 0x12345678);
+    // The ends of the canonical halves, through registers of every kind.
+    static const uint64_t good[] = {0, 0x7fffffffffff, 0xffff800000000000, ~0ull};
+    static const uint64_t bad[] = {0x800000000000, 0xffff7fffffffffff, 1ull << 63, 1ull << 48};
+    for (volatile unsigned i = 0; i < 4; ++i) {
+      __asm__ volatile("mov %1, %%r11; wrfsbase %%r11; rdfsbase %0" : "=r"(value) : "r"(good[i]) : "r11");
+      CHECK_EQ(value, good[i]);
+      __asm__ volatile("stc; wrgsbase %%rcx; rdgsbase %0; jc 1f; xor %0, %0; 1:" : "=r"(value) : "c"(good[i]) : "cc");
+      CHECK_EQ(value, good[i]);
+      STRICT(CHECK_FAULT(kGP, 0, __asm__ volatile("wrgsbase %0" ::"c"(bad[i]))));
+      STRICT(CHECK_FAULT(kGP, 0, __asm__ volatile("mov %0, %%r15; wrfsbase %%r15" ::"r"(bad[i]) : "r15")));
+      STRICT(CHECK_FAULT(kGP, 0, wrmsr(0xc0000102, bad[i])));
+      wrmsr(0xc0000102, good[i]);
+      CHECK_EQ(rdmsr(0xc0000102), good[i]);
+    }
   } else {
     skip("FSGSBASE");
   }
+}
+
+static void selectors(void) {
+  section("selectors in registers");
+  reg value = ~0ul;
+  __asm__ volatile("movw %%cs, %w0" : "+r"(value));
+  CHECK_EQ(value, 0xffffffffffff0008);
+  __asm__ volatile("mov $-1, %%r10; movw %%cs, %%r10w; mov %%r10, %0" : "=r"(value)::"r10");
+  CHECK_EQ(value, 0xffffffffffff0008);
+  __asm__ volatile("mov $-1, %k0; mov %%cs, %k0" : "=r"(value));
+  CHECK_EQ(value, 8);
 }
 
 static void compatibility_mode(void) {
@@ -172,5 +197,6 @@ void guest_main(void) {
   system_return();
   fast_call();
   gs_swapped();
+  selectors();
   compatibility_mode();
 }

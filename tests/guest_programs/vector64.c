@@ -138,6 +138,89 @@ static void xsetbv(uint32_t index, uint64_t value) {
   __asm__ volatile("xsetbv" ::"c"(index), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)));
 }
 
+static void set_ymm3(uint64_t value) {
+  __asm__ volatile("vmovq %0, %%xmm3; vinsertf128 $1, %%xmm3, %%ymm3, %%ymm3" ::"r"(value));
+}
+static uint64_t low_of_ymm3(void) {
+  uint64_t value;
+  __asm__ volatile("vmovq %%xmm3, %0" : "=r"(value));
+  return value;
+}
+static uint64_t high_of_ymm3(void) {
+  uint64_t value;
+  __asm__ volatile("vextractf128 $1, %%ymm3, %%xmm1; vmovq %%xmm1, %0" : "=r"(value));
+  return value;
+}
+#define XSTATE(name, at, mask) __asm__ volatile(name " (%0)" ::"r"(at), "a"(mask), "d"(0) : "memory")
+
+// Components one by one, in areas that lie on two pages at every possible place.
+static void xsave_parts(void) {
+  static uint8_t pages[8192] __attribute__((aligned(4096)));
+  for (unsigned before = 64; before < 832; before += 64) {
+    uint8_t* at = pages + 4096 - before;
+    memset(pages, 0xa5, sizeof(pages));
+    memset(at + 512, 0, 64);
+    set_ymm3(before * 0x0101010101010101);
+    XSTATE("xsave64", at, 7);
+    CHECK_EQ(*(uint64_t*)(at + 160 + 48), before * 0x0101010101010101);
+    CHECK_EQ(*(uint64_t*)(at + 576 + 48), before * 0x0101010101010101);
+    CHECK_EQ(*(uint16_t*)at, 0x37f);
+    CHECK_EQ(at[416], 0xa5);
+    CHECK_EQ(at[832], 0xa5);
+    CHECK_EQ(at[-1], 0xa5);
+    set_ymm3(1);
+    XSTATE("xrstor64", at, 4);  // AVX only
+    CHECK_EQ(low_of_ymm3(), 1);
+    CHECK_EQ(high_of_ymm3(), before * 0x0101010101010101);
+    set_ymm3(2);
+    XSTATE("xrstor64", at, 2);  // SSE only
+    CHECK_EQ(low_of_ymm3(), before * 0x0101010101010101);
+    CHECK_EQ(high_of_ymm3(), 2);
+    XSTATE("xrstor64", at, 7);
+    CHECK_EQ(high_of_ymm3(), before * 0x0101010101010101);
+    // What is not asked for stays, in the area and in its header.
+    set_ymm3(3);
+    XSTATE("xsave64", at, 2);
+    CHECK_EQ(*(uint64_t*)(at + 160 + 48), 3);
+    CHECK_EQ(*(uint64_t*)(at + 576 + 48), before * 0x0101010101010101);
+    CHECK_EQ(*(uint64_t*)(at + 512) & 6, 6);
+    // XSAVEOPT of an initial component may clear its bit and then writes nothing there.
+    __asm__ volatile("vzeroupper");
+    if (cpuid(0xd, 1).a & 1) {
+      XSTATE("xsaveopt64", at, 6);
+      CHECK_EQ(*(uint64_t*)(at + 576 + 48), *(uint64_t*)(at + 512) & 4 ? 0 : before * 0x0101010101010101);
+      set_ymm3(4);
+      XSTATE("xrstor64", at, 6);
+      CHECK_EQ(low_of_ymm3(), 3);
+      CHECK_EQ(high_of_ymm3(), 0);
+    }
+    // x87 and MXCSR.
+    uint32_t mxcsr = 0x3f80;
+    __asm__ volatile("fldpi; ldmxcsr %0" ::"m"(mxcsr));
+    XSTATE("xsave64", at, 7);
+    mxcsr = 0x1f80;
+    __asm__ volatile("fninit; ldmxcsr %0" ::"m"(mxcsr));
+    XSTATE("xrstor64", at, 7);
+    uint64_t pi[2] = {0, 0};
+    __asm__ volatile("stmxcsr %0; fstpt %1; fninit" : "=m"(mxcsr), "=m"(pi));
+    CHECK_EQ(mxcsr, 0x3f80);
+    CHECK_EQ(pi[0], 0xc90fdaa22168c235);
+    *(uint64_t*)(at + 512) &= ~1ull;
+    __asm__ volatile("fld1");
+    XSTATE("xrstor64", at, 1);
+    uint16_t status;
+    __asm__ volatile("fxam; fnstsw %0; fninit" : "=m"(status));
+    CHECK_EQ(status & 0x4500, 0x4100);  // empty
+    *(uint32_t*)(at + 24) = 0x10000;
+    STRICT(CHECK_FAULT(kGP, 0, XSTATE("xrstor64", at, 4)));
+    *(uint32_t*)(at + 24) = 0x1f80;
+    at[512 + 9] = 1;
+    STRICT(CHECK_FAULT(kGP, 0, XSTATE("xrstor64", at, 7)));
+    at[512 + 9] = 0;
+    XSTATE("xrstor64", at, 7);
+  }
+}
+
 static void xsave_and_avx(void) {
   section("XSAVE and AVX");
   if (!(cpuid(1, 0).c >> 26 & 1)) return skip("XSAVE");
@@ -178,6 +261,7 @@ static void xsave_and_avx(void) {
   CHECK_FAULT(kGP, 0, __asm__ volatile("xrstor64 %0" ::"m"(area), "a"(7), "d"(0)));
   *(uint64_t*)(area + 512) = 7;
   CHECK_FAULT(kGP, 0, __asm__ volatile("xrstor64 8+%0" ::"m"(*area), "a"(7), "d"(0)));
+  xsave_parts();
   // 256-bit arithmetic, legacy SSE keeps the upper half, VEX.128 clears it.
   static uint32_t eight[8] __attribute__((aligned(32))) = {1, 2, 3, 4, 5, 6, 7, 8};
   uint32_t out[8] __attribute__((aligned(32)));

@@ -22,6 +22,8 @@ namespace nacre::engine::jit {
 inline constexpr unsigned kSpaces = 8;  ///< Linux uses six PCIDs and 0
 inline constexpr uint32_t kNoPcid = 0xffffffff;
 
+inline bool IsCanonical(uint64_t address) { return SignExtend(address, 48) == address; }
+
 /// Linear addresses [first, last]; empty when first > last, or both are 0.
 struct LinearRange {
   uint64_t first = 0, last = 0;

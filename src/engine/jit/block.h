@@ -81,9 +81,12 @@ struct Site {
   uint8_t length : 4 = 0;  ///< bytes of the instruction, where `string` or the mnemonic has a fast path
   uint8_t context : 2 = 0;
   bool write : 1 = false;
-  bool group : 1 = false;      ///< the check of an access group
-  bool next_page : 1 = false;  ///< left because the page after that of `rip` was not known to be mapped as before
+  bool group : 1 = false;        ///< the check of an access group
+  bool next_page : 1 = false;    ///< left because the page after that of `rip` was not known to be mapped as before
+  bool control : 1 = false;      ///< a MOV to control register `to`
+  bool has_address : 1 = false;  ///< JitContext::slow_address holds the memory operand's linear address
   StringKind string = StringKind::kOther;
+  uint8_t to = 0, from = 0;  ///< registers of MOV to control registers, `from` of INVPCID
 };
 static_assert(sizeof(Site) <= 24);
 

@@ -190,13 +190,20 @@ JitVcpu::Need JitVcpu::Dispatch() {
       if (linked && pending_link_ == kNone && !ungrouped_) NoteJumpTarget(block);
       code = buffer_.exec_base() + block.code;
     }
-    if (!vectors_live_) RestoreVectors();
+    if (!vectors_live_) LoadVectors(has_avx_ ? 7 : 3);
     ++counters_.dispatches;
     ungrouped_ = false;
     context.state.rflags &= ~x86::rflags::kRf;  // matters to instruction breakpoints only, which are not translated
     stubs_.enter(code);
     TakeExit();
     if (context.exit_code == kExitInterpret) {
+      const uint32_t fault = pending_fault_;
+      pending_fault_ = kNoFault;
+      if (fault != kNoFault && !single_ && DeliverPageFault(context.slow_address, fault)) {
+        ++counters_.page_faults;
+        continue;
+      }
+      if (context.exit_id == kNone) ++counters_.slow_interpreted;
       if (interpret_site_ == kNone || single_ || !FastInstruction(store_->site(interpret_site_)))
         return Need::kInterpret;
       ++counters_.fast;
@@ -206,9 +213,10 @@ JitVcpu::Need JitVcpu::Dispatch() {
   }
 }
 
-void JitVcpu::RestoreVectors() {
+/// CpuState::xsave to the host's registers. `in_memory`: the components that the area holds; others become initial.
+void JitVcpu::LoadVectors(uint64_t in_memory) {
   uint8_t* area = context_->state.xsave.bytes;
-  StoreLe<uint64_t>(area + 512, has_avx_ ? 7 : 3);  // XSTATE_BV: everything is in memory
+  StoreLe<uint64_t>(area + 512, in_memory);  // XSTATE_BV
   StoreLe<uint64_t>(area + 520, 0);
   StoreLe<uint32_t>(area + 24, LoadLe<uint32_t>(area + 24) & 0xffff);  // reserved bits would fault here
   const uint32_t mask = has_avx_ ? 7 : 3;
@@ -216,8 +224,8 @@ void JitVcpu::RestoreVectors() {
   vectors_live_ = true;
 }
 
-void JitVcpu::SaveVectors() {
-  if (!vectors_live_) return;
+/// The host's registers to CpuState::xsave, and which components are not in their initial configuration to its header.
+void JitVcpu::StoreVectors() {
   uint8_t* area = context_->state.xsave.bytes;
   const uint32_t mask = has_avx_ ? 7 : 3;
   asm volatile("xsave64 (%0)" : : "r"(area), "a"(mask), "d"(0) : "memory");
@@ -225,8 +233,14 @@ void JitVcpu::SaveVectors() {
   StoreLe<uint16_t>(area + 6, 0);
   StoreLe<uint64_t>(area + 8, 0);
   StoreLe<uint64_t>(area + 16, 0);
-  constexpr uint32_t default_mxcsr = 0x1f80;
   StoreLe<uint32_t>(area + 28, 0);  // MXCSR_MASK is not state
+}
+
+void JitVcpu::SaveVectors() {
+  if (!vectors_live_) return;
+  StoreVectors();
+  const uint8_t* area = context_->state.xsave.bytes;
+  constexpr uint32_t default_mxcsr = 0x1f80;
   if (LoadLe<uint16_t>(area) != 0x37f || area[4] != 0 || LoadLe<uint16_t>(area + 2) != 0) asm volatile("fninit");
   asm volatile("ldmxcsr %0" : : "m"(default_mxcsr));
   if (has_avx_) asm volatile("vzeroupper");
@@ -254,7 +268,8 @@ uint64_t JitVcpu::SlowMemory() {
     context.exit_code = kExitUngrouped;
     return 0;
   }
-  ++counters_.slow_interpreted;
+  // A misaligned vector operand may have to fault for that instead.
+  if (!crosses && (site.size <= 8 || address % site.size == 0)) pending_fault_ = walk_fault_;
   context.exit_id = kNone;
   context.exit_code = kExitInterpret;
   return 0;

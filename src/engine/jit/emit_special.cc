@@ -206,7 +206,39 @@ bool Translator::EmitReadBase(const Instruction& insn) {
   return true;
 }
 
-/// MOV from CR0, CR2, CR3, CR4 at CPL 0, and from a segment register to a wide register.
+/// WRFSBASE, WRGSBASE with an address that is canonical: bits 63 to 47 are all the same.
+bool Translator::EmitWriteBase(unsigned index) {
+  const Instruction& insn = insns_[index];
+  if (!(request_.flags & kFlagFsGsBase) || !code64()) return false;
+  const unsigned segment = insn.mnemonic == ZYDIS_MNEMONIC_WRFSBASE ? x86::kFs : x86::kGs;
+  const Mem base =
+      StateField(offsetof(x86::CpuState, segment) + segment * sizeof(x86::Segment) + offsetof(x86::Segment, base));
+  const bool wide = insn.operand_size == 8;
+  const uint8_t from = LoadGpr(insn.operand[0].index, kScratch1);
+  if (from != kScratch1 || !wide) code_.Move(kScratch1, from, wide);
+  if (wide) {
+    const Mem saved_rcx = Context(offsetof(JitContext, saved_rcx));
+    code_.Store(saved_rcx, kHostRcx);
+    code_.LoadImm(kHostRcx, 47);
+    for (const int byte : {0xc4, 0x42, 0xf2, 0xf7, 0xda}) code_.Byte(static_cast<uint8_t>(byte));  // SARX R11, R10, RCX
+    code_.Move(kHostRcx, kScratch2);
+    uint8_t* lower = code_.JumpIfRcxZero();
+    code_.Lea(kHostRcx, {.base = kHostRcx, .disp = 1});
+    uint8_t* upper = code_.JumpIfRcxZero();
+    Site bad;
+    bad.rip = RipOf(index);
+    const uint32_t site = store_.AddSite(bad);
+    cold_[cold_count_++] = {
+        .kind = ColdExit::kInterpret, .displacement = code_.Jump(), .id = site, .restore_rcx = true};
+    code_.Bind8(lower);
+    code_.Bind8(upper);
+    code_.Load(kHostRcx, saved_rcx);
+  }
+  code_.Store(base, kScratch1);
+  return true;
+}
+
+/// MOV from CR0, CR2, CR3, CR4 at CPL 0, and from a segment register to a general one.
 bool Translator::EmitMovFromSystem(const Instruction& insn, bool& handled) {
   const x86::Operand& to = insn.operand[0];
   const x86::Operand& from = insn.operand[1];
@@ -215,7 +247,17 @@ bool Translator::EmitMovFromSystem(const Instruction& insn, bool& handled) {
             (from.register_class == RegisterClass::kControl || from.register_class == RegisterClass::kSegment);
   if (!handled) return true;
   const uint8_t host = IsHomed(to.index) ? kScratch1 : HostOf(to.index);
-  if (from.register_class == RegisterClass::kControl) {
+  const bool control = from.register_class == RegisterClass::kControl;
+  if (!control && to.size == 2 && from.index < x86::kSegmentCount) {
+    if (IsHomed(to.index)) code_.Load(kScratch1, GprSlot(to.index));
+    code_.Op(host,
+             StateField(offsetof(x86::CpuState, segment) + from.index * sizeof(x86::Segment) +
+                        offsetof(x86::Segment, selector)),
+             0x8b, false, 0, 0x66);
+    if (IsHomed(to.index)) code_.Store(GprSlot(to.index), kScratch1);
+    return true;
+  }
+  if (control) {
     if (!(request_.flags & kFlagCpl0) || !code64()) return false;
     switch (from.index) {
       case 0:
@@ -314,6 +356,9 @@ bool Translator::EmitSpecial(unsigned index, bool& handled) {
     case ZYDIS_MNEMONIC_RDFSBASE:
     case ZYDIS_MNEMONIC_RDGSBASE:
       return EmitReadBase(insn);
+    case ZYDIS_MNEMONIC_WRFSBASE:
+    case ZYDIS_MNEMONIC_WRGSBASE:
+      return EmitWriteBase(index);
     case ZYDIS_MNEMONIC_STI:
       return cpl0 && EmitSti(index);
     case ZYDIS_MNEMONIC_STAC:

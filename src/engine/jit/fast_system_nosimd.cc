@@ -15,8 +15,6 @@ constexpr uint64_t kScattered = x86::rflags::kArithmetic | x86::rflags::kIf;
 constexpr uint32_t kCode64 = Segment::kS | Segment::kP | Segment::kL | Segment::kG | 0xb;
 constexpr uint32_t kData = Segment::kS | Segment::kP | Segment::kDb | Segment::kG | 3;
 
-bool IsCanonical(uint64_t address) { return SignExtend(address, 48) == address; }
-
 Segment FlatSegment(uint16_t selector, uint32_t attributes, unsigned dpl) {
   return {.base = 0, .limit = 0xffffffff, .attributes = attributes | dpl << 5, .selector = selector};
 }
@@ -48,6 +46,21 @@ bool JitVcpu::FastInstruction(const Site& site) {
       return FastSysret();
     case ZYDIS_MNEMONIC_IRETQ:
       return FastIretq();
+    case ZYDIS_MNEMONIC_MOV:
+      return FastLoadCr3(site);
+    case ZYDIS_MNEMONIC_INVLPG:
+    case ZYDIS_MNEMONIC_INVPCID:
+      return FastInvalidate(site);
+    case ZYDIS_MNEMONIC_RDMSR:
+      return FastMsr(site, false);
+    case ZYDIS_MNEMONIC_WRMSR:
+      return FastMsr(site, true);
+    case ZYDIS_MNEMONIC_XSAVE64:
+      return FastXsave(site, false, false);
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+      return FastXsave(site, false, true);
+    case ZYDIS_MNEMONIC_XRSTOR64:
+      return FastXsave(site, true, false);
     default:
       return false;
   }
@@ -133,6 +146,72 @@ bool JitVcpu::FastSysret() {
   state.segment[x86::kCs] = FlatSegment(static_cast<uint16_t>((base + 16) | 3), kCode64, 3);
   state.segment[x86::kSs] = FlatSegment(static_cast<uint16_t>((base + 8) | 3), kData, 3);
   mode_known_ = false;
+  return true;
+}
+
+/// MOV to CR3 in 64-bit code (SDM 3A 4.10.4.1).
+bool JitVcpu::FastLoadCr3(const Site& site) {
+  CpuState& state = context_->state;
+  if (!site.control || site.to != 3 || !state.code64() || state.cpl() != 0) return false;
+  uint64_t value = state.gpr[site.from];
+  const bool keep = (state.cr4 & x86::cr4::kPcide) && (value >> 63);
+  if (keep) value &= ~Bit(63);
+  if (value >> physical_address_bits_) return false;
+  state.cr3 = value;
+  state.rip = site.rip + site.length;
+  interpreter_stale_ = true;
+  SwitchAddressSpace(static_cast<uint16_t>(state.cr4 & x86::cr4::kPcide ? value & 0xfff : 0), keep);
+  return true;
+}
+
+/// INVLPG and INVPCID in 64-bit code.
+bool JitVcpu::FastInvalidate(const Site& site) {
+  CpuState& state = context_->state;
+  if (!site.has_address || !state.code64() || state.cpl() != 0) return false;
+  uint64_t address = context_->slow_address;
+  if (site.mnemonic == ZYDIS_MNEMONIC_INVLPG) {
+    if (IsCanonical(address)) OnTlbFlushPage(GuestVirt(address));
+  } else {
+    const uint8_t* descriptor = HostFor(site.context, address, 16, false);
+    if (!descriptor) return false;
+    const uint64_t type = state.gpr[site.to];
+    const auto pcid = LoadLe<uint64_t>(descriptor);
+    address = LoadLe<uint64_t>(descriptor + 8);
+    if (type > 3 || (type < 2 && (pcid >> 12 || (pcid && !(state.cr4 & x86::cr4::kPcide)))) ||
+        (type == 0 && !IsCanonical(address)))
+      return false;
+    if (type == 0)
+      OnTlbFlushPcidPage(static_cast<uint16_t>(pcid), GuestVirt(address));
+    else if (type == 1)
+      FlushPcid(static_cast<uint16_t>(pcid));
+    else
+      OnTlbFlush(type == 2);
+  }
+  interpreter_stale_ = true;
+  state.rip = site.rip + site.length;
+  return true;
+}
+
+/// The MSRs that context switches use.
+bool JitVcpu::FastMsr(const Site& site, bool write) {
+  constexpr uint32_t kFsBase = 0xc0000100, kGsBase = 0xc0000101, kKernelGsBase = 0xc0000102;
+  CpuState& state = context_->state;
+  if (!state.code64() || state.cpl() != 0) return false;
+  const auto index = static_cast<uint32_t>(state.gpr[x86::kRcx]);
+  uint64_t* const msr = index == kFsBase         ? &state.segment[x86::kFs].base
+                        : index == kGsBase       ? &state.segment[x86::kGs].base
+                        : index == kKernelGsBase ? &state.msr.kernel_gs_base
+                                                 : nullptr;
+  if (!msr) return false;
+  if (write) {
+    const uint64_t value = state.gpr[x86::kRdx] << 32 | (state.gpr[x86::kRax] & 0xffffffff);
+    if (!IsCanonical(value)) return false;
+    *msr = value;
+  } else {
+    state.gpr[x86::kRax] = *msr & 0xffffffff;
+    state.gpr[x86::kRdx] = *msr >> 32;
+  }
+  state.rip = site.rip + site.length;
   return true;
 }
 

@@ -76,6 +76,7 @@ Status JitVcpu::Prepare() {
   fault_range_ = NACRE_TRY(HostFaultRange::Register(buffer_.exec_base(), buffer_.size_bytes(), *this));
   has_avx_ = HostHasAvx();
   has_fsgsbase_ = HostHasFsGsBase();
+  physical_address_bits_ = static_cast<uint8_t>(config_.model->physical_address_bits());
   spaces_ = NACRE_TRY(AddressSpaces::Create());
   home_ = context_ = &spaces_.view(0).context;
   PrepareAddressSpaces();
@@ -414,6 +415,7 @@ std::vector<Statistic> JitVcpu::Statistics() const {
       {"host faults", c.host_faults},
       {"host faults: wild accesses (a bug of Nacre)", c.wild_accesses},
       {"done without the interpreter", c.fast},
+      {"page faults delivered", c.page_faults},
       {"interpreted instructions", c.interpreted},
       {"interpreted: untranslated mode", c.interpreted_in_mode},
       {"interpreted: memory slow path", c.slow_interpreted},

@@ -34,6 +34,7 @@ struct JitCounters {
   uint64_t translations = 0, invalidations = 0, cache_resets = 0;
   uint64_t interpreted = 0, interpreted_in_mode = 0, interrupts = 0, host_faults = 0;
   uint64_t wild_accesses = 0;  ///< of translated code, to addresses of the host that are not mapped
+  uint64_t page_faults = 0;    ///< delivered without the interpreter
   uint64_t fast = 0;           ///< done by FastInstruction and SlowString
   uint64_t translate_ns = 0;
 };
@@ -85,7 +86,8 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   const uint8_t* CachedTarget(uint64_t rip, uint32_t flags) const;
   void TakeExit();
   void Stress();  ///< stress_nosimd.cc
-  void RestoreVectors();
+  void LoadVectors(uint64_t in_memory);
+  void StoreVectors();
   void SaveVectors();
   static uint64_t SlowMemoryEntry(JitVcpu* self) { return self->SlowMemory(); }
   uint64_t SlowMemory();
@@ -125,7 +127,19 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   bool FastSyscall(const Site& site);
   bool FastSysret();
   bool FastIretq();
+  bool FastLoadCr3(const Site& site);
+  bool FastInvalidate(const Site& site);
+  bool FastMsr(const Site& site, bool write);
   bool ReadDescriptor(uint16_t selector, uint64_t& descriptor);
+  // fast_vector_nosimd.cc
+  bool FastXsave(const Site& site, bool restore, bool optimized);
+  template <typename Memory>
+  bool StoreXsaveArea(const Memory& area, uint64_t features, bool optimized);
+  template <typename Memory>
+  bool LoadXsaveArea(const Memory& area, uint64_t features);
+  // fast_exception_nosimd.cc
+  bool HandlerStack(unsigned ist, uint64_t& rsp);
+  bool DeliverPageFault(uint64_t address, uint32_t error_code);
   uint64_t WholeFlags() const;
   void SetFlags(uint64_t rflags);
 
@@ -178,8 +192,12 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
 
   bool vectors_live_ = false;
   bool has_avx_ = false, has_fsgsbase_ = false;
-  bool interpreter_stale_ = false;  ///< translations were flushed without the interpreter
+  uint8_t physical_address_bits_ = 52;  ///< of the CPU model
+  bool interpreter_stale_ = false;      ///< translations were flushed without the interpreter
   bool mode_known_ = false;
+  /// Why the last FillTlb failed, where a page fault it was; and that fault, when the instruction is to raise it.
+  static constexpr uint32_t kNoFault = 0xffffffff;
+  uint32_t walk_fault_ = kNoFault, pending_fault_ = kNoFault;
   bool ungrouped_ = false;  ///< the next block is one without access groups
   bool stressed_ = false;   ///< Stress has something to do
   uint32_t stress_flush_ = 0, stress_invalidate_ = 0, stress_interrupt_ = 0;  ///< entries since the last time

@@ -13,8 +13,6 @@ using x86::CpuState;
 
 namespace {
 
-bool IsCanonical(uint64_t address) { return SignExtend(address, 48) == address; }
-
 uint16_t PcidOf(const CpuState& state) {
   return static_cast<uint16_t>(state.cr4 & x86::cr4::kPcide ? state.cr3 & 0xfff : 0);
 }
@@ -55,12 +53,17 @@ void JitVcpu::SetGsBase() {
 /// it directly (a fault, MMIO, a write to translated code).
 const uint8_t* JitVcpu::FillTlb(unsigned which, uint64_t address, bool write) {
   JitContext& context = *context_;
+  walk_fault_ = kNoFault;
   if (context.state.code64() && !IsCanonical(address)) return nullptr;
   const x86::Translation translation = x86::WalkPages(memory_, context.state, GuestVirt(address),
                                                       {.access = write ? x86::Access::kWrite : x86::Access::kRead,
                                                        .user = which == kContextUser,
-                                                       .smap_override = which == kContextSupervisorAc});
-  if (!translation.ok) return nullptr;
+                                                       .smap_override = which == kContextSupervisorAc,
+                                                       .physical_address_bits = physical_address_bits_});
+  if (!translation.ok) {
+    walk_fault_ = translation.error_code;
+    return nullptr;
+  }
   const uint8_t* host = memory_.HostPointer(GuestPhys(AlignDown(translation.address.value, kPageSize)), kPageSize);
   if (!host) return nullptr;
   const uint64_t page_index = memory_.PageIndex(host);
@@ -113,7 +116,8 @@ const CodePage* JitVcpu::FetchPage(uint64_t rip) {
   if (page.key == key) return &page;
   if (state.code64() && !IsCanonical(rip)) return nullptr;
   const x86::Translation translation =
-      x86::WalkPages(memory_, state, GuestVirt(rip), {.access = x86::Access::kExecute, .user = user});
+      x86::WalkPages(memory_, state, GuestVirt(rip),
+                     {.access = x86::Access::kExecute, .user = user, .physical_address_bits = physical_address_bits_});
   if (!translation.ok) return nullptr;
   const uint64_t phys_page = translation.address.value >> 12;
   const uint8_t* host = memory_.HostPointer(GuestPhys(phys_page << 12), kPageSize);

@@ -25,6 +25,20 @@ bool IsRepeatedCopy(const Instruction& insn) {
          ((insn.opcode & 0xfe) == 0xa4 || (insn.opcode & 0xfe) == 0xaa);
 }
 
+/// Instructions left to JitVcpu::FastInstruction with the address of their operand.
+bool HasFastMemoryPath(const Instruction& insn) {
+  switch (insn.zydis_mnemonic()) {
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XRSTOR64:
+    case ZYDIS_MNEMONIC_INVLPG:
+    case ZYDIS_MNEMONIC_INVPCID:
+      return insn.has_memory();
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 
 /// Instructions whose successors run with the flags that this analysis gives them: those that are translated. The rest
@@ -145,6 +159,14 @@ void Translator::EmitInterpretExit(uint64_t rip, const Instruction* insn) {
     site.mnemonic = insn->mnemonic;
     site.length = insn->length & 15;
     site.context = context() & 3;
+    if (insn->operand_count >= 1) site.to = insn->operand[0].index;
+    site.control = insn->operand_count >= 1 && insn->operand[0].register_class == x86::RegisterClass::kControl;
+    if (insn->operand_count >= 2) site.from = insn->operand[1].index;
+    if (code64() && HasFastMemoryPath(*insn) && insn->address_size == 8) {
+      EmitLinearAddress(*insn, rip + insn->length, 0);
+      code_.Store(Context(offsetof(JitContext, slow_address)), kScratch1);
+      site.has_address = true;
+    }
   }
   cold_[cold_count_++] = {.kind = ColdExit::kInterpret, .displacement = code_.Jump(), .id = store_.AddSite(site)};
 }

@@ -145,6 +145,7 @@ class Translator {
   void EmitSwapGs();
   bool EmitRdtsc(bool with_aux);
   bool EmitReadBase(const x86::Instruction& insn);
+  bool EmitWriteBase(unsigned index);
   bool EmitMovFromSystem(const x86::Instruction& insn, bool& handled);
   bool EmitBitTest(unsigned index);
   bool EmitSti(unsigned index);

@@ -39,16 +39,19 @@ class VcpuHost {
   /// (spurious kick). Called only when the guest can take it (IF set, no shadow).
   virtual int AcknowledgeInterrupt() = 0;
   /// VMCALL/VMMCALL (KVM's hypercall convention: number in RAX, arguments RBX RCX RDX RSI); returns RAX.
-  virtual uint64_t Hypercall(uint64_t number, const uint64_t (&arguments)[4]) = 0;
+  /// `code64`: from 64-bit code; otherwise the arguments are 32 bits wide. Called at CPL 0 only.
+  virtual uint64_t Hypercall(uint64_t number, const uint64_t (&arguments)[4], bool code64) = 0;
 };
 
 /// Requests to a vCPU, set by any thread.
 enum RequestBits : uint32_t {
   kRequestInterrupt = 1 << 0,  ///< level: the local APIC or PIC has something for AcknowledgeInterrupt
   kRequestNmi = 1 << 1,
-  kRequestInit = 1 << 2,   ///< leave Run with ExitReason::kInit
-  kRequestStop = 1 << 3,   ///< leave Run with ExitReason::kStop at the next boundary
-  kRequestEngine = 1 << 4  ///< engine-internal work (TLB shoot-down, code invalidation)
+  kRequestInit = 1 << 2,      ///< leave Run with ExitReason::kInit
+  kRequestStop = 1 << 3,      ///< leave Run with ExitReason::kStop at the next boundary
+  kRequestEngine = 1 << 4,    ///< engine-internal work (TLB shoot-down, code invalidation)
+  kRequestTlbFlush = 1 << 5,  ///< forget all translations, global ones too, before the next instruction
+  kRequestUnhalt = 1 << 6     ///< ends a halt, if there is one
 };
 
 enum class ExitReason : uint8_t {

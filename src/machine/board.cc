@@ -91,6 +91,7 @@ void Board::BuildLegacy(const Wiring& wiring) {
   devices::MachineControl& control = *wiring.control;
   Keep(kvm_clock_, std::make_unique<devices::KvmClock>(static_cast<unsigned>(wiring.cpus.size()), *memory_, *loop_,
                                                        *wiring.tsc, wall_clock_));
+  Keep(kvm_paravirt_, std::make_unique<devices::KvmParavirt>(*memory_, apic_bus_));
   Keep(acpi_pm_, std::make_unique<devices::AcpiPm>(*loop_, NewIrq(devices::AcpiPm::kSciIrq), control));
   MapPorts(devices::AcpiPm::kPmBase, devices::AcpiPm::kPmSize, acpi_pm_->io(), "acpi-pm");
   MapPorts(devices::AcpiPm::kGpeBase, devices::AcpiPm::kGpeSize, acpi_pm_->gpe_io(), "acpi-pm");

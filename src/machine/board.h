@@ -18,6 +18,7 @@
 #include "devices/chipset/gsi_router.h"
 #include "devices/chipset/io_apic.h"
 #include "devices/chipset/kvm_clock.h"
+#include "devices/chipset/kvm_paravirt.h"
 #include "devices/chipset/local_apic.h"
 #include "devices/chipset/machine_control.h"
 #include "devices/chipset/small_ports.h"
@@ -61,6 +62,7 @@ class Board {
   bus::MemoryBus& memory_bus() { return memory_bus_; }
   devices::LocalApic& local_apic(unsigned cpu) { return *local_apics_[cpu]; }
   devices::KvmClock& kvm_clock() { return *kvm_clock_; }
+  devices::KvmParavirt& kvm_paravirt() { return *kvm_paravirt_; }
 
   /// Power-on state of every device.
   void Reset();
@@ -112,6 +114,7 @@ class Board {
   std::vector<std::unique_ptr<bus::IrqLine>> irqs_;
   std::vector<std::unique_ptr<devices::LocalApic>> local_apics_;
   std::unique_ptr<devices::KvmClock> kvm_clock_;
+  std::unique_ptr<devices::KvmParavirt> kvm_paravirt_;
   std::unique_ptr<devices::AcpiPm> acpi_pm_;
   std::unique_ptr<devices::ResetControl> reset_control_;
   std::unique_ptr<devices::SystemControlA> system_control_;

@@ -36,6 +36,7 @@ bool CpuHost::ReadMsr(uint32_t index, uint64_t& value) {
   const std::lock_guard lock(*wiring_.device_lock);
   ++exits_[kMsr];
   if (devices::LocalApic::OwnsMsr(index)) return apic_->ReadMsr(index, value);
+  if (devices::KvmParavirt::OwnsMsr(index)) return kvm_paravirt_->ReadMsr(index_, index, value);
   return devices::KvmClock::OwnsMsr(index) && kvm_clock_->ReadMsr(index_, index, value);
 }
 
@@ -43,6 +44,7 @@ bool CpuHost::WriteMsr(uint32_t index, uint64_t value) {
   const std::lock_guard lock(*wiring_.device_lock);
   ++exits_[kMsr];
   if (devices::LocalApic::OwnsMsr(index)) return apic_->WriteMsr(index, value);
+  if (devices::KvmParavirt::OwnsMsr(index)) return kvm_paravirt_->WriteMsr(index_, index, value);
   return devices::KvmClock::OwnsMsr(index) && kvm_clock_->WriteMsr(index_, index, value);
 }
 
@@ -56,15 +58,22 @@ void CpuHost::WriteCr8(uint64_t value) {
   apic_->WriteCr8(value);
 }
 
+void CpuHost::AccountStolenTime() {
+  if (!kvm_paravirt_->wants_stolen_time(index_)) return;
+  if (const uint64_t ns = run_delay_.TakeNs(); ns != 0) kvm_paravirt_->AddStolenTime(index_, ns);
+}
+
 int CpuHost::AcknowledgeInterrupt() {
+  AccountStolenTime();
   const std::lock_guard lock(*wiring_.device_lock);
   ++exits_[kInterrupt];
   return apic_->Acknowledge();
 }
 
-uint64_t CpuHost::Hypercall(uint64_t, const uint64_t (&)[4]) {
-  constexpr int64_t kNoSuchCall = -1000;  // KVM_ENOSYS: CPUID offers no feature that uses one
-  return static_cast<uint64_t>(kNoSuchCall);
+uint64_t CpuHost::Hypercall(uint64_t number, const uint64_t (&arguments)[4], bool code64) {
+  const std::lock_guard lock(*wiring_.device_lock);
+  ++exits_[kHypercall];
+  return kvm_paravirt_->Hypercall(number, arguments, code64);
 }
 
 void CpuHost::SetInterrupt(bool level) {
@@ -80,11 +89,17 @@ void CpuHost::Nmi() {
 }
 
 void CpuHost::Init() {
+  if (kvm_paravirt_) kvm_paravirt_->ResetCpu(index_);
+  if (kvm_clock_) kvm_clock_->ResetCpu(index_);
   if (runner_) runner_->Request(engine::kRequestInit);
 }
 
 void CpuHost::Sipi(uint8_t vector) {
   if (runner_) runner_->StartUp(vector);
+}
+
+void CpuHost::Kick() {
+  if (runner_) runner_->Wake();
 }
 
 }  // namespace nacre::machine

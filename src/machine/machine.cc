@@ -78,7 +78,7 @@ Status Machine::BuildCpus() {
   for (unsigned i = 0; i < config_.cpu_count; ++i) {
     auto vcpu = NACRE_TRY(engine_->CreateVcpu({i, &*model_, memory_.get(), hosts_[i].get()}));
     runners_.push_back(std::make_unique<VcpuRunner>(i, std::move(vcpu), events));
-    hosts_[i]->Connect(&board_->local_apic(i), &board_->kvm_clock(), runners_.back().get());
+    hosts_[i]->Connect(&board_->local_apic(i), &board_->kvm_clock(), &board_->kvm_paravirt(), runners_.back().get());
   }
   return {};
 }
@@ -279,6 +279,10 @@ void Machine::OnEngineError(unsigned index, std::string error) {
   EndWith({EndReason::kEngineError, 0, std::move(error)});
 }
 
+bool Machine::TakeKick(unsigned index) { return board_->kvm_paravirt().TakeKick(index); }
+void Machine::OnSleep(unsigned index) { board_->kvm_paravirt().Sleeping(index); }
+bool Machine::OnWake(unsigned index) { return board_->kvm_paravirt().Running(index); }
+
 void Machine::PowerOff() { EndWith({EndReason::kPowerOff, 0, {}}); }
 
 void Machine::ResetMachine() {
@@ -307,7 +311,8 @@ std::string Machine::StatisticsText() const {
     section(fmt::format("cpu {} and the devices", i), {{"port accesses", host.exits(CpuHost::kPort)},
                                                        {"memory-mapped accesses", host.exits(CpuHost::kMmio)},
                                                        {"machine MSR accesses", host.exits(CpuHost::kMsr)},
-                                                       {"interrupts taken", host.exits(CpuHost::kInterrupt)}});
+                                                       {"interrupts taken", host.exits(CpuHost::kInterrupt)},
+                                                       {"hypercalls", host.exits(CpuHost::kHypercall)}});
   }
   section("device traffic (reads and writes)", board_->Traffic());
   return text;

@@ -71,6 +71,9 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
 
   void OnShutdown(unsigned index) override;
   void OnEngineError(unsigned index, std::string error) override;
+  bool TakeKick(unsigned index) override;
+  void OnSleep(unsigned index) override;
+  bool OnWake(unsigned index) override;
   void PowerOff() override;
   void ResetMachine() override;
   void DebugExit(uint32_t value) override;

@@ -36,7 +36,9 @@ void VcpuRunner::Wake() {
 
 void VcpuRunner::Sleep(uint32_t since) {
   ++halts_;
+  events_.OnSleep(index_);
   wakes_.wait(since, std::memory_order_acquire);
+  if (events_.OnWake(index_)) vcpu_->Request(engine::kRequestTlbFlush);
 }
 
 void VcpuRunner::SleepUntilAsked() {
@@ -91,7 +93,10 @@ void VcpuRunner::RunUntilAsked() {
     ++runs_;
     switch (vcpu_->Run()) {
       case engine::ExitReason::kHalted:
-        Sleep(wakes);
+        if (events_.TakeKick(index_))
+          vcpu_->Request(engine::kRequestUnhalt);
+        else
+          Sleep(wakes);
         break;
       case engine::ExitReason::kInit:
         OnInit();

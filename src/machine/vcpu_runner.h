@@ -16,12 +16,19 @@
 
 namespace nacre::machine {
 
-/// Told on the vCPU's thread, which then parks by itself.
+/// Told and asked on the vCPU's thread, without a lock.
 class VcpuEvents {
  public:
   virtual ~VcpuEvents() = default;
+  /// After these two the thread parks by itself.
   virtual void OnShutdown(unsigned index) = 0;
   virtual void OnEngineError(unsigned index, std::string error) = 0;
+  /// The guest has halted. True: a paravirtual kick ends the halt at once.
+  virtual bool TakeKick(unsigned index) = 0;
+  /// The thread is about to sleep because the guest has halted.
+  virtual void OnSleep(unsigned index) = 0;
+  /// It goes on. True: its TLB must be flushed before it runs guest code.
+  virtual bool OnWake(unsigned index) = 0;
 };
 
 class VcpuRunner {
@@ -37,6 +44,9 @@ class VcpuRunner {
   void ClearRequest(uint32_t bits) { vcpu_->ClearRequest(bits); }
   /// A SIPI; ignored unless the CPU waits for one.
   void StartUp(uint8_t vector);
+
+  /// A CPU that sleeps looks again at whether it may go on.
+  void Wake();
 
   /// Returns when the thread is at an instruction boundary and stays there. `wait` false: only asks.
   void Park(bool wait = true);
@@ -60,7 +70,6 @@ class VcpuRunner {
   void OnInit();
   void Sleep(uint32_t since);
   void SleepUntilAsked();
-  void Wake();
   bool asked() const { return asked_.load(std::memory_order_acquire); }
 
   const unsigned index_;

@@ -49,7 +49,14 @@ class Events : public VcpuEvents {
  public:
   void OnShutdown(unsigned) override { ++shutdowns_; }
   void OnEngineError(unsigned, std::string error) override { error_ = std::move(error); }
-  std::atomic<unsigned> shutdowns_ = 0;
+  bool TakeKick(unsigned) override { return kicked_.exchange(false); }
+  void OnSleep(unsigned) override { ++sleeps_; }
+  bool OnWake(unsigned) override {
+    ++wakes_;
+    return flush_.exchange(false);
+  }
+  std::atomic<unsigned> shutdowns_ = 0, sleeps_ = 0, wakes_ = 0;
+  std::atomic<bool> kicked_ = false, flush_ = false;
   std::string error_;
 };
 
@@ -93,6 +100,32 @@ TEST_F(VcpuRunnerTest, NoRequestIsLost) {
   }
   runner_->Park();
   EXPECT_EQ(runner_->state().gpr[x86::kRax], 2000u);
+}
+
+TEST_F(VcpuRunnerTest, KickEndsTheHalt) {
+  Make();
+  runner_->Resume();
+  Eventually([&] { return events_.sleeps_ == 1; });
+  EXPECT_EQ(vcpu_->requests_ & engine::kRequestUnhalt, 0u);
+  events_.kicked_ = true;
+  runner_->Wake();
+  Eventually([&] { return (vcpu_->requests_ & engine::kRequestUnhalt) != 0; });
+  runner_->Park();
+}
+
+TEST_F(VcpuRunnerTest, TlbIsFlushedBeforeTheCpuGoesOnIfAskedWhileItSlept) {
+  Make();
+  runner_->Resume();
+  Eventually([&] { return events_.sleeps_ == 1; });
+  runner_->Request(engine::kRequestInterrupt);
+  Eventually([&] { return events_.sleeps_ == 2; });
+  EXPECT_EQ(events_.wakes_, 1u);
+  EXPECT_EQ(vcpu_->requests_ & engine::kRequestTlbFlush, 0u);
+  events_.flush_ = true;
+  runner_->Request(engine::kRequestInterrupt);
+  Eventually([&] { return events_.sleeps_ == 3; });
+  EXPECT_NE(vcpu_->requests_ & engine::kRequestTlbFlush, 0u);
+  runner_->Park();
 }
 
 TEST_F(VcpuRunnerTest, ParkAndResumeKeepTheState) {

@@ -269,14 +269,20 @@ void CpuModel::AddFrequencyLeaves() {
   AddLeaf(0x16) = {mhz, mhz, 100, 0};
 }
 
+bool CpuModel::IsHypercall(uint16_t mnemonic) {
+  return mnemonic == ZYDIS_MNEMONIC_VMCALL || mnemonic == ZYDIS_MNEMONIC_VMMCALL;
+}
+
 void CpuModel::AddParavirtualLeaves() {
+  hypercalls_ = true;
   CpuidResult& signature = AddLeaf(0x40000000);
   signature.eax = 0x40000010;
   std::memcpy(&signature.ebx, "KVMK", 4);
   std::memcpy(&signature.ecx, "VMKV", 4);
   std::memcpy(&signature.edx, "M\0\0\0", 4);
-  // Clock source (old and new MSRs), no I/O delay needed, stable clock.
-  AddLeaf(0x40000001).eax = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 24;
+  // Clock source (old and new MSRs), no I/O delay needed, stolen time, paravirtual EOI, kick of halted CPUs, TLB flush,
+  // multicast IPIs, stable clock.
+  AddLeaf(0x40000001).eax = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 9 | 1 << 11 | 1 << 24;
   AddLeaf(0x40000010) = {static_cast<uint32_t>(tsc_khz_), kApicTimerKhz, 0, 0};
 }
 

@@ -56,7 +56,7 @@ class CpuModel {
   unsigned linear_address_bits() const { return 48; }
   /// Whether the model has the instruction's feature; false: #UD. CR4/CR0 conditions are the engine's business.
   bool Has(const Instruction& instruction) const {
-    return instruction.isa_set < isa_sets_.size() && isa_sets_[instruction.isa_set];
+    return HasIsaSet(instruction.isa_set) || (hypercalls_ && IsHypercall(instruction.mnemonic));
   }
   /// Call after Decode. F3 0F BC and F3 0F BD are TZCNT and LZCNT only where the CPU has them; without, they are BSF
   /// and BSR with a meaningless prefix, and so does this make of the instruction (its bytes too: F2 for F3, which means
@@ -67,6 +67,9 @@ class CpuModel {
   bool HasFeature(uint32_t leaf, uint32_t subleaf, char reg, unsigned bit) const;
 
  private:
+  /// VMCALL and VMMCALL: of all that belongs to virtualization they alone are there, with KVM's leaves.
+  static bool IsHypercall(uint16_t mnemonic);
+
   struct Leaf {
     uint32_t leaf = 0, subleaf = 0;
     bool indexed = false;
@@ -90,6 +93,7 @@ class CpuModel {
   uint64_t xcr0_mask_ = 0;
   uint64_t cr4_mask_ = 0;
   uint64_t efer_mask_ = 0;
+  bool hypercalls_ = false;
   unsigned physical_address_bits_ = 40;
 };
 

@@ -55,6 +55,17 @@ TEST(CpuModel, LevelTwoHasNoAvx) {
   EXPECT_EQ(model.Cpuid(0xd, 0, LongMode(), 0).eax, 0u);
 }
 
+TEST(CpuModel, HypercallsComeWithTheParavirtualLeaves) {
+  const CpuModel model = Make("x86-64-v2", {.tsc_khz = 2'000'000});
+  const CpuModel plain = Make("x86-64-v2", {.tsc_khz = 2'000'000, .paravirtual = false});
+  for (const auto& bytes : {std::vector<uint8_t>{0x0f, 0x01, 0xc1}, std::vector<uint8_t>{0x0f, 0x01, 0xd9}}) {
+    EXPECT_TRUE(model.Has(Insn(bytes)));
+    EXPECT_FALSE(plain.Has(Insn(bytes)));
+  }
+  EXPECT_FALSE(model.Has(Insn({0x0f, 0x01, 0xc2})));  // vmlaunch
+  EXPECT_FALSE(model.Has(Insn({0x0f, 0x01, 0xd8})));  // vmrun
+}
+
 TEST(CpuModel, BitScanWithoutBmi) {
   const CpuModel model = Make("x86-64-v2", {.tsc_khz = 2'000'000});
   Instruction scan = Insn({0xf3, 0x48, 0x0f, 0xbd, 0xc1});
@@ -129,7 +140,7 @@ TEST(CpuModel, IdentityLeaves) {
   EXPECT_EQ(std::string(brand), "Nacre Virtual CPU (" + model.name() + ")");
   r = model.Cpuid(0x40000000, 0, state, 0);
   EXPECT_EQ(std::memcmp(&r.ebx, "KVMKVMKVM\0\0\0", 12), 0);
-  EXPECT_EQ(model.Cpuid(0x40000001, 0, state, 0).eax, 0x0100000bu);
+  EXPECT_EQ(model.Cpuid(0x40000001, 0, state, 0).eax, 0x01000aebu);
   EXPECT_EQ(model.Cpuid(0x40000010, 0, state, 0).eax, 2'596'098u);
   const CpuModel plain = Make("default", {.tsc_khz = 2'596'098, .paravirtual = false});
   EXPECT_EQ(plain.Cpuid(0x40000000, 0, state, 0).eax, 0u);

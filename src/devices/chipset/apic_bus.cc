@@ -29,6 +29,7 @@ void ApicBus::Route(const ApicMessage& message) {
     const size_t index = (last_chosen_ + step) % apics_.size();
     LocalApic* apic = apics_[index];
     if (!apic->Matches(message.destination, message.logical)) continue;
+    if (one) apic->SyncEoi();  // its priority counts
     if (!one) {
       apic->Deliver(message.mode, message.vector, message.level);
     } else if (apic->accepts_interrupts() && (!best || apic->processor_priority() < best->processor_priority())) {

@@ -22,6 +22,8 @@ class ApicBus final : public bus::MsiSink {
   /// By LocalApic's constructor, in the order of their IDs from 0.
   void Add(LocalApic* apic);
   void Remove(LocalApic* apic);
+  unsigned size() const { return static_cast<unsigned>(apics_.size()); }
+  LocalApic& apic(unsigned id) { return *apics_[id]; }
   void AddEoiListener(EoiListener* listener) { eoi_listeners_.push_back(listener); }
   void SetExtIntSource(ExtIntSource* source) { ext_int_ = source; }
   ExtIntSource* ext_int_source() const { return ext_int_; }

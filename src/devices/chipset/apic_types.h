@@ -39,6 +39,21 @@ class CpuSignals {
   virtual void Init() = 0;
   /// SIPI: a CPU that waits for it starts in real mode at vector << 12. Others ignore it.
   virtual void Sipi(uint8_t vector) = 0;
+  /// A CPU that sleeps looks again whether it may go on (paravirtual kick).
+  virtual void Kick() = 0;
+};
+
+/// Where the guest of one CPU may say end of interrupt without an access to the local APIC (kvm_paravirt.h). On the
+/// CPU's own thread, but for Signalled.
+class EoiFlag {
+ public:
+  virtual ~EoiFlag() = default;
+  /// False: the guest has not given a place for it.
+  virtual bool Offer() = 0;
+  /// After Offer: whether the guest has said it.
+  virtual bool Signalled() = 0;
+  /// After Offer, if it was not signalled: the guest uses the EOI register.
+  virtual void Withdraw() = 0;
 };
 
 /// The guest's time-stamp counter of one CPU, given by the machine.

@@ -10,6 +10,7 @@
 #include "devices/chipset/hpet.h"
 #include "devices/chipset/io_apic.h"
 #include "devices/chipset/kvm_clock.h"
+#include "devices/chipset/kvm_paravirt.h"
 #include "devices/chipset/local_apic.h"
 #include "devices/chipset/small_ports.h"
 #include "devices/legacy/i8042.h"
@@ -180,6 +181,44 @@ struct KvmClockSubject final : ConformanceSubject {
   KvmClock clock{2, *memory, scheduler(), tsc, wall};
 };
 TEST(Conformance, KvmClock) { RunSuite<KvmClockSubject>(); }
+
+struct KvmParavirtSubject final : ConformanceSubject {
+  bus::Device& device() override { return paravirt; }
+  std::vector<ConformanceBlock> blocks() override { return {}; }
+  void Stimulate(uint64_t random) override {
+    const unsigned cpu = random >> 8 & 1;
+    switch (random % 8) {
+      case 0:
+        return paravirt.Sleeping(cpu);
+      case 1:
+        paravirt.Running(cpu);
+        return;
+      case 2:
+        paravirt.TakeKick(cpu);
+        return;
+      case 3:
+        return paravirt.AddStolenTime(cpu, random >> 40);
+      case 4:
+        paravirt.Hypercall(random >> 12 & 15, {random >> 30, random >> 40 & 3, random >> 50 & 3, random >> 20 & 0xffff},
+                           TestBit(random, 10));
+        return;
+      case 5:
+        apics[cpu]->Acknowledge();
+        return;
+      default:
+        paravirt.WriteMsr(random >> 8 & 3, KvmParavirt::kMsrStealTime + (random >> 12 & 1),
+                          random >> 16 >> (random >> 4 & 47));
+    }
+  }
+  TestTsc tsc{scheduler()};
+  TestCpu cpus[2];
+  ApicBus apic_bus;
+  std::unique_ptr<LocalApic> apics[2] = {std::make_unique<LocalApic>(0, apic_bus, scheduler(), tsc, cpus[0]),
+                                         std::make_unique<LocalApic>(1, apic_bus, scheduler(), tsc, cpus[1])};
+  std::unique_ptr<memory::GuestMemory> memory = std::move(*memory::GuestMemory::Create(kMiB));
+  KvmParavirt paravirt{*memory, apic_bus};
+};
+TEST(Conformance, KvmParavirt) { RunSuite<KvmParavirtSubject>(); }
 
 template <typename Port>
 struct PortSubject final : ConformanceSubject {

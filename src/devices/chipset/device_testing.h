@@ -28,9 +28,11 @@ struct TestCpu final : CpuSignals {
   void Nmi() override { ++nmis; }
   void Init() override { ++inits; }
   void Sipi(uint8_t vector) override { sipis.push_back(vector); }
+  void Kick() override { ++kicks; }
   bool interrupt = false;
   int nmis = 0;
   int inits = 0;
+  int kicks = 0;
   std::vector<uint8_t> sipis;
 };
 

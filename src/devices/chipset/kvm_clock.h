@@ -34,6 +34,9 @@ class KvmClock final : public bus::Device {
   bool ReadMsr(unsigned cpu, uint32_t index, uint64_t& value) const;
   bool WriteMsr(unsigned cpu, uint32_t index, uint64_t value);
 
+  /// INIT: the CPU's clock is off.
+  void ResetCpu(unsigned cpu) { system_time_msr_[cpu] = 0; }
+
   /// Guest time stood still for a while (pause, restore): writes all pages again and tells the guest, so that
   /// its watchdogs do not bark. Also when counters were set.
   void Resumed();

@@ -69,6 +69,7 @@ void LocalApic::ResetRegisters() {
   tsc_deadline_ = 0;
   irr_ = isr_ = tmr_ = {};
   ext_int_message_ = false;
+  eoi_offered_ = false;
 }
 
 uint32_t LocalApic::logical_id() const {
@@ -105,15 +106,39 @@ void LocalApic::Update() {
   bool level = ExtIntPending();
   if (!level && accepts_interrupts()) {
     const int vector = irr_.Highest();
-    level = vector >= 0 && vector >> 4 > processor_priority() >> 4;
+    // While an end of interrupt may be said without our knowledge, the CPU itself finds out (Acknowledge).
+    level = vector >= 0 && (eoi_offered_ || vector >> 4 > processor_priority() >> 4);
   }
   if (level == signalled_) return;
   signalled_ = level;
   cpu_.SetInterrupt(level);
 }
 
+void LocalApic::OfferEoi(unsigned vector) {
+  // Only where nothing is to be done at the end of the interrupt but to clear its bit.
+  if (!eoi_flag_ || tmr_.Test(vector) || irr_.Highest() >= 0) return;
+  Vectors only;
+  only.Set(vector);
+  if (std::ranges::equal(isr_.words, only.words)) eoi_offered_ = eoi_flag_->Offer();
+}
+
+void LocalApic::SyncEoi() {
+  if (!eoi_offered_ || !eoi_flag_ || !eoi_flag_->Signalled()) return;
+  eoi_offered_ = false;
+  EndOfInterrupt();
+}
+
+void LocalApic::WithdrawEoiOffer() {
+  SyncEoi();
+  if (!eoi_offered_) return;
+  if (eoi_flag_) eoi_flag_->Withdraw();
+  eoi_offered_ = false;
+  Update();
+}
+
 int LocalApic::Acknowledge() {
   int vector = -1;
+  WithdrawEoiOffer();
   if (ExtIntPending() && apic_bus_.ext_int_source()) {
     ext_int_message_ = false;
     vector = apic_bus_.ext_int_source()->AcknowledgeExtInt();
@@ -123,6 +148,7 @@ int LocalApic::Acknowledge() {
       vector = highest;
       irr_.Clear(static_cast<unsigned>(vector));
       isr_.Set(static_cast<unsigned>(vector));
+      OfferEoi(static_cast<unsigned>(vector));
     }
   }
   Update();
@@ -309,6 +335,7 @@ bool LocalApic::WriteRegister(unsigned reg, uint32_t value) {
       SetTpr(static_cast<uint8_t>(value));
       return true;
     case kEoi:
+      WithdrawEoiOffer();
       EndOfInterrupt();
       return true;
     case kLdr:
@@ -387,6 +414,7 @@ void LocalApic::WriteLvt(unsigned index, uint32_t value) {
 }
 
 uint64_t LocalApic::Read(uint64_t offset, unsigned size) {
+  SyncEoi();
   // Registers are the low dword of each 16 bytes (11.4.1); the rest of the line reads as zero.
   uint32_t value = 0;
   if ((offset & 0xc) != 0) return 0;
@@ -482,6 +510,7 @@ bool LocalApic::ReadMsr(uint32_t index, uint64_t& value) {
     return true;
   }
   if (index < kMsrX2ApicFirst || index > kMsrX2ApicLast || !x2apic()) return false;
+  SyncEoi();
   return ReadX2Apic(index - kMsrX2ApicFirst, value);
 }
 
@@ -582,6 +611,7 @@ void LocalApic::Serialize(state::Archive& archive) {
   archive.Field(19, lint_level_[0]);
   archive.Field(20, lint_level_[1]);
   archive.Field(21, ext_int_message_);
+  archive.Field(22, eoi_offered_);
   if (!archive.loading()) return;
   if ((apic_base_ & (kBaseX2Apic | kBaseEnable)) == kBaseX2Apic)
     archive.Reject("local APIC: x2APIC mode without enable");

@@ -42,6 +42,10 @@ class LocalApic final : public bus::Device, public bus::IoHandler {
   void WriteCr8(uint64_t value) { SetTpr(static_cast<uint8_t>(value << 4)); }
   /// The vector to take now, which becomes in-service; -1 if there is none.
   int Acknowledge();
+  /// nullptr: the guest writes the EOI register only.
+  void SetEoiFlag(EoiFlag* flag) { eoi_flag_ = flag; }
+  /// On the CPU's thread: what the guest has not said by the flag, it says by the register.
+  void WithdrawEoiOffer();
   /// The guest changed its time-stamp counter: an armed deadline is converted again.
   void TscChanged();
   uint64_t base() const { return apic_base_ & ~uint64_t{0xfff}; }
@@ -56,6 +60,9 @@ class LocalApic final : public bus::Device, public bus::IoHandler {
   uint8_t processor_priority() const;
   void Deliver(DeliveryMode mode, uint8_t vector, bool level);
   void SetLint(unsigned pin, bool level);
+  void Kick() { cpu_.Kick(); }
+  /// Takes notice of an end of interrupt that the guest said by its flag.
+  void SyncEoi();
 
   std::string_view name() const override { return name_; }
   void Reset() override;
@@ -91,6 +98,7 @@ class LocalApic final : public bus::Device, public bus::IoHandler {
   void WriteLvt(unsigned index, uint32_t value);
   void SetTpr(uint8_t value);
   void EndOfInterrupt();
+  void OfferEoi(unsigned vector);
   void SendIpi(uint32_t low, uint32_t destination);
   void Accept(uint8_t vector, bool level);
   void DeliverLocal(unsigned lvt);
@@ -113,6 +121,7 @@ class LocalApic final : public bus::Device, public bus::IoHandler {
   Scheduler& scheduler_;
   const GuestTsc& tsc_;
   CpuSignals& cpu_;
+  EoiFlag* eoi_flag_ = nullptr;
   std::unique_ptr<Timer> timer_;
 
   uint64_t apic_base_ = 0;
@@ -133,6 +142,7 @@ class LocalApic final : public bus::Device, public bus::IoHandler {
   Vectors irr_, isr_, tmr_;
   bool lint_level_[2] = {};
   bool ext_int_message_ = false;
+  bool eoi_offered_ = false;  ///< for the one vector in service; the guest may have said it meanwhile
   bool signalled_ = false;
 };
 

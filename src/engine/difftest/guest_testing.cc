@@ -39,7 +39,7 @@ class Guest::Host : public VcpuHost {
   uint64_t ReadCr8() override { return 0; }
   void WriteCr8(uint64_t) override {}
   int AcknowledgeInterrupt() override { return -1; }
-  uint64_t Hypercall(uint64_t, const uint64_t (&)[4]) override { return ~uint64_t{0}; }
+  uint64_t Hypercall(uint64_t, const uint64_t (&)[4], bool) override { return ~uint64_t{0}; }
 };
 
 Guest::Guest() = default;

@@ -82,6 +82,8 @@ class InterpVcpu final : public Vcpu {
       Take(kRequestEngine);
       member_.Safepoint();
     }
+    if ((requests & kRequestTlbFlush) && Take(kRequestTlbFlush)) interpreter_.FlushTlb();
+    if ((requests & kRequestUnhalt) && Take(kRequestUnhalt)) state_.halted = false;
     StepResult result = StepResult::kOk;
     const bool mov_ss = state_.interrupt_shadow && state_.shadow_is_mov_ss;
     if ((requests & kRequestNmi) && !state_.nmi_masked && !mov_ss && Take(kRequestNmi)) {

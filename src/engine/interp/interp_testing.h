@@ -37,7 +37,7 @@ class FakeHost : public VcpuHost {
   uint64_t ReadCr8() override { return cr8; }
   void WriteCr8(uint64_t value) override { cr8 = value; }
   int AcknowledgeInterrupt() override { return std::exchange(interrupt, -1); }
-  uint64_t Hypercall(uint64_t number, const uint64_t (&)[4]) override { return number + 1; }
+  uint64_t Hypercall(uint64_t number, const uint64_t (&)[4], bool) override { return number + 1; }
 
   std::vector<std::pair<uint16_t, uint32_t>> port_reads, port_writes;
   std::vector<std::pair<uint64_t, uint64_t>> mmio_reads, mmio_writes;

@@ -460,6 +460,18 @@ TEST_F(InterpEngineTest, InterruptWaitsForIfAndShadow) {
   EXPECT_EQ(Stack64(0), at::kCode + 2) << "one instruction after STI";
 }
 
+TEST_F(InterpEngineTest, UnhaltGoesOnBehindHlt) {
+  Code({0xf4, 0xff, 0xc0, 0xf4});  // hlt; inc eax; hlt
+  s.gpr[x86::kRax] = 0;
+  EXPECT_EQ(RunVcpu(), ExitReason::kHalted);
+  EXPECT_EQ(s.gpr[x86::kRax], 0u);
+  vcpu->Request(kRequestUnhalt);
+  EXPECT_EQ(vcpu->Run(), ExitReason::kHalted);
+  vcpu->Export(s);
+  EXPECT_EQ(s.gpr[x86::kRax], 1u);
+  EXPECT_EQ(vcpu->pending_requests(), 0u);
+}
+
 TEST_F(InterpEngineTest, StopBudgetAndShutdown) {
   Code({0xeb, 0xfe});
   vcpu->Request(kRequestStop);

@@ -197,7 +197,7 @@ bool Hypercall(Core& c, const Decoded&) {
   if (s.cpl() == 0) {
     const uint64_t arguments[4] = {c.ReadGpr(x86::kRbx, size), c.ReadGpr(x86::kRcx, size), c.ReadGpr(x86::kRdx, size),
                                    c.ReadGpr(x86::kRsi, size)};
-    answer = c.config.host->Hypercall(c.ReadGpr(x86::kRax, size), arguments);
+    answer = c.config.host->Hypercall(c.ReadGpr(x86::kRax, size), arguments, c.code64);
   }
   c.WriteGpr(x86::kRax, size, answer);
   return true;

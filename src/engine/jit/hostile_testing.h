@@ -34,7 +34,7 @@ class NullHost : public VcpuHost {
   uint64_t ReadCr8() override { return 0; }
   void WriteCr8(uint64_t) override {}
   int AcknowledgeInterrupt() override { return -1; }
-  uint64_t Hypercall(uint64_t, const uint64_t (&)[4]) override { return ~uint64_t{0}; }
+  uint64_t Hypercall(uint64_t, const uint64_t (&)[4], bool) override { return ~uint64_t{0}; }
 };
 
 enum class Mode { kKernel64, kUser64, kKernel32, kUser32, kReal };

@@ -288,7 +288,7 @@ class NullHost : public VcpuHost {
   uint64_t ReadCr8() override { return 0; }
   void WriteCr8(uint64_t) override {}
   int AcknowledgeInterrupt() override { return -1; }
-  uint64_t Hypercall(uint64_t, const uint64_t (&)[4]) override { return ~uint64_t{0}; }
+  uint64_t Hypercall(uint64_t, const uint64_t (&)[4], bool) override { return ~uint64_t{0}; }
 };
 
 CpuState LongModeState() {
@@ -406,6 +406,28 @@ TEST(Jit, SwitchesBetweenPcidsFlushNothing) {
   EXPECT_EQ(longer.Statistic("TLB flushes"), flushes);
   // The pages are not global: supervisor entries, which all spaces share, go at every switch.
   EXPECT_LE(longer.Statistic("TLB fills") - fills, 996u * 2);
+}
+
+TEST(Jit, UnhaltGoesOnBehindHltAndTlbFlushForgetsTranslations) {
+  Machine machine(Jit(), k_indirect);
+  // mov eax, [0x40400000]; hlt; mov ebx, [0x40400000]; hlt
+  const uint8_t code[] = {0x8b, 0x04, 0x25, 0, 0, 0x40, 0x40, 0xf4, 0x8b, 0x1c, 0x25, 0, 0, 0x40, 0x40, 0xf4};
+  ASSERT_TRUE(machine.memory().Write(GuestPhys(kLoadAddress), code));
+  ASSERT_TRUE(machine.memory().WriteValue(GuestPhys(0x2008), uint64_t{0x3003}));
+  ASSERT_TRUE(machine.memory().WriteValue(GuestPhys(0x3010), uint64_t{0x400083}));
+  ASSERT_TRUE(machine.memory().WriteValue(GuestPhys(0x400000), uint32_t{1}));
+  ASSERT_TRUE(machine.memory().WriteValue(GuestPhys(0x600000), uint32_t{2}));
+  EXPECT_EQ(machine.RunToHalt().gpr[x86::kRax], 1u);
+  // As another CPU would: the page is another one now.
+  ASSERT_TRUE(machine.memory().WriteValue(GuestPhys(0x3010), uint64_t{0x600083}));
+  machine.vcpu().Request(kRequestTlbFlush);
+  EXPECT_EQ(machine.vcpu().Run(), ExitReason::kHalted) << "a flush wakes nobody";
+  machine.vcpu().Request(kRequestUnhalt);
+  EXPECT_EQ(machine.vcpu().Run(), ExitReason::kHalted);
+  CpuState state;
+  machine.vcpu().Export(state);
+  EXPECT_EQ(state.gpr[x86::kRbx], 2u);
+  EXPECT_EQ(machine.vcpu().pending_requests(), 0u);
 }
 
 TEST(Jit, BudgetRunsExactlySoManyInstructions) {

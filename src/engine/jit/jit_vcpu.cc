@@ -171,6 +171,15 @@ bool JitVcpu::ServeRequests(ExitReason& reason) {
     member_.Safepoint();
     ApplyCodeWrites();
   }
+  if (bits & kRequestTlbFlush) {
+    requests_.fetch_and(~uint32_t{kRequestTlbFlush});
+    OnTlbFlush(true);
+    interpreter_->FlushTlb();
+  }
+  if (bits & kRequestUnhalt) {
+    requests_.fetch_and(~uint32_t{kRequestUnhalt});
+    state.halted = false;
+  }
   if (bits & kRequestStop) {
     requests_.fetch_and(~uint32_t{kRequestStop});
     reason = ExitReason::kStop;
@@ -191,9 +200,8 @@ bool JitVcpu::ServeRequests(ExitReason& reason) {
     mode_known_ = false;
   } else if ((bits & kRequestInterrupt) && context.interrupt_flag) {
     const int vector = config_.host->AcknowledgeInterrupt();
-    if (vector < 0) {
-      requests_.fetch_and(~uint32_t{kRequestInterrupt});
-    } else {
+    // Spurious: the host has taken its request back, or made a new one since.
+    if (vector >= 0) {
       ++counters_.interrupts;
       GatherFlags();
       FreshenInterpreter();

@@ -29,7 +29,7 @@ class JitVcpu::Lockstep {
     uint64_t ReadCr8() override { return Touch(); }
     void WriteCr8(uint64_t) override { Touch(); }
     int AcknowledgeInterrupt() override { return -1; }
-    uint64_t Hypercall(uint64_t, const uint64_t (&)[4]) override { return Touch(); }
+    uint64_t Hypercall(uint64_t, const uint64_t (&)[4], bool) override { return Touch(); }
     bool touched = false;
 
    private:

@@ -25,9 +25,9 @@ test-long: build ## the quick tests and the long ones: systemd guest, 20 million
 	@cd build/release && $(CTEST)
 
 bench: ## guest benchmarks beside QEMU's TCG; rewrites the tables of docs/performance.md
-	@scripts/install-packages run bench
+	@scripts/install-packages run test bench
 	@scripts/build
-	@bench/run-guest-bench --update docs/performance.md
+	@bench/run-guest-bench --tables all --rounds 5 --update docs/performance.md
 
 fmt: ## reformat the C++ sources
 	@scripts/install-packages lint

@@ -7,12 +7,6 @@
 
 #define NOINLINE __attribute__((noinline, noclone))
 
-static void* Allocate(size_t size) {
-  void* memory = malloc(size);
-  if (!memory) Die("malloc");
-  return memory;
-}
-
 static NOINLINE uint64_t Fib(uint64_t n) { return n < 2 ? n : Fib(n - 1) + Fib(n - 2); }
 
 static uint64_t RunFib(uint64_t iterations) {
@@ -383,8 +377,7 @@ static inline uint32_t Rotate(uint32_t x, int n) { return (x >> n) | (x << (32 -
 // SHA-256's compression (FIPS 180-4, 6.2.2); its constants are replaced by random ones.
 static uint64_t RunSha256(uint64_t iterations) {
   enum { kBlocks = 256 };
-  uint32_t h[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
-                   0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+  uint32_t h[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
   uint32_t k[64];
   uint64_t random = 256;
   for (int i = 0; i < 64; ++i) k[i] = (uint32_t)(NextRandom(&random) >> 32);
@@ -398,8 +391,7 @@ static uint64_t RunSha256(uint64_t iterations) {
     }
     uint32_t a = h[0], b = h[1], c = h[2], d = h[3], e = h[4], f = h[5], g = h[6], x = h[7];
     for (int i = 0; i < 64; ++i) {
-      const uint32_t t1 =
-          x + (Rotate(e, 6) ^ Rotate(e, 11) ^ Rotate(e, 25)) + ((e & f) ^ (~e & g)) + k[i] + w[i];
+      const uint32_t t1 = x + (Rotate(e, 6) ^ Rotate(e, 11) ^ Rotate(e, 25)) + ((e & f) ^ (~e & g)) + k[i] + w[i];
       const uint32_t t2 = (Rotate(a, 2) ^ Rotate(a, 13) ^ Rotate(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
       x = g, g = f, f = e, e = d + t1, d = c, c = b, b = a, a = t1 + t2;
     }
@@ -425,5 +417,17 @@ const struct Bench kCpuBenches[] = {
     {"memcpy", RunMemcpy, 400},
     {"string", RunString, 3000},
     {"sha256", RunSha256, 1500},
+    {"json", RunJson, 150},
+    {"big-number", RunBigNumber, 60},
+    {"compress", RunCompress, 60},
+    {"regex", RunRegex, 600},
+    {"btree", RunBtree, 20},
+    {"graph", RunGraph, 25},
+    {"allocate", RunAllocate, 4000000},
+    {"state-machine", RunStateMachine, 600},
+    {"mandelbrot", RunMandelbrot, 12},
+    {"queens", RunQueens, 120},
+    {"chacha", RunChacha, 1200},
+    {"string-calls", RunStringCalls, 4000},
     {0, 0, 0},
 };

@@ -16,8 +16,7 @@
 
 static void WaitFor(pid_t child, int expected) {
   int status;
-  if (waitpid(child, &status, 0) != child || !WIFEXITED(status) || WEXITSTATUS(status) != expected)
-    Die("waitpid");
+  if (waitpid(child, &status, 0) != child || !WIFEXITED(status) || WEXITSTATUS(status) != expected) Die("waitpid");
 }
 
 static uint64_t RunSyscall(uint64_t iterations) {
@@ -101,6 +100,38 @@ static uint64_t RunPipe(uint64_t iterations) {
   close(back[0]);
   WaitFor(child, 0);
   return value;
+}
+
+// A token goes round a ring of processes: each switch is to a process whose code and data were not the last to run.
+static uint64_t RunContextSwitch(uint64_t iterations) {
+  enum { kProcesses = 8 };
+  int ends[kProcesses][2];
+  pid_t children[kProcesses];
+  for (int i = 0; i < kProcesses; ++i) {
+    if (pipe(ends[i])) Die("pipe");
+  }
+  for (int i = 1; i < kProcesses; ++i) {
+    children[i] = fork();
+    if (children[i] < 0) Die("fork");
+    if (children[i] > 0) continue;
+    for (uint64_t n = 0, token; n < iterations; ++n) {
+      if (read(ends[i - 1][0], &token, sizeof token) != sizeof token) _exit(1);
+      token = token * 3 + (uint64_t)i;
+      if (write(ends[i][1], &token, sizeof token) != sizeof token) _exit(1);
+    }
+    _exit(0);
+  }
+  uint64_t token = 1;
+  for (uint64_t n = 0; n < iterations; ++n) {
+    if (write(ends[0][1], &token, sizeof token) != sizeof token) Die("write");
+    if (read(ends[kProcesses - 1][0], &token, sizeof token) != sizeof token) Die("read");
+  }
+  for (int i = 0; i < kProcesses; ++i) {
+    if (i) WaitFor(children[i], 0);
+    close(ends[i][0]);
+    close(ends[i][1]);
+  }
+  return token;
 }
 
 static uint64_t RunPipeBulk(uint64_t iterations) {
@@ -214,8 +245,7 @@ static uint64_t RunFile(uint64_t iterations) {
   for (uint64_t i = 0; i < iterations; ++i) {
     memset(buffer, (int)i, sizeof buffer);
     if (pwrite(file, buffer, sizeof buffer, (off_t)(i % 64) * 4096) != sizeof buffer) Die("pwrite");
-    if (pread(file, buffer, sizeof buffer, (off_t)((i * 7) % (i % 64 + 1)) * 4096) != sizeof buffer)
-      Die("pread");
+    if (pread(file, buffer, sizeof buffer, (off_t)((i * 7) % (i % 64 + 1)) * 4096) != sizeof buffer) Die("pread");
     sum += buffer[17];
   }
   close(file);
@@ -225,14 +255,15 @@ static uint64_t RunFile(uint64_t iterations) {
 const struct Bench kSystemBenches[] = {
     {"syscall", RunSyscall, 1500000},
     {"page-fault", RunPageFault, 50000},
-    {"mmap", RunMmap, 6000},
+    {"mmap-munmap", RunMmap, 6000},
     {"fork", RunFork, 500},
     {"exec", RunExec, 300},
-    {"pipe", RunPipe, 8000},
+    {"pipe-round-trip", RunPipe, 8000},
+    {"context-switch-8", RunContextSwitch, 1500},
     {"pipe-bulk", RunPipeBulk, 1000},
     {"yield", RunYield, 20000},
     {"signal", RunSignal, 25000},
-    {"thread", RunThread, 3000},
+    {"thread-create", RunThread, 3000},
     {"futex", RunFutex, 25000},
     {"file", RunFile, 30000},
     {0, 0, 0},

@@ -112,6 +112,7 @@ std::string Doctor() {
                           InVirtualMachine() ? ", a virtual machine" : ""));
   line("  x86-64-v2", ModelState("x86-64-v2"));
   line("  x86-64-v3", ModelState("x86-64-v3"));
+  line("  x86-64-v4", ModelState("x86-64-v4"));
   if (const auto model = x86::CpuModel::Create("default", {}))
     line("  guests get",
          fmt::format("{} at {} MHz unless --cpu says otherwise", model->name(), model->tsc_khz() / 1000));

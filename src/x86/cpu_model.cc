@@ -37,14 +37,17 @@ bool HostHas(const Feature& feature) {
   static const uint32_t max_basic = HostCpuid(0).eax;
   static const uint32_t max_extended = HostCpuid(0x80000000).eax;
   if (feature.leaf < 0x80000000 ? feature.leaf > max_basic : feature.leaf > max_extended) return false;
-  CpuidResult result = HostCpuid(feature.leaf);
+  if (feature.subleaf > 0 && feature.subleaf > HostCpuid(feature.leaf).eax) return false;
+  CpuidResult result = HostCpuid(feature.leaf, feature.subleaf);
   if (!TestBit(RegisterOf(result, feature.reg), feature.bit)) return false;
   const std::string_view name = feature.name;
-  if (name == "AVX" || name == "AVX2" || name == "FMA" || name == "F16C" || name == "XSAVE") {
+  const bool avx = name == "AVX" || name == "AVX2" || name == "FMA" || name == "F16C";
+  if (avx || feature.avx512 || name == "XSAVE") {
     if (!TestBit(HostCpuid(1).ecx, 27)) return false;  // OSXSAVE
     uint32_t low, high;
     asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    return name == "XSAVE" || (low & 6) == 6;
+    const uint32_t needed = feature.avx512 ? 0xe6 : avx ? 6 : 0;
+    return (low & needed) == needed;
   }
   return true;
 }
@@ -108,6 +111,14 @@ uint64_t HostTscKhz() {
   return khz;
 }
 
+/// Of an area in the standard format that holds `components`.
+uint32_t XsaveBytes(uint64_t components) {
+  uint32_t bytes = XsaveArea::kAvxOffset;  // the legacy region and the header
+  for (const XsaveComponent& component : kXsaveComponents)
+    if (TestBit(components, component.bit)) bytes = std::max(bytes, component.offset + component.bytes);
+  return bytes;
+}
+
 struct Ratio {
   uint32_t numerator = 0, denominator = 1;
 };
@@ -141,15 +152,19 @@ Result<CpuModel> CpuModel::Create(std::string_view name, const CpuModelOptions& 
     level = kLevelV2;
   } else if (name == "x86-64-v3") {
     level = kLevelV3;
+  } else if (name == "x86-64-v4") {
+    level = kLevelV4;
   } else if (name == "host") {
     level = kLevelHost;
   } else {
-    return Fail("CPU model '{}': there are x86-64-v2, x86-64-v3, host and default", name);
+    return Fail("CPU model '{}': there are x86-64-v2, x86-64-v3, x86-64-v4, host and default", name);
   }
   const std::string missing = MissingOnHost(level == kLevelHost ? unsigned{kLevelV2} : level);
   if (!missing.empty())
     return Fail("CPU model {}: this host's CPU or its kernel lacks {}{}", name, missing,
-                level == kLevelV3 ? "; try --cpu x86-64-v2" : "");
+                level == kLevelV4 && lacks_v3.empty() ? "; try --cpu x86-64-v3"
+                : level > kLevelV2                    ? "; try --cpu x86-64-v2"
+                                                      : "");
 
   CpuModel model;
   model.name_ = name;
@@ -187,18 +202,20 @@ bool CpuModel::HasFeature(uint32_t leaf, uint32_t subleaf, char reg, unsigned bi
 Status CpuModel::AddFeatures(unsigned level) {
   isa_sets_.assign(ZYDIS_ISA_SET_MAX_VALUE + 1, false);
   for (ZydisISASet set : BaselineIsaSets()) isa_sets_[set] = true;
+  const bool host_has_v4 = MissingOnHost(kLevelV4).empty();
   for (const Feature& feature : FeatureTable()) {
     if (feature.level > level) continue;
-    if (level == kLevelHost && !feature.software && !HostHas(feature)) continue;
+    if (level == kLevelHost && !feature.software && !(HostHas(feature) && (host_has_v4 || !feature.avx512))) continue;
     const auto leaf = std::ranges::find_if(
-        leaves_, [&](const Leaf& entry) { return entry.leaf == feature.leaf && entry.subleaf == 0; });
+        leaves_, [&](const Leaf& entry) { return entry.leaf == feature.leaf && entry.subleaf == feature.subleaf; });
     if (leaf == leaves_.end()) return Fail("CPU model: no leaf {:#x} for {}", feature.leaf, feature.name);
     RegisterOf(leaf->value, feature.reg) |= static_cast<uint32_t>(Bit(feature.bit));
     for (ZydisISASet set : feature.isa_sets)
       if (set != ZYDIS_ISA_SET_INVALID) isa_sets_[set] = true;
   }
   const bool xsave = HasFeature(1, 0, 'c', 26);
-  xcr0_mask_ = HasFeature(1, 0, 'c', 28) ? 7 : 3;
+  const bool avx = HasFeature(1, 0, 'c', 28), avx512 = HasFeature(7, 0, 'b', 16);
+  xcr0_mask_ = 3u | (avx ? 4u : 0u) | (avx512 ? kAvx512Components : 0u);
   cr4_mask_ = cr4::kTsd | cr4::kDe | cr4::kPse | cr4::kPae | cr4::kMce | cr4::kPge | cr4::kPce | cr4::kOsFxsr |
               cr4::kOsXmmExcpt | cr4::kUmip | cr4::kPcide | cr4::kSmep | cr4::kSmap |
               (xsave ? cr4::kOsXsave : uint64_t{0}) | (HasFeature(7, 0, 'b', 0) ? cr4::kFsGsBase : uint64_t{0});
@@ -222,6 +239,7 @@ void CpuModel::AddBasicLeaves() {
   AddLeaf(7, 0, true).eax = 2;  // the last subleaf
   // BHI_CTRL: with it Linux sets a bit in IA32_SPEC_CTRL where it would else run a loop at every system call, whatever
   // BHI_NO says.
+  AddLeaf(7, 1, true);
   AddLeaf(7, 2, true).edx = 1 << 4;
   // Extended topology (SDM 3A 9.9.1): one thread per core, all cores in one package.
   const unsigned core_bits = static_cast<unsigned>(std::bit_width(cpu_count_ - 1));
@@ -255,9 +273,11 @@ void CpuModel::AddXsaveLeaves() {
   if (!HasFeature(1, 0, 'c', 26)) return;
   CpuidResult& main = AddLeaf(0xd, 0, true);
   main.eax = static_cast<uint32_t>(xcr0_mask_);
-  main.ecx = (xcr0_mask_ & 4) ? XsaveArea::kAvxOffset + 256 : XsaveArea::kAvxOffset;
+  main.ecx = XsaveBytes(xcr0_mask_);
   AddLeaf(0xd, 1, true).eax = 1;  // XSAVEOPT
-  if (xcr0_mask_ & 4) AddLeaf(0xd, 2, true) = {256, XsaveArea::kAvxOffset, 0, 0};
+  for (const XsaveComponent& component : kXsaveComponents)
+    if (TestBit(xcr0_mask_, component.bit))
+      AddLeaf(0xd, component.bit, true) = {component.bytes, component.offset, 0, 0};
 }
 
 /// Leaf 0x15 in units of the APIC timer's 1 GHz, which Linux takes as that timer's rate. Linux multiplies its kHz by
@@ -319,7 +339,7 @@ CpuidResult CpuModel::Cpuid(uint32_t leaf, uint32_t subleaf, const CpuState& sta
       result.edx = apic_id;
       break;
     case 0xd:
-      if (subleaf == 0 && found) result.ebx = (state.xcr0 & 4) ? XsaveArea::kAvxOffset + 256 : XsaveArea::kAvxOffset;
+      if (subleaf == 0 && found) result.ebx = XsaveBytes(state.xcr0);
       break;
     case 0x80000001:
       if (!state.code64()) result.edx &= ~(1u << 11);  // Intel: SYSCALL only in 64-bit mode

@@ -7,10 +7,11 @@
 // The levels hold, beyond the psABI's, only what practically every host of that level has:
 //   x86-64-v2  + AES PCLMULQDQ RDTSCP; no XSAVE
 //   x86-64-v3  + AES PCLMULQDQ RDTSCP RDRAND FSGSBASE ERMS XSAVEOPT
-//   host       + RDSEED ADX SHA CLFLUSHOPT CLWB RDPID FSRM where the host has them
+//   x86-64-v4  + nothing
+//   host       + RDSEED ADX SHA CLFLUSHOPT CLWB RDPID FSRM where the host has them; where it has all of level v4:
+//                AVX-512 with IFMA VBMI VBMI2 VNNI BITALG VPOPCNTDQ BF16 FP16 GFNI VAES VPCLMULQDQ
 // and what our engines do in software whatever the host: SMEP SMAP UMIP PCID INVPCID PGE PSE PAE NX 1 GiB pages x2APIC,
-// TSC deadline, SPEC_CTRL. Absent everywhere: VME, MONITOR, performance counters, XSAVEC/XSAVES, protection keys, CET,
-// AVX-512.
+// TSC deadline, SPEC_CTRL. Absent everywhere: VME, MONITOR, performance counters, XSAVEC/XSAVES, protection keys, CET.
 
 #include <cstdint>
 #include <string>
@@ -35,8 +36,8 @@ struct CpuModelOptions {
 
 class CpuModel {
  public:
-  /// "x86-64-v2", "x86-64-v3", "host", or "default" (v3 where the host has it, else v2). Fails with the list of what
-  /// the host lacks.
+  /// "x86-64-v2", "x86-64-v3", "x86-64-v4", "host", or "default" (v3 where the host has it, else v2). Fails with the
+  /// list of what the host lacks.
   static Result<CpuModel> Create(std::string_view name, const CpuModelOptions& options);
 
   const std::string& name() const { return name_; }

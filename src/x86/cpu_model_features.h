@@ -10,7 +10,7 @@
 namespace nacre::x86 {
 
 /// The models that have a feature: this one and those above it.
-enum FeatureLevel : uint8_t { kLevelV2 = 0, kLevelV3 = 1, kLevelHost = 2 };
+enum FeatureLevel : uint8_t { kLevelV2 = 0, kLevelV3 = 1, kLevelV4 = 2, kLevelHost = 3 };
 
 struct Feature {
   const char* name;
@@ -18,9 +18,10 @@ struct Feature {
   char reg;
   uint8_t bit;
   FeatureLevel level;
-  bool software;  ///< our engines do it whatever the host has
-  ZydisISASet isa_sets[4] = {ZYDIS_ISA_SET_INVALID, ZYDIS_ISA_SET_INVALID, ZYDIS_ISA_SET_INVALID,
-                             ZYDIS_ISA_SET_INVALID};
+  bool software;                 ///< our engines do it whatever the host has
+  ZydisISASet isa_sets[6] = {};  ///< ZYDIS_ISA_SET_INVALID: none
+  uint8_t subleaf = 0;
+  bool avx512 = false;  ///< only together with all of level v4: its instructions have the vector lengths of AVX512VL
 };
 
 std::span<const Feature> FeatureTable();

@@ -105,6 +105,41 @@ TEST(CpuModel, LevelThree) {
   EXPECT_EQ(model.Cpuid(0xd, 3, state, 0).eax, 0u);
 }
 
+TEST(CpuModel, LevelFour) {
+  auto made = CpuModel::Create("x86-64-v4", {.tsc_khz = 2'000'000});
+  const bool host_has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512vl");
+  ASSERT_EQ(made.has_value(), host_has);
+  if (!made) {
+    EXPECT_NE(made.error().message.find("AVX512F"), std::string::npos) << made.error().message;
+    GTEST_SKIP() << made.error().message;
+  }
+  const CpuModel& model = *made;
+  EXPECT_TRUE(model.Has(Insn({0x62, 0xf1, 0x7c, 0x48, 0x58, 0xc1})));   // vaddps zmm
+  EXPECT_TRUE(model.Has(Insn({0x62, 0xf1, 0x7c, 0x08, 0x58, 0xc1})));   // vaddps xmm, EVEX
+  EXPECT_TRUE(model.Has(Insn({0xc4, 0xe1, 0xfb, 0x92, 0xdb})));         // kmovq k3, rbx
+  EXPECT_TRUE(model.Has(Insn({0x62, 0xf2, 0x7d, 0x49, 0xc4, 0x08})));   // vpconflictd
+  EXPECT_FALSE(model.Has(Insn({0x62, 0xf2, 0xed, 0x48, 0xb4, 0xcb})));  // vpmadd52luq
+  EXPECT_FALSE(model.Has(Insn({0x62, 0xf2, 0x6d, 0x48, 0x8d, 0xcb})));  // vpermb
+  EXPECT_EQ(model.xcr0_mask(), 0xe7u);
+  CpuState state = LongMode();
+  EXPECT_EQ(model.Cpuid(0xd, 0, state, 0).eax, 0xe7u);
+  EXPECT_EQ(model.Cpuid(0xd, 0, state, 0).ecx, 2688u);
+  EXPECT_EQ(model.Cpuid(0xd, 0, state, 0).ebx, 576u);
+  state.xcr0 = 7;
+  EXPECT_EQ(model.Cpuid(0xd, 0, state, 0).ebx, 832u);
+  state.xcr0 = 0xe7;
+  EXPECT_EQ(model.Cpuid(0xd, 0, state, 0).ebx, 2688u);
+  const uint32_t place[][3] = {{2, 256, 576}, {5, 64, 1088}, {6, 512, 1152}, {7, 1024, 1664}};
+  for (const auto& [component, bytes, offset] : place) {
+    EXPECT_EQ(model.Cpuid(0xd, component, state, 0).eax, bytes);
+    EXPECT_EQ(model.Cpuid(0xd, component, state, 0).ebx, offset);
+    EXPECT_EQ(model.Cpuid(0xd, component, state, 0).ecx, 0u);
+  }
+  EXPECT_EQ(model.Cpuid(0xd, 9, state, 0).eax, 0u);
+}
+
 TEST(CpuModel, DynamicBits) {
   const CpuModel model = Make("default", {.cpu_count = 6, .tsc_khz = 2'000'000});
   CpuState state = LongMode();

@@ -83,7 +83,8 @@ const char* ImpossibleState(CpuState& state) {
   if ((state.cr4 & cr4::kPcide) && !lma) return "CR4.PCIDE outside long mode";
   if (state.virtual8086() && (lma || !state.protected_mode())) return "virtual-8086 mode is impossible here";
   if (state.code64() && (state.segment[kCs].attributes & Segment::kDb)) return "CS has both L and D set";
-  if ((state.xcr0 & 1) == 0 || (state.xcr0 & ~uint64_t{0x2e7}) || (state.xcr0 & 6) == 4)
+  if ((state.xcr0 & 1) == 0 || (state.xcr0 & ~uint64_t{0x2e7}) || (state.xcr0 & 6) == 4 ||
+      ((state.xcr0 & kAvx512Components) != 0 && (state.xcr0 & kAvx512Enabled) != kAvx512Enabled))
     return "XCR0 has an impossible value";
   if ((state.dr6 >> 32) || (state.dr7 >> 32)) return "DR6 or DR7 has reserved bits set";
   if (state.xsave.mxcsr() & ~0xffffu) return "MXCSR has reserved bits set";

@@ -88,9 +88,10 @@ struct DescriptorTable {
   uint16_t limit = 0;
 };
 
-/// The XSAVE area in *standard* format with Intel's offsets (SDM 1 13.4), whatever the host uses: x87/SSE at 0, header
-/// at 512, AVX 576, opmask 1088, ZMM_Hi256 1152, Hi16_ZMM 1664, PKRU 2688. All components are always valid here (XINUSE
-/// tracking is the engine's business).
+/// The XSAVE area in *standard* format with Intel's offsets (SDM 1 13.4): x87/SSE at 0, header at 512, AVX 576, opmask
+/// 1088, ZMM_Hi256 1152, Hi16_ZMM 1664, PKRU 2688. Guests see these offsets (CPUID leaf 0DH) on every host. A host may
+/// have others (AMD's CPUs have the opmasks at 832), so its own XSAVE must not write components above AVX here: engines
+/// move those register by register. All components are always valid here (XINUSE tracking is the engine's business).
 struct alignas(64) XsaveArea {
   static constexpr size_t kSize = 2752;
   static constexpr size_t kAvxOffset = 576, kOpmaskOffset = 1088, kZmmHi256Offset = 1152, kHi16ZmmOffset = 1664,
@@ -104,7 +105,24 @@ struct alignas(64) XsaveArea {
   uint8_t* st(unsigned i) { return bytes + 32 + 16 * i; }    ///< 10 bytes, relative to TOP
   uint8_t* xmm(unsigned i) { return bytes + 160 + 16 * i; }  ///< low 128 bits
   uint8_t* ymm_high(unsigned i) { return bytes + kAvxOffset + 16 * i; }
+  uint8_t* zmm_high(unsigned i) { return bytes + kZmmHi256Offset + 32 * i; }   ///< bits 256 to 511 of ZMM0 to ZMM15
+  uint8_t* zmm(unsigned i) { return bytes + kHi16ZmmOffset + 64 * (i - 16); }  ///< ZMM16 to ZMM31, whole
+  uint8_t* opmask(unsigned i) { return bytes + kOpmaskOffset + 8 * i; }
 };
+
+/// The state components above SSE that CpuState has: XCR0 bit and place in XsaveArea.
+struct XsaveComponent {
+  unsigned bit;
+  uint32_t offset;
+  uint32_t bytes;
+};
+inline constexpr XsaveComponent kXsaveComponents[] = {{2, XsaveArea::kAvxOffset, 256},
+                                                      {5, XsaveArea::kOpmaskOffset, 64},
+                                                      {6, XsaveArea::kZmmHi256Offset, 512},
+                                                      {7, XsaveArea::kHi16ZmmOffset, 1024},
+                                                      {9, XsaveArea::kPkruOffset, 8}};
+inline constexpr uint64_t kAvx512Components = 0xe0;  ///< XCR0: opmask, ZMM_Hi256, Hi16_ZMM
+inline constexpr uint64_t kAvx512Enabled = 0xe6;     ///< XCR0: all that EVEX and opmask instructions need
 
 /// Model-specific registers that belong to the CPU itself. x2APIC, TSC-deadline and paravirtual MSRs belong to devices.
 struct Msrs {

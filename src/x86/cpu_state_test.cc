@@ -115,6 +115,8 @@ TEST(CpuState, ImpossibleValuesAreRejected) {
       [](CpuState& s) { s.gdtr.base = Bit(47); },
       [](CpuState& s) { s.xcr0 = 6; },
       [](CpuState& s) { s.xcr0 = 5; },
+      [](CpuState& s) { s.xcr0 = 0x67; },
+      [](CpuState& s) { s.xcr0 = 0xe3; },
       [](CpuState& s) { s.dr7 = Bit(32); },
       [](CpuState& s) { s.msr.pat = 2; },
       [](CpuState& s) { s.msr.lstar = Bit(63); },

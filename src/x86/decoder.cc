@@ -485,11 +485,69 @@ class Builder {
     if (z_.mnemonic == ZYDIS_MNEMONIC_FISTTP) out_.attributes |= kInsnX87;
     if (VectorWithoutOperand()) out_.attributes |= kInsnVector;
     if (Privileged()) out_.attributes |= kInsnPrivileged;
+    if (out_.encoding == Encoding::kEvex) out_.attributes |= kInsnVector;
     const bool vector = out_.has(kInsnVector);
     if (out_.encoding != Encoding::kLegacy && out_.encoding != Encoding::k3dNow)
       out_.vector_length = static_cast<uint8_t>(z_.avx.vector_length / 8);
     if (vector && out_.vector_length == 0) out_.vector_length = widest_;
     if (!vector) out_.vector_length = 0;
+    if (out_.encoding == Encoding::kEvex) Writemask();
+  }
+
+  /// The writemask and what it selects in memory (SDM 2A 2.7.3, 2.8: exception types whose name ends in NF suppress no
+  /// faults).
+  void Writemask() {
+    out_.opmask = z_.raw.evex.aaa;
+    for (unsigned i = 0; i < z_.operand_count; ++i) {
+      const ZydisDecodedOperand& memory = operands_[i];
+      if (memory.type != ZYDIS_OPERAND_TYPE_MEMORY) continue;
+      out_.memory_element = static_cast<uint8_t>(memory.element_size / 8);
+      out_.opmask_bits = static_cast<uint8_t>(BroadcastCount());
+      if (out_.opmask_bits == 0) out_.opmask_bits = static_cast<uint8_t>(memory.element_count);
+      if (out_.opmask != 0 && SuppressesFaults()) out_.attributes |= kInsnMaskedMemory;
+    }
+  }
+
+  bool SuppressesFaults() const {
+    switch (z_.meta.exception_class) {
+      case ZYDIS_EXCEPTION_CLASS_E1:
+      case ZYDIS_EXCEPTION_CLASS_E2:
+      case ZYDIS_EXCEPTION_CLASS_E3:
+      case ZYDIS_EXCEPTION_CLASS_E4:
+      case ZYDIS_EXCEPTION_CLASS_E5:
+      case ZYDIS_EXCEPTION_CLASS_E6:
+      case ZYDIS_EXCEPTION_CLASS_E10:
+      case ZYDIS_EXCEPTION_CLASS_E11:
+        return true;
+      default:
+        return false;
+    }
+  }
+
+  /// To how many elements a broadcast operand is spread; 0: it is no broadcast.
+  unsigned BroadcastCount() const {
+    switch (z_.avx.broadcast.mode) {
+      case ZYDIS_BROADCAST_MODE_1_TO_2:
+        return 2;
+      case ZYDIS_BROADCAST_MODE_1_TO_4:
+      case ZYDIS_BROADCAST_MODE_2_TO_4:
+        return 4;
+      case ZYDIS_BROADCAST_MODE_1_TO_8:
+      case ZYDIS_BROADCAST_MODE_2_TO_8:
+      case ZYDIS_BROADCAST_MODE_4_TO_8:
+        return 8;
+      case ZYDIS_BROADCAST_MODE_1_TO_16:
+      case ZYDIS_BROADCAST_MODE_2_TO_16:
+      case ZYDIS_BROADCAST_MODE_4_TO_16:
+      case ZYDIS_BROADCAST_MODE_8_TO_16:
+        return 16;
+      case ZYDIS_BROADCAST_MODE_1_TO_32:
+        return 32;
+      case ZYDIS_BROADCAST_MODE_1_TO_64:
+        return 64;
+      default:
+        return 0;
+    }
   }
 
   /// Vector instructions (MXCSR is state of theirs) whose operands do not show it.

@@ -475,5 +475,36 @@ TEST(Decoder, TextAndNames) {
   EXPECT_EQ(Text({0x75, 0xfe}), "jnz 0x0000000000001000");
 }
 
+TEST(Decoder, EvexWritemaskAndMemoryElements) {
+  struct Case {
+    std::vector<uint8_t> bytes;
+    uint8_t opmask, bits, element, size;
+    bool masked;
+    int64_t displacement;
+  };
+  const Case cases[] = {
+      {{0x62, 0xf1, 0x7e, 0x49, 0x6f, 0x48, 0x01}, 1, 16, 4, 64, true, 64},    // vmovdqu32 zmm1{k1}, [rax+64]
+      {{0x62, 0xf1, 0x7e, 0x48, 0x6f, 0x48, 0xff}, 0, 16, 4, 64, false, -64},  // vmovdqu32 zmm1, [rax-64]
+      {{0x62, 0xf1, 0x6c, 0x5f, 0x58, 0x48, 0x02}, 7, 16, 4, 4, true, 8},      // vaddps zmm1{k7}, zmm2, [rax+8]{1to16}
+      {{0x62, 0xf2, 0x7d, 0x4a, 0x5a, 0x48, 0x01}, 2, 16, 4, 16, true, 16},    // vbroadcasti32x4 zmm1{k2}, [rax+16]
+      {{0x62, 0xf1, 0x6e, 0x09, 0x58, 0x08}, 1, 1, 4, 4, true, 0},             // vaddss xmm1{k1}, xmm2, [rax]
+      {{0x62, 0xf2, 0x6d, 0x49, 0x00, 0x08}, 1, 64, 1, 64, false, 0},          // vpshufb zmm1{k1}, zmm2, [rax]: E4NF
+      {{0x62, 0xf2, 0x7d, 0x49, 0x30, 0x08}, 1, 32, 1, 32, true, 0},           // vpmovzxbw zmm1{k1}, [rax]
+  };
+  for (const Case& c : cases) {
+    Instruction insn;
+    ASSERT_EQ(Decode(c.bytes, CodeSize::k64, insn), DecodeStatus::kOk);
+    char text[128];
+    Format(insn, 0, text);
+    EXPECT_EQ(insn.opmask, c.opmask) << text;
+    EXPECT_EQ(insn.opmask_bits, c.bits) << text;
+    EXPECT_EQ(insn.memory_element, c.element) << text;
+    EXPECT_EQ(insn.memory_operand()->size, c.size) << text;
+    EXPECT_EQ(insn.has(kInsnMaskedMemory), c.masked) << text;
+    EXPECT_EQ(insn.displacement, c.displacement) << text;
+    EXPECT_TRUE(insn.has(kInsnVector));
+  }
+}
+
 }  // namespace
 }  // namespace nacre::x86

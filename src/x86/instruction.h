@@ -66,10 +66,12 @@ enum InsnAttribute : uint32_t {
   kInsnAddressSizePrefix = 1 << 6,
   kInsnSegmentPrefix = 1 << 7,
   kInsnX87 = 1 << 8,
-  kInsnVector = 1 << 9,       ///< reads or writes MMX, XMM, YMM, mask registers or MXCSR
+  kInsnVector = 1 << 9,       ///< reads or writes MMX, XMM, YMM, ZMM, mask registers or MXCSR
   kInsnPrivileged = 1 << 10,  ///< #GP unless CPL 0
-  kInsnVsib = 1 << 11,        ///< memory operand with a vector index (gather)
+  kInsnVsib = 1 << 11,        ///< memory operand with a vector index (gather, scatter)
   kInsnBadLock = 1 << 12,     ///< LOCK where it is not allowed: #UD
+  /// EVEX with a writemask: elements of the memory operand that it excludes are not accessed and cannot fault.
+  kInsnMaskedMemory = 1 << 13,
 };
 
 struct Instruction {
@@ -109,6 +111,13 @@ struct Instruction {
   // Arithmetic flags as RFLAGS bits (CF PF AF ZF SF OF; DF and others are not listed here).
   uint16_t flags_read = 0, flags_written = 0, flags_undefined = 0;  ///< written includes undefined
   uint16_t gpr_read = 0, gpr_written = 0;  ///< masks by Gpr number, implicit and address registers included
+
+  // EVEX (SDM 2A 2.7). Its other fields (zeroing, rounding, broadcast) are only in bytes[]; what a broadcast reads is
+  // the memory operand's size.
+  uint8_t opmask = 0;          ///< the writemask, k1 to k7; 0: none
+  uint8_t opmask_bits = 0;     ///< with a memory operand: how many low bits of a writemask count
+  uint8_t memory_element = 0;  ///< bytes of an element of the memory operand; mask bit i selects element i, modulo
+                               ///< their number where it is broadcast
 
   uint8_t bytes[15] = {};
 

@@ -1,4 +1,4 @@
-// x87, SSE and AVX as an operating system uses them: #NM on demand, #MF, #XM, saving and restoring, state that survives
+// x87, SSE, AVX and AVX-512 as an operating system uses them: #NM on demand, #MF, #XM, saving and restoring, state that survives
 // interrupts, alignment.
 #include "guest.h"
 
@@ -286,6 +286,118 @@ static void xsave_and_avx(void) {
   STRICT(CHECK_EQ(mask[2], ~0ull));
 }
 
+static uint8_t* const window = (uint8_t*)0x40000000;  // two pages, the second absent
+
+static void map_window(void) {
+  // The guest's tables map the first gigabyte with large pages; this is the second.
+  static uint64_t directory[512] __attribute__((aligned(4096))), table[512] __attribute__((aligned(4096)));
+  static uint8_t page[4096] __attribute__((aligned(4096)));
+  uint64_t* pml4 = (uint64_t*)(read_cr3() & ~0xfffull);
+  uint64_t* pdpt = (uint64_t*)(pml4[0] & 0xffffffffff000);
+  table[0] = (uint64_t)page | 3;
+  directory[0] = (uint64_t)table | 3;
+  pdpt[1] = (uint64_t)directory | 3;
+  write_cr3(read_cr3());
+}
+
+static void avx512(void) {
+  section("AVX-512");
+  if (!(cpuid(7, 0).b >> 16 & 1)) return skip("AVX-512");
+  CHECK_FAULT(kUD, 0, __asm__ volatile("vaddps %zmm0, %zmm0, %zmm0"));
+  CHECK_FAULT(kUD, 0, __asm__ volatile("kmovq %k1, %k2"));
+  CHECK_FAULT(kGP, 0, xsetbv(0, 0x27));
+  CHECK_FAULT(kGP, 0, xsetbv(0, 0xe3));
+  CHECK_OK(xsetbv(0, 0xe7));
+  CHECK_EQ(xgetbv(), 0xe7);
+  CHECK_EQ(cpuid(0xd, 0).b, 2688);
+  CHECK_OK(__asm__ volatile("vaddps %zmm0, %zmm0, %zmm0; kmovq %k1, %k2"));
+  map_window();
+
+  // Masked accesses across the end of a page: only what is selected faults.
+  uint32_t* last = (uint32_t*)(window + 4096 - 16);
+  for (unsigned i = 0; i < 4; ++i) last[i] = 100 + i;
+  uint32_t out[16], in[16];
+  for (unsigned i = 0; i < 16; ++i) in[i] = i + 1;
+  volatile uint64_t mask = 0xf;
+  CHECK_OK(__asm__ volatile("kmovq %1, %%k1; vmovdqu32 (%2), %%zmm1%{%%k1%}%{z%}; vmovdqu32 %%zmm1, %0"
+                            : "=m"(out)
+                            : "r"(mask), "r"(last)));
+  CHECK_EQ(out[3], 103);
+  CHECK_EQ(out[4], 0);
+  mask = 0x1f;
+  CHECK_FAULT(kPF, 0, __asm__ volatile("kmovq %0, %%k1; vmovdqu32 (%1), %%zmm1%{%%k1%}" ::"r"(mask), "r"(last)));
+  CHECK_EQ(read_cr2(), (reg)window + 4096);
+  CHECK_FAULT(kPF, 2, __asm__ volatile("kmovq %0, %%k1; vmovdqu32 %2, %%zmm1; vmovdqu32 %%zmm1, (%1)%{%%k1%}" ::"r"(mask),
+                                       "r"(last), "m"(in)));
+  CHECK_EQ(last[0], 100);
+  // Compressed: four elements fit.
+  mask = 0x8421;
+  CHECK_OK(__asm__ volatile("kmovq %0, %%k1; vmovdqu32 %2, %%zmm1; vpcompressd %%zmm1, (%1)%{%%k1%}" ::"r"(mask), "r"(last),
+                            "m"(in)
+                            : "memory"));
+  CHECK_EQ(last[0], 1);
+  CHECK_EQ(last[3], 16);
+  CHECK_OK(__asm__ volatile("vpxord %%zmm1, %%zmm1, %%zmm1; vpexpandd (%1), %%zmm1%{%%k1%}; vmovdqu32 %%zmm1, %0"
+                            : "=m"(out)
+                            : "r"(last)));
+  CHECK_EQ(out[10], 11);
+  CHECK_EQ(out[9], 0);
+
+  // A gather and a scatter into the absent page stop there and go on.
+  uint32_t index[16];
+  for (unsigned i = 0; i < 16; ++i) index[i] = i & 3;
+  index[9] = 4;
+  mask = 0xffff;
+  CHECK_FAULT(kPF, 0,
+              __asm__ volatile("kmovq %0, %%k1; vmovdqu32 %2, %%zmm2; vpxord %%zmm1, %%zmm1, %%zmm1;"
+                               "vpgatherdd (%1,%%zmm2,4), %%zmm1%{%%k1%}" ::"r"(mask),
+                               "r"(last), "m"(index)));
+  __asm__ volatile("kmovq %%k1, %0; vmovdqu32 %%zmm1, %1" : "=r"(mask), "=m"(out));
+  CHECK_EQ(mask & 0x3ff, 0x200);
+  CHECK_EQ(out[7], 16);
+  CHECK_EQ(out[9], 0);
+  mask = 0xffff;
+  CHECK_FAULT(kPF, 2,
+              __asm__ volatile("kmovq %0, %%k1; vmovdqu32 %2, %%zmm2; vmovdqu32 %3, %%zmm1;"
+                               "vpscatterdd %%zmm1, (%1,%%zmm2,4)%{%%k1%}" ::"r"(mask),
+                               "r"(last), "m"(index), "m"(in)
+                               : "memory"));
+  __asm__ volatile("kmovq %%k1, %0" : "=r"(mask));
+  CHECK_EQ(mask, 0xfe00);
+  CHECK_EQ(last[0], 9);
+  CHECK_EQ(last[1], 6);
+
+  // Registers 16 to 31 and the masks through XSAVE and XRSTOR, at the places that CPUID tells.
+  uint64_t value = 0x0123456789abcdef, got = 0;
+  memset(area, 0, sizeof(area));
+  __asm__ volatile("vpbroadcastq %0, %%zmm29; vpbroadcastq %0, %%zmm9; kmovq %0, %%k6; xsave64 %1;"
+                   "vpxorq %%zmm29, %%zmm29, %%zmm29; vzeroall; kxorq %%k6, %%k6, %%k6" ::"r"(value),
+                   "m"(area), "a"(0xe7), "d"(0)
+                   : "memory");
+  CHECK_EQ(*(uint64_t*)(area + cpuid(0xd, 5).b + 6 * 8), value);
+  CHECK_EQ(*(uint64_t*)(area + cpuid(0xd, 6).b + 9 * 32 + 24), value);
+  CHECK_EQ(*(uint64_t*)(area + cpuid(0xd, 7).b + 13 * 64 + 56), value);
+  __asm__ volatile("xrstor64 %1; kmovq %%k6, %0" : "=r"(got) : "m"(area), "a"(0xe7), "d"(0));
+  CHECK_EQ(got, value);
+  __asm__ volatile("vextracti64x2 $3, %%zmm29, %%xmm1; vmovq %%xmm1, %0" : "=r"(got));
+  CHECK_EQ(got, value);
+  // VEX clears what is above its length.
+  __asm__ volatile("vpaddd %%ymm9, %%ymm9, %%ymm9; vextracti64x2 $3, %%zmm9, %%xmm1; vmovq %%xmm1, %0" : "=r"(got));
+  CHECK_EQ(got, 0);
+  // Two widenings of the state survive what the processor does in between.
+  uint64_t sum = 0;
+  for (unsigned i = 0; i < 1000; ++i) {
+    __asm__ volatile("vpbroadcastq %0, %%zmm30; kmovq %0, %%k7" ::"r"((uint64_t)i));
+    cpuid(0, 0);
+    uint64_t a, b;
+    __asm__ volatile("vextracti64x2 $2, %%zmm30, %%xmm1; vmovq %%xmm1, %0; kmovq %%k7, %1" : "=r"(a), "=r"(b));
+    sum += a + b;
+  }
+  CHECK_EQ(sum, 999 * 1000);
+  xsetbv(0, 7);
+  CHECK_FAULT(kUD, 0, __asm__ volatile("kmovq %k1, %k2"));
+}
+
 void guest_main(void) {
   guards();
   lazily();
@@ -293,4 +405,5 @@ void guest_main(void) {
   simd_errors();
   through_interrupts();
   xsave_and_avx();
+  avx512();
 }

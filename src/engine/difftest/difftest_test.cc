@@ -111,7 +111,7 @@ uint64_t FormsThatDoNotFault(std::string_view model_name, x86::CodeSize size, bo
 }
 
 TEST_P(DiffTest, WhatTheModelLacksIsUndefined) {
-  for (const char* model : {"x86-64-v2", "x86-64-v3", "host"}) {
+  for (const char* model : {"x86-64-v2", "x86-64-v3", "x86-64-v4", "host"}) {
     EXPECT_EQ(FormsThatDoNotFault(model, GetParam(), false), 0u) << model;
     EXPECT_EQ(FormsThatDoNotFault(model, GetParam(), true), 0u) << model;
   }

@@ -71,6 +71,7 @@ class Enumerator {
   std::vector<Form> Run() {
     Legacy();
     Vex();
+    Evex();
     std::vector<Form> forms;
     for (auto& [key, form] : forms_) forms.push_back(std::move(form));
     return forms;
@@ -82,7 +83,7 @@ class Enumerator {
     std::memcpy(padded, bytes, length);
     Instruction insn;
     if (x86::Decode(padded, size_, insn) != x86::DecodeStatus::kOk) return;
-    if (insn.encoding == Encoding::kEvex || insn.encoding == Encoding::kXop) return;
+    if (insn.encoding == Encoding::kXop) return;
     Form form;
     form.insn = insn;
     form.key = FormKey(insn);
@@ -165,6 +166,31 @@ class Enumerator {
     }
   }
 
+  void Evex() {
+    for (unsigned map : {1u, 2u, 3u, 5u, 6u}) {
+      for (unsigned opcode = 0; opcode < 256; ++opcode) {
+        const bool group = (map == 1 && opcode >= 0x71 && opcode <= 0x73) || (map == 2 && (opcode & 0xfe) == 0xc6);
+        // Every pp, W, L'L, b, with and without a writemask, with and without a second source.
+        for (unsigned bits = 0; bits < 0x100; ++bits) {
+          const unsigned vvvv = (bits & 0x80) != 0 ? 13 : 15;
+          const unsigned p1 = (bits & 4) << 5 | vvvv << 3 | 4 | (bits & 3);
+          const unsigned p2 = (bits & 0x18) << 2 | (bits & 0x20) >> 1 | 8 | (bits >> 6 & 1);
+          uint8_t bytes[15] = {0x62, static_cast<uint8_t>(0xf0 | map), static_cast<uint8_t>(p1),
+                               static_cast<uint8_t>(p2), static_cast<uint8_t>(opcode)};
+          for (unsigned reg = group ? 0 : 3; reg < (group ? 8u : 4u); ++reg) {
+            bytes[5] = static_cast<uint8_t>(reg << 3);
+            Try(bytes, 6);
+            bytes[5] = static_cast<uint8_t>(0xc0 | reg << 3 | 1);
+            Try(bytes, 6);
+          }
+          bytes[5] = 3 << 3 | 4;
+          bytes[6] = 1 << 3;
+          Try(bytes, 7);
+        }
+      }
+    }
+  }
+
   const x86::CpuModel& model_;
   CodeSize size_;
   std::map<std::string, Form> forms_;
@@ -242,12 +268,13 @@ std::string FormKey(const Instruction& insn) {
     key += fmt::format("{}{}{}", i == 0 ? " " : ",", OperandText(operand), operand.size * 8);
     if (operand.register_class == RegisterClass::kSegment) key += fmt::format("#{}", operand.index);
   }
-  key += fmt::format(" [{}{}{:02X} o{} l{}", insn.encoding == Encoding::kVex ? "VEX " : "",
-                     insn.map == 0   ? ""
-                     : insn.map == 1 ? "0F"
-                     : insn.map == 2 ? "0F38"
-                                     : "0F3A",
-                     opcode, insn.operand_size * 8, insn.vector_length * 8);
+  static constexpr const char* kMaps[] = {"", "0F", "0F38", "0F3A", "?", "MAP5", "MAP6"};
+  static constexpr const char* kEncodings[] = {"", "VEX ", "EVEX ", "", "XOP "};
+  const bool known_map = insn.map < std::size(kMaps);
+  key += fmt::format(" [{}{}{:02X} o{} l{}", kEncodings[static_cast<unsigned>(insn.encoding)],
+                     known_map ? kMaps[insn.map] : "?", opcode, insn.operand_size * 8, insn.vector_length * 8);
+  // Rounding, SAE or broadcast.
+  if (insn.encoding == Encoding::kEvex && (insn.bytes[insn.prefix_count + 3] & 0x10)) key += " b";
   if (insn.address_size == 2) key += " a16";
   return key + "]";
 }

@@ -43,6 +43,7 @@ class Generator {
   struct Options {
     bool gs = false;  ///< GS-relative operands
     bool avx = false;
+    bool avx512 = false;
   };
   Generator(const Guest& guest, const Options& options);
 
@@ -61,6 +62,8 @@ class Generator {
   void EncodeModrm(const x86::Instruction& model, uint8_t* bytes, unsigned& n);
   void FillRegisters(TestCase& test);
   void FillX87(TestCase& test);
+  void FillVectors(TestCase& test);
+  void EncodeEvex(const x86::Instruction& model, uint8_t* evex);
   void FillMxcsr(TestCase& test);
   void PlaceCode(TestCase& test);
 

@@ -47,6 +47,9 @@ uint64_t Generator::PickAddress(const TestCase& test, unsigned size) {
   } else if (wild && kind < 98 && test.insn.code_size == CodeSize::k64) {
     address = 0x0000900000000000 + Below(0x10000);
   }
+  // Both ends of the pages, where what the writemask excludes must not fault.
+  if (test.insn.has(x86::kInsnMaskedMemory) && Chance(30))
+    address = Chance(70) ? kDataEnd - Below(size + 1) : NACRE_DIFF_DATA - Below(size + 1);
   return address;
 }
 
@@ -189,18 +192,23 @@ bool Generator::PlaceGather(TestCase& test) {
   CpuState& state = test.state;
   if (!PlaceOperand(test, kDataMiddle + Below(64))) return false;
   if (insn.base == x86::kNoRegister) return false;  // needs a displacement that is all of the address: rare
-  // The index vector: small, either sign. Dword or qword elements: a pattern that is small as both.
-  const bool dword = insn.opcode == 0x90 || insn.opcode == 0x92;
-  for (unsigned half = 0; half < 2; ++half) {
-    uint8_t* lanes = half == 0 ? state.xsave.xmm(insn.index) : state.xsave.ymm_high(insn.index);
-    for (unsigned i = 0; i < 2; ++i) {
-      if (dword) {
-        StoreLe(lanes + 8 * i, static_cast<int32_t>(Below(400)) - 200);
-        StoreLe(lanes + 8 * i + 4, static_cast<int32_t>(Below(400)) - 200);
-      } else {
-        StoreLe(lanes + 8 * i, static_cast<int64_t>(Below(400)) - 200);
-      }
-    }
+  // The index vector: small, either sign; with EVEX sometimes one element beyond the pages.
+  const unsigned lane_bytes = (insn.opcode & 1) == 0 ? 4 : 8;
+  const unsigned width = options_.avx512 && (state.xcr0 & x86::kAvx512Components) != 0 ? 64 : 32;
+  const bool evex = insn.encoding == Encoding::kEvex;
+  const uint64_t far_lane = evex && Chance(30) ? Below(width / lane_bytes) : ~uint64_t{0};
+  for (unsigned at = 0; at < width; at += lane_bytes) {
+    x86::XsaveArea& area = state.xsave;
+    uint8_t* lane = insn.index >= 16 ? area.zmm(insn.index) + at
+                    : at < 16        ? area.xmm(insn.index) + at
+                    : at < 32        ? area.ymm_high(insn.index) + at - 16
+                                     : area.zmm_high(insn.index) + at - 32;
+    int64_t value = static_cast<int64_t>(Below(400)) - 200;
+    if (at / lane_bytes == far_lane) value = 0x1800 / insn.scale;
+    if (lane_bytes == 4)
+      StoreLe(lane, static_cast<int32_t>(value));
+    else
+      StoreLe(lane, value);
   }
   return true;
 }

@@ -122,6 +122,23 @@ void Generator::EncodeModrm(const Instruction& model, uint8_t* bytes, unsigned& 
   std::memcpy(bytes + n, &displacement, std::min(8u, 15 - n));
 }
 
+void Generator::EncodeEvex(const Instruction& model, uint8_t* evex) {
+  std::memcpy(evex, model.bytes + model.prefix_count, 4);
+  const bool long_mode = model.code_size == CodeSize::k64;
+  // Outside 64-bit code R and X are 1, else it is BOUND.
+  const uint8_t free = long_mode ? 0xf0 : 0x30;
+  evex[1] = static_cast<uint8_t>((evex[1] & ~free) | (random_() & free));
+  if (Chance(60)) evex[2] = static_cast<uint8_t>((evex[2] & ~0x78) | (random_() & 0x78));
+  if (Chance(10)) evex[2] ^= 0x80;  // W, where it is ignored
+  if (Chance(50)) evex[3] ^= 8;     // V'
+  if (model.opmask != 0) {
+    evex[3] = static_cast<uint8_t>((evex[3] & ~7) | (1 + Below(7)));
+    if (Chance(40)) evex[3] ^= 0x80;  // zeroing
+  }
+  // L'L is the rounding mode there.
+  if ((evex[3] & 0x10) && model.modrm >= 0xc0) evex[3] ^= static_cast<uint8_t>(random_() & 0x60);
+}
+
 bool Generator::Encode(const Form& form, TestCase& test) {
   const Instruction& model = form.insn;
   const bool long_mode = model.code_size == CodeSize::k64;
@@ -146,6 +163,9 @@ bool Generator::Encode(const Form& form, TestCase& test) {
       bytes[n + 2] = Chance(60) ? static_cast<uint8_t>((vex[2] & ~0x78) | (random_() & 0x78)) : vex[2];
       if (Chance(20)) bytes[n + 2] ^= 0x80;  // W, where it is ignored
       n += 3;
+    } else if (model.encoding == Encoding::kEvex) {
+      EncodeEvex(model, bytes + n);
+      n += 4;
     } else {
       if (long_mode && (model.rex != 0 || Chance(60)))
         bytes[n++] = static_cast<uint8_t>(0x40 | (model.rex & 8) | (random_() & 7));

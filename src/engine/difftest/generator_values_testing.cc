@@ -224,24 +224,42 @@ void Generator::FillRegisters(TestCase& test) {
   const bool vector = insn.has(x86::kInsnX87) || insn.has(x86::kInsnVector) || IsBigState(insn);
   if (!vector && !parts && Chance(4)) state.rflags |= x86::rflags::kAc;
   if (test.insn.has(x86::kInsnX87) || test.insn.has(x86::kInsnVector) || IsBigState(test.insn)) {
-    for (unsigned i = 0; i < 16; ++i) {
-      const unsigned kind = static_cast<unsigned>(Below(5));
-      uint8_t bytes[32];
-      if (kind == 0)
-        for (unsigned at = 0; at < 32; at += 4) InterestingFloat(bytes + at, 4);
-      else if (kind == 1)
-        for (unsigned at = 0; at < 32; at += 8) InterestingFloat(bytes + at, 8);
-      else
-        InterestingBytes(bytes, 32);
-      std::memcpy(state.xsave.xmm(i), bytes, 16);
-      if (options_.avx) std::memcpy(state.xsave.ymm_high(i), bytes + 16, 16);
-    }
+    FillVectors(test);
     FillX87(test);
     FillMxcsr(test);
   } else {
     state.xsave.fcw() = 0x37f;
   }
   if (options_.gs) state.segment[x86::kGs].base = 0x1000 + Below(0x800) * 8;
+}
+
+void Generator::FillVectors(TestCase& test) {
+  x86::XsaveArea& area = test.state.xsave;
+  const bool avx512 = options_.avx512 && (test.state.xcr0 & x86::kAvx512Components) != 0;
+  const unsigned width = avx512 ? 64 : 32;
+  for (unsigned i = 0; i < (avx512 ? 32u : 16u); ++i) {
+    const unsigned kind = static_cast<unsigned>(Below(5));
+    uint8_t bytes[64];
+    if (kind == 0)
+      for (unsigned at = 0; at < width; at += 4) InterestingFloat(bytes + at, 4);
+    else if (kind == 1)
+      for (unsigned at = 0; at < width; at += 8) InterestingFloat(bytes + at, 8);
+    else
+      InterestingBytes(bytes, width);
+    if (i >= 16) {
+      std::memcpy(area.zmm(i), bytes, 64);
+      continue;
+    }
+    std::memcpy(area.xmm(i), bytes, 16);
+    if (options_.avx) std::memcpy(area.ymm_high(i), bytes + 16, 16);
+    if (avx512) std::memcpy(area.zmm_high(i), bytes + 32, 32);
+  }
+  for (unsigned i = 0; avx512 && i < 8; ++i) {
+    uint64_t mask = random_();
+    if (Chance(20)) mask = InterestingInteger();
+    if (Chance(20)) mask &= random_() & random_();
+    StoreLe(area.opmask(i), mask);
+  }
 }
 
 /// What particular instructions want of their registers, so that the cases are not all faults.

@@ -105,7 +105,7 @@ void Guest::SetUp(x86::CpuState& state, x86::CodeSize size) const {
   state.cr4 = (x86::cr4::kPae | x86::cr4::kPge | x86::cr4::kOsFxsr | x86::cr4::kOsXmmExcpt | x86::cr4::kFsGsBase |
                x86::cr4::kOsXsave) &
               model_->cr4_mask();
-  state.xcr0 = model_->xcr0_mask() & 7;
+  state.xcr0 = model_->xcr0_mask() & 0xe7;
   state.msr.efer = x86::efer::kSce | x86::efer::kLme | x86::efer::kLma | x86::efer::kNxe;
   state.gdtr = {kKernel + kGdt, 0x4f};
   state.idtr = {kKernel + kIdt, 0x1ff};
@@ -164,7 +164,7 @@ void Guest::Run(const TestCase& test, Subject& subject, Outcome& outcome) {
     const bool next = outcome.vector == x86::kGeneralProtection && outcome.rip != test.state.rip;
     if (next) outcome.vector = -1, outcome.error_code = 0;  // the HLT behind the instruction
   }
-  std::memcpy(outcome.xsave.bytes, state.xsave.bytes, 576 + 256);
+  outcome.xsave = state.xsave;
   NACRE_CHECK(memory_->Read(GuestPhys(kDataPhys), outcome.data));
   uint8_t stops[16];
   std::memset(stops, 0xf4, sizeof stops);

@@ -1,5 +1,6 @@
 #include "engine/difftest/host_cpu.h"
 
+#include <cpuid.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 
@@ -36,15 +37,16 @@ Status MapFixed(uint64_t address, size_t bytes, int protection) {
 }
 
 /// XSAVE marks a component that is in its initial state; some CPUs then leave its bytes alone (SDM 1 13.6).
-void FillInitialComponents(x86::XsaveArea& area) {
-  const uint64_t present = LoadLe<uint64_t>(area.bytes + 512);
+void FillInitialComponents(x86::XsaveArea& area, uint64_t saved) {
+  const uint64_t present = LoadLe<uint64_t>(area.bytes + 512) | ~saved;
   if (!(present & 1)) {
     std::memset(area.bytes, 0, 24);
     std::memset(area.bytes + 32, 0, 128);
     area.fcw() = 0x37f;
   }
   if (!(present & 2)) std::memset(area.bytes + 160, 0, 256);
-  if (!(present & 4)) std::memset(area.bytes + x86::XsaveArea::kAvxOffset, 0, 256);
+  for (const x86::XsaveComponent& component : x86::kXsaveComponents)
+    if (!TestBit(present, component.bit)) std::memset(area.bytes + component.offset, 0, component.bytes);
 }
 
 }  // namespace
@@ -55,9 +57,22 @@ Result<std::unique_ptr<HostCpu>> HostCpu::Create() {
   host->stack_ = NACRE_TRY(SignalStack::Create());
   host->range_ = NACRE_TRY(HostFaultRange::Register(At(NACRE_DIFF_CODE), NACRE_DIFF_CODE_BYTES, *host));
   host->use_gs_ = (getauxval(AT_HWCAP2) & 2) != 0;
-  host->xsave_mask_ = __builtin_cpu_supports("avx") ? 7 : 3;
+  host->FindComponents();
   host->compat_ = true;
   return host;
+}
+
+void HostCpu::FindComponents() {
+  if (!__builtin_cpu_supports("avx")) return;
+  uint32_t low, high;
+  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  xsave_mask_ = low & (__builtin_cpu_supports("avx512bw") ? 0xe7 : 7);
+  for (unsigned bit = 2; bit < 8; ++bit) {
+    unsigned bytes = 0, offset = 0, c = 0, d = 0;
+    if (TestBit(xsave_mask_, bit)) __cpuid_count(0xd, bit, bytes, offset, c, d);
+    NACRE_CHECK(offset + bytes <= x86::XsaveArea::kSize);
+    component_offset_[bit] = offset;
+  }
 }
 
 Status HostCpu::Map() {
@@ -143,7 +158,9 @@ void HostCpu::Run(const TestCase& test, Outcome& outcome) {
   std::memcpy(in.bytes, state.xsave.bytes, 512);
   std::memset(in.bytes + 512, 0, 64);
   StoreLe(in.bytes + 512, uint64_t{xsave_mask_});
-  std::memcpy(in.bytes + 576, state.xsave.bytes + 576, 256);
+  for (const x86::XsaveComponent& component : x86::kXsaveComponents)
+    if (TestBit(xsave_mask_, component.bit))
+      std::memcpy(in.bytes + component_offset_[component.bit], state.xsave.bytes + component.offset, component.bytes);
   auto& out = Save<x86::XsaveArea>(NACRE_DIFF_XSAVE_OUT);
   std::memset(out.bytes + 512, 0, 64);
   std::memcpy(At(NACRE_DIFF_DATA), test.data, NACRE_DIFF_DATA_BYTES);
@@ -174,9 +191,13 @@ void HostCpu::Run(const TestCase& test, Outcome& outcome) {
   std::memcpy(outcome.gpr, &Save<uint8_t>(NACRE_DIFF_OUT_GPR), sizeof outcome.gpr);
   outcome.rflags = Save<uint64_t>(NACRE_DIFF_OUT_RFLAGS);
   outcome.gs_base = Save<uint64_t>(NACRE_DIFF_GS_BASE);
-  FillInitialComponents(out);
-  std::memcpy(outcome.xsave.bytes, out.bytes, 576 + 256);
-  if (!(xsave_mask_ & 4)) std::memcpy(outcome.xsave.bytes + 576, state.xsave.bytes + 576, 256);
+  outcome.xsave = state.xsave;  // what the host does not have
+  std::memcpy(outcome.xsave.bytes, out.bytes, x86::XsaveArea::kAvxOffset);
+  for (const x86::XsaveComponent& component : x86::kXsaveComponents)
+    if (TestBit(xsave_mask_, component.bit))
+      std::memcpy(outcome.xsave.bytes + component.offset, out.bytes + component_offset_[component.bit],
+                  component.bytes);
+  FillInitialComponents(outcome.xsave, xsave_mask_);
   std::memcpy(outcome.data, At(NACRE_DIFF_DATA), NACRE_DIFF_DATA_BYTES);
 }
 

@@ -39,7 +39,7 @@ RunReport ForEachCase(const std::vector<Form>& forms, HostCpu& host, Guest& gues
     }
   }
   if (tested.empty()) return report;
-  Generator generator(guest, {.gs = host.has_gs_base(), .avx = host.has_avx()});
+  Generator generator(guest, {.gs = host.has_gs_base(), .avx = host.has_avx(), .avx512 = host.has_avx512()});
   const uint64_t per_form = std::max<uint64_t>(1, options.cases / tested.size());
   std::vector<uint64_t> made(tested.size()), failed(tested.size());
   auto test = std::make_unique<TestCase>();

@@ -11,6 +11,7 @@
 extern "C" {
 void NacreThunkSse(nacre::engine::interp::ThunkContext* context, const uint8_t* snippet);
 void NacreThunkAvx(nacre::engine::interp::ThunkContext* context, const uint8_t* snippet);
+void NacreThunkAvx512(nacre::engine::interp::ThunkContext* context, const uint8_t* snippet);
 void NacreThunkX87(nacre::engine::interp::ThunkContext* context, const uint8_t* snippet);
 }
 
@@ -29,6 +30,9 @@ static_assert(offsetof(ThunkContext, bounce) == NACRE_THUNK_BOUNCE);
 static_assert(offsetof(ThunkContext, flags) == NACRE_THUNK_FLAGS);
 static_assert(offsetof(ThunkContext, fx) == NACRE_THUNK_FX);
 static_assert(x86::XsaveArea::kAvxOffset == NACRE_XSAVE_YMM_HIGH);
+static_assert(x86::XsaveArea::kOpmaskOffset == NACRE_XSAVE_OPMASK);
+static_assert(x86::XsaveArea::kZmmHi256Offset == NACRE_XSAVE_ZMM_HIGH);
+static_assert(x86::XsaveArea::kHi16ZmmOffset == NACRE_XSAVE_ZMM16);
 
 constexpr uint8_t kRet = 0xc3;
 constexpr uint8_t kRdiIndirect = 7;  // ModRM.rm with mod 00: [RDI]
@@ -91,6 +95,38 @@ void WriteVex(const Instruction& insn, GprPlace gpr, Writer& writer) {
   writer.Byte(insn.opcode);
 }
 
+// The same of EVEX.W for scalar conversions from and to general registers, VMOVD, VPEXTRD, VPINSRD and VPBROADCASTD.
+bool WidthIsEvexW(const Instruction& insn, uint8_t prefix) {
+  if (insn.map == 2) return insn.opcode == 0x7c;
+  if (insn.map == 3) return insn.opcode == 0x16 || insn.opcode == 0x22;
+  if (insn.map != 1 && insn.map != 5) return false;
+  if (prefix == 1) return insn.opcode == 0x6e || insn.opcode == 0x7e;
+  if (prefix < 2) return false;
+  return insn.opcode == 0x2a || insn.opcode == 0x2c || insn.opcode == 0x2d || insn.opcode == 0x78 ||
+         insn.opcode == 0x79 || insn.opcode == 0x7b;
+}
+
+void WriteEvex(const Instruction& insn, GprPlace gpr, Writer& writer) {
+  const uint8_t* at = insn.bytes + insn.prefix_count;
+  uint8_t p0 = at[1];  // inverted R X B R', 0, map
+  uint8_t p1 = at[2];  // W, inverted vvvv, 1, pp
+  uint8_t p2 = at[3];  // z, L'L, b, inverted V', aaa
+  if (insn.code_size != CodeSize::k64) {
+    // Registers 8 to 31 do not exist there (SDM 2A 2.7.1).
+    p0 |= 0xf0;
+    p1 |= 0x40;
+    p2 |= 0x08;
+    if (WidthIsEvexW(insn, p1 & 3)) p1 &= 0x7f;
+  }
+  if (HasMemoryForm(insn) || gpr == GprPlace::kRm) p0 |= 0x60;
+  if (gpr == GprPlace::kReg) p0 |= 0x90;
+  writer.Byte(0x62);
+  writer.Byte(p0);
+  writer.Byte(p1);
+  writer.Byte(p2);
+  writer.Byte(insn.opcode);
+}
+
 void WriteLegacy(const Instruction& insn, GprPlace gpr, Writer& writer) {
   if (insn.has(x86::kInsnX87)) {
     // Only FLDENV, FNSTENV, FRSTOR and FNSAVE have an operand size, and its default is the code segment's.
@@ -117,6 +153,8 @@ CanonicalBytes Canonicalize(const Instruction& insn, GprPlace gpr) {
   Writer writer(out);
   if (insn.encoding == Encoding::kVex)
     WriteVex(insn, gpr, writer);
+  else if (insn.encoding == Encoding::kEvex)
+    WriteEvex(insn, gpr, writer);
   else
     WriteLegacy(insn, gpr, writer);
   if (insn.has(x86::kInsnModrm)) writer.Byte(RewriteModrm(insn, gpr));
@@ -174,10 +212,12 @@ bool ThunkRunner::OnHostFault(int signal, const siginfo_t&, ucontext_t& context)
   return true;
 }
 
-bool ThunkRunner::RunVector(x86::XsaveArea& area, const uint8_t* snippet) {
+bool ThunkRunner::RunVector(x86::XsaveArea& area, const uint8_t* snippet, bool avx512) {
   context_.xsave = area.bytes;
   context_.fault_signal = 0;
-  if (host_avx_)
+  if (avx512)
+    NacreThunkAvx512(&context_, snippet);
+  else if (host_avx_)
     NacreThunkAvx(&context_, snippet);
   else
     NacreThunkSse(&context_, snippet);

@@ -35,7 +35,7 @@ struct CanonicalBytes {
 /// How a general register operand is encoded, so that it can be renamed to RAX.
 enum class GprPlace : uint8_t { kNone, kReg, kRm };
 
-/// For legacy and VEX encodings of maps 0 to 3, not for VSIB.
+/// For legacy, VEX and EVEX encodings, not for VSIB.
 CanonicalBytes Canonicalize(const x86::Instruction& instruction, GprPlace gpr);
 
 class ThunkRunner : private HostFaultHandler {
@@ -54,9 +54,10 @@ class ThunkRunner : private HostFaultHandler {
   uint64_t generation() const { return generation_; }
 
   ThunkContext& context() { return context_; }
-  /// Runs a snippet on the vector registers of `area`. False: the host raised SIGFPE or SIGILL
-  /// (context().fault_signal), registers are unchanged but for MXCSR's flags.
-  bool RunVector(x86::XsaveArea& area, const uint8_t* snippet);
+  /// Runs a snippet on the vector registers of `area`; with `avx512`, on all that AVX-512 has (the host must have it),
+  /// else on YMM0 to YMM15. False: the host raised SIGFPE or SIGILL (context().fault_signal), registers are unchanged
+  /// but for MXCSR's flags.
+  bool RunVector(x86::XsaveArea& area, const uint8_t* snippet, bool avx512);
   /// Runs a snippet on the x87 and XMM state of `area`, which stays as it is: the outcome is in context().fx, with the
   /// error pointers cleared.
   bool RunX87(x86::XsaveArea& area, const uint8_t* snippet);

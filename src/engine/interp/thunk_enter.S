@@ -81,6 +81,42 @@ NacreThunkAvx:
     .cfi_endproc
     .size NacreThunkAvx, . - NacreThunkAvx
 
+# EVEX, opmask instructions, and VEX where AVX-512 is enabled: all of the registers.
+    .globl NacreThunkAvx512
+    .type NacreThunkAvx512, @function
+NacreThunkAvx512:
+    .cfi_startproc
+    ENTER
+    .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    vmovaps xmm\n, [rax + NACRE_XSAVE_XMM + 16 * \n]
+    vinsertf128 ymm\n, ymm\n, [rax + NACRE_XSAVE_YMM_HIGH + 16 * \n], 1
+    vinserti64x4 zmm\n, zmm\n, [rax + NACRE_XSAVE_ZMM_HIGH + 32 * \n], 1
+    .endr
+    .irp n, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31
+    vmovaps zmm\n, [rax + NACRE_XSAVE_ZMM16 + 64 * (\n - 16)]
+    .endr
+    .irp n, 0, 1, 2, 3, 4, 5, 6, 7
+    kmovq k\n, [rax + NACRE_XSAVE_OPMASK + 8 * \n]
+    .endr
+    ldmxcsr [rax + NACRE_XSAVE_MXCSR]
+    RUN
+    .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    vmovaps [rax + NACRE_XSAVE_XMM + 16 * \n], xmm\n
+    vextractf128 [rax + NACRE_XSAVE_YMM_HIGH + 16 * \n], ymm\n, 1
+    vextracti64x4 [rax + NACRE_XSAVE_ZMM_HIGH + 32 * \n], zmm\n, 1
+    .endr
+    .irp n, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31
+    vmovaps [rax + NACRE_XSAVE_ZMM16 + 64 * (\n - 16)], zmm\n
+    .endr
+    .irp n, 0, 1, 2, 3, 4, 5, 6, 7
+    kmovq [rax + NACRE_XSAVE_OPMASK + 8 * \n], k\n
+    .endr
+    stmxcsr [rax + NACRE_XSAVE_MXCSR]
+    vzeroupper
+    LEAVE_THUNK
+    .cfi_endproc
+    .size NacreThunkAvx512, . - NacreThunkAvx512
+
 # x87, MMX and what mixes them with XMM. Loads the guest's FXSAVE image and flags, leaves the new image in
 # ThunkContext::fx. No waiting x87 instruction stands after the snippet: an exception that it left pending stays
 # in the image.

@@ -13,6 +13,8 @@ using x86::Instruction;
 
 namespace {
 
+constexpr uint64_t MaskBits(unsigned count) { return count >= 64 ? ~uint64_t{0} : Bit(count) - 1; }
+
 bool BelongsToSaveFamily(const Instruction& insn) {
   switch (insn.zydis_mnemonic()) {
     case ZYDIS_MNEMONIC_FWAIT:
@@ -60,6 +62,11 @@ VectorResult CheckGuard(const CpuState& state, VectorGuard guard) {
           (state.xcr0 & 6) != 6)
         return VectorResult::kInvalidOpcode;
       break;
+    case VectorGuard::kEvex:
+      if (!state.protected_mode() || state.virtual8086() || (state.cr4 & x86::cr4::kOsXsave) == 0 ||
+          (state.xcr0 & x86::kAvx512Enabled) != x86::kAvx512Enabled)
+        return VectorResult::kInvalidOpcode;
+      break;
     case VectorGuard::kXsave:
       if ((state.cr4 & x86::cr4::kOsXsave) == 0) return VectorResult::kInvalidOpcode;
       break;
@@ -79,6 +86,29 @@ Ymm LoadYmm(CpuState& state, unsigned index) {
 void StoreYmm(CpuState& state, unsigned index, const Ymm& value) {
   std::memcpy(state.xsave.xmm(index), value.data(), 16);
   std::memcpy(state.xsave.ymm_high(index), value.data() + 16, 16);
+  std::memset(state.xsave.zmm_high(index), 0, 32);
+}
+
+Zmm LoadZmm(CpuState& state, unsigned index) {
+  Zmm value;
+  if (index >= 16) {
+    std::memcpy(value.data(), state.xsave.zmm(index), 64);
+    return value;
+  }
+  std::memcpy(value.data(), state.xsave.xmm(index), 16);
+  std::memcpy(value.data() + 16, state.xsave.ymm_high(index), 16);
+  std::memcpy(value.data() + 32, state.xsave.zmm_high(index), 32);
+  return value;
+}
+
+void StoreZmm(CpuState& state, unsigned index, const Zmm& value) {
+  if (index >= 16) {
+    std::memcpy(state.xsave.zmm(index), value.data(), 64);
+    return;
+  }
+  std::memcpy(state.xsave.xmm(index), value.data(), 16);
+  std::memcpy(state.xsave.ymm_high(index), value.data() + 16, 16);
+  std::memcpy(state.xsave.zmm_high(index), value.data() + 32, 32);
 }
 
 bool VectorCall::Aligned(unsigned alignment) const {
@@ -164,11 +194,16 @@ VectorResult VectorUnit::Impl::Dispatch(const VectorCall& call, const VectorPlan
       return ByteMaskedStore(call, plan);
     case VectorKind::kGather:
       return Gather(call, plan);
+    case VectorKind::kOpmaskGather:
+      return OpmaskGather(call, plan);
+    case VectorKind::kScatter:
+      return Scatter(call, plan);
   }
   return VectorResult::kInvalidOpcode;
 }
 
 VectorResult VectorUnit::Impl::Native(const VectorCall& call, const VectorPlan& plan) {
+  if (plan.masked_memory) return NativeMasked(call, plan);
   if (plan.memory_bytes != 0) {
     NACRE_CHECK(plan.memory_bytes <= sizeof(ThunkContext::memory));
     if (plan.alignment > 1 && !call.Aligned(plan.alignment)) return VectorResult::kGeneralProtection;
@@ -176,7 +211,33 @@ VectorResult VectorUnit::Impl::Native(const VectorCall& call, const VectorPlan& 
     if (plan.memory_read && !call.Read(0, thunk_.context().memory, plan.memory_bytes))
       return VectorResult::kMemoryFault;
   }
-  return plan.x87_state ? NativeX87(call, plan) : NativeVector(call, plan);
+  return plan.x87_state ? NativeX87(call, plan) : NativeVector(call, plan, 0);
+}
+
+// Elements that the writemask excludes are neither read nor written (SDM 2A 2.7.3); the instruction itself finds zeros
+// in their place, and does not look at them.
+VectorResult VectorUnit::Impl::NativeMasked(const VectorCall& call, const VectorPlan& plan) {
+  if (plan.alignment > 1 && !call.Aligned(plan.alignment)) return VectorResult::kGeneralProtection;
+  const Instruction& insn = call.insn;
+  const unsigned size = plan.element_bytes, count = plan.memory_bytes / size;
+  NACRE_CHECK(count >= 1 && count <= 64 && plan.memory_bytes <= sizeof(ThunkContext::memory));
+  const uint64_t mask = LoadLe<uint64_t>(call.state.xsave.opmask(insn.opmask)) & MaskBits(insn.opmask_bits);
+  uint64_t elements = 0;
+  if (plan.packed_memory)
+    elements = MaskBits(static_cast<unsigned>(std::popcount(mask)));
+  else
+    for (unsigned i = 0; i < insn.opmask_bits; ++i)
+      if (TestBit(mask, i)) elements |= Bit(i % count);
+  uint8_t* const bounce = thunk_.context().memory;
+  if (plan.memory_written &&
+      !ForEachRun(elements, size, [&](unsigned at, unsigned bytes) { return call.Probe(at, bytes); }))
+    return VectorResult::kMemoryFault;
+  if (plan.memory_read) {
+    std::memset(bounce, 0, plan.memory_bytes);
+    if (!ForEachRun(elements, size, [&](unsigned at, unsigned bytes) { return call.Read(at, bounce + at, bytes); }))
+      return VectorResult::kMemoryFault;
+  }
+  return NativeVector(call, plan, elements);
 }
 
 void VectorUnit::Impl::LoadGprs(const VectorCall& call, const VectorPlan& plan) {
@@ -196,11 +257,14 @@ void VectorUnit::Impl::StoreGprs(const VectorCall& call, const VectorPlan& plan)
   if ((plan.implicit_written & (1u << x86::kRdx)) != 0) gpr[x86::kRdx] = context.rdx;
 }
 
-VectorResult VectorUnit::Impl::NativeVector(const VectorCall& call, const VectorPlan& plan) {
+VectorResult VectorUnit::Impl::NativeVector(const VectorCall& call, const VectorPlan& plan, uint64_t elements) {
   CpuState& state = call.state;
   ThunkContext& context = thunk_.context();
   LoadGprs(call, plan);
-  if (!thunk_.RunVector(state.xsave, plan.snippet)) {
+  const bool vex = plan.guard == VectorGuard::kVex;
+  const bool avx512 =
+      plan.guard == VectorGuard::kEvex || (vex && (state.xcr0 & x86::kAvx512Enabled) == x86::kAvx512Enabled);
+  if (!thunk_.RunVector(state.xsave, plan.snippet, avx512)) {
     // SIGILL: the host lacks what the CPU model promises. An unmasked SIMD exception is #UD without CR4.OSXMMEXCPT.
     const bool simd = context.fault_signal == SIGFPE && (state.cr4 & x86::cr4::kOsXmmExcpt) != 0;
     return simd ? VectorResult::kSimdError : VectorResult::kInvalidOpcode;
@@ -208,8 +272,11 @@ VectorResult VectorUnit::Impl::NativeVector(const VectorCall& call, const Vector
   StoreGprs(call, plan);
   if (plan.flags_written != 0)
     state.rflags = (state.rflags & ~uint64_t{plan.flags_written}) | (context.flags & plan.flags_written);
-  if (plan.memory_written && !call.Write(0, context.memory, plan.memory_bytes)) return VectorResult::kMemoryFault;
-  return VectorResult::kOk;
+  if (!plan.memory_written) return VectorResult::kOk;
+  const auto write = [&](unsigned at, unsigned bytes) { return call.Write(at, context.memory + at, bytes); };
+  const bool stored =
+      plan.masked_memory ? ForEachRun(elements, plan.element_bytes, write) : write(0, plan.memory_bytes);
+  return stored ? VectorResult::kOk : VectorResult::kMemoryFault;
 }
 
 VectorResult VectorUnit::Impl::NativeX87(const VectorCall& call, const VectorPlan& plan) {

@@ -3,6 +3,7 @@
 // vector_xsave.cc (FXSAVE and XSAVE families) and vector_masked.cc (masked moves, gathers) share. One thread.
 
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <memory>
 
@@ -13,7 +14,7 @@ namespace nacre::engine::interp {
 
 /// How an instruction is executed.
 enum class VectorKind : uint8_t {
-  kInvalid,  ///< what no CPU model has (EVEX, XOP, 3DNow!, XSAVEC, XSAVES)
+  kInvalid,  ///< what no CPU model has (XOP, 3DNow!, XSAVEC, XSAVES)
   kNative,   ///< by the thunk
   kWait,
   kFxsave,
@@ -28,11 +29,13 @@ enum class VectorKind : uint8_t {
   kMaskedLoad,
   kMaskedStore,      ///< VMASKMOV, VPMASKMOV
   kByteMaskedStore,  ///< MASKMOVDQU, MASKMOVQ
-  kGather
+  kGather,           ///< VEX: its mask is a vector
+  kOpmaskGather,     ///< EVEX
+  kScatter
 };
 
 /// Which control register bits guard it (SDM 3A 2.5, 13.1; SDM 2A 2.4).
-enum class VectorGuard : uint8_t { kX87, kWait, kMmx, kSse, kVex, kFxsave, kXsave };
+enum class VectorGuard : uint8_t { kX87, kWait, kMmx, kSse, kVex, kEvex, kFxsave, kXsave };
 
 /// What executing one instruction takes, worked out once.
 struct VectorPlan {
@@ -47,8 +50,10 @@ struct VectorPlan {
   bool x87_result = false;   ///< a waiting x87 store: an unmasked exception may keep it from storing
   bool memory_read = false, memory_written = false;
   uint16_t memory_bytes = 0;
-  uint8_t alignment = 1;      ///< of the linear address, else #GP
-  uint8_t element_bytes = 0;  ///< masked moves and gathers
+  uint8_t alignment = 1;       ///< of the linear address, else #GP
+  uint8_t element_bytes = 0;   ///< masked moves, gathers and scatters; EVEX: of the operand in memory
+  bool masked_memory = false;  ///< only what the writemask selects is accessed
+  bool packed_memory = false;  ///< ... and stands side by side (compressed stores, expanding loads)
   GprPlace gpr_place = GprPlace::kNone;
   uint8_t gpr = 0;  ///< the renamed register
   bool gpr_written = false;
@@ -92,7 +97,9 @@ class VectorUnit::Impl {
   const VectorPlan& PlanFor(const x86::Instruction& insn);
   VectorResult Dispatch(const VectorCall& call, const VectorPlan& plan);
   VectorResult Native(const VectorCall& call, const VectorPlan& plan);
-  VectorResult NativeVector(const VectorCall& call, const VectorPlan& plan);
+  VectorResult NativeMasked(const VectorCall& call, const VectorPlan& plan);
+  /// Stores `elements` of plan.element_bytes each of the operand in memory; all at once where there are none.
+  VectorResult NativeVector(const VectorCall& call, const VectorPlan& plan, uint64_t elements);
   VectorResult NativeX87(const VectorCall& call, const VectorPlan& plan);
   bool StoredNothing(const VectorCall& call, const VectorPlan& plan);
   void LoadGprs(const VectorCall& call, const VectorPlan& plan);
@@ -113,6 +120,8 @@ class VectorUnit::Impl {
   VectorResult MaskedStore(const VectorCall& call, const VectorPlan& plan);
   VectorResult ByteMaskedStore(const VectorCall& call, const VectorPlan& plan);
   VectorResult Gather(const VectorCall& call, const VectorPlan& plan);
+  VectorResult OpmaskGather(const VectorCall& call, const VectorPlan& plan);
+  VectorResult Scatter(const VectorCall& call, const VectorPlan& plan);
 
   ThunkRunner thunk_;
   std::array<VectorPlan, kPlans> plans_ = {};
@@ -122,7 +131,25 @@ class VectorUnit::Impl {
 
 using Ymm = std::array<uint8_t, 32>;
 Ymm LoadYmm(x86::CpuState& state, unsigned index);
-void StoreYmm(x86::CpuState& state, unsigned index, const Ymm& value);
+void StoreYmm(x86::CpuState& state, unsigned index, const Ymm& value);  ///< and zeroes what is above, as VEX does
+
+using Zmm = std::array<uint8_t, 64>;
+Zmm LoadZmm(x86::CpuState& state, unsigned index);
+void StoreZmm(x86::CpuState& state, unsigned index, const Zmm& value);
+
+/// `operation(first, bytes)` for each run of set bits in `elements`, as bytes of elements of `element_bytes`; stops at,
+/// and returns, false.
+template <typename Operation>
+bool ForEachRun(uint64_t elements, unsigned element_bytes, Operation&& operation) {
+  while (elements != 0) {
+    const auto first = static_cast<unsigned>(std::countr_zero(elements));
+    const auto count = static_cast<unsigned>(std::countr_one(elements >> first));
+    if (!operation(first * element_bytes, count * element_bytes)) return false;
+    if (first + count >= 64) return true;
+    elements &= ~uint64_t{0} << (first + count);
+  }
+  return true;
+}
 
 inline constexpr uint32_t kMxcsrMask = 0xffff;  ///< what FXSAVE reports and LDMXCSR accepts
 inline constexpr uint32_t kMxcsrInit = 0x1f80;

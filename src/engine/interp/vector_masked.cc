@@ -1,6 +1,7 @@
 // Masked moves and gathers touch, and fault on, only the elements that their mask selects, so they are done here and
 // not by the thunk (SDM 2C "VMASKMOV", "VPMASKMOV", "VPGATHERDD/VPGATHERQD", 2B "MASKMOVDQU", "MASKMOVQ").
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/bits.h"
@@ -107,6 +108,68 @@ VectorResult VectorUnit::Impl::Gather(const VectorCall& call, const VectorPlan& 
   StoreYmm(call.state, destination, value);
   StoreYmm(call.state, mask_register, Ymm{});
   return VectorResult::kOk;
+}
+
+namespace {
+
+struct VectorIndex {
+  Zmm lanes;
+  unsigned bytes;  ///< of each
+  int64_t At(unsigned i) const {
+    return bytes == 4 ? LoadLe<int32_t>(lanes.data() + i * 4) : LoadLe<int64_t>(lanes.data() + i * 8);
+  }
+};
+
+/// EVEX 90, 92, A0, A2 have indices of 4 bytes, 91, 93, A1, A3 of 8 (SDM 2C "VPGATHERDD", "VPSCATTERDD").
+VectorIndex IndexOf(const VectorCall& call) {
+  return {LoadZmm(call.state, call.insn.index), (call.insn.opcode & 1) != 0 ? 8u : 4u};
+}
+
+unsigned ElementCount(const VectorCall& call, unsigned element_bytes, unsigned index_bytes) {
+  return call.insn.vector_length / std::max(element_bytes, index_bytes);
+}
+
+}  // namespace
+
+// Elements are done from the lowest on, and the writemask's bit of each is cleared with it: a fault leaves what is done
+// and the restart goes on from there (SDM 2C "VPGATHERDD", "VPSCATTERDD").
+VectorResult VectorUnit::Impl::OpmaskGather(const VectorCall& call, const VectorPlan& plan) {
+  const unsigned destination = call.insn.operand[0].index, size = plan.element_bytes;
+  const VectorIndex index = IndexOf(call);
+  const unsigned count = ElementCount(call, size, index.bytes);
+  Zmm value = LoadZmm(call.state, destination);
+  auto mask = LoadLe<uint64_t>(call.state.xsave.opmask(call.insn.opmask));
+  bool complete = true;
+  for (unsigned i = 0; i < count && complete; ++i) {
+    if (!TestBit(mask, i)) continue;
+    complete = call.Read(static_cast<uint64_t>(index.At(i)) * call.insn.scale, value.data() + i * size, size);
+    if (complete) mask &= ~Bit(i);
+  }
+  // After a fault, as Intel's CPUs do: what is above the vector length goes with the first element.
+  const bool progress = mask != LoadLe<uint64_t>(call.state.xsave.opmask(call.insn.opmask));
+  const size_t kept = complete ? count * size : progress ? call.insn.vector_length : value.size();
+  std::memset(value.data() + kept, 0, value.size() - kept);
+  if (complete) mask = 0;
+  StoreZmm(call.state, destination, value);
+  StoreLe(call.state.xsave.opmask(call.insn.opmask), mask);
+  return complete ? VectorResult::kOk : VectorResult::kMemoryFault;
+}
+
+VectorResult VectorUnit::Impl::Scatter(const VectorCall& call, const VectorPlan& plan) {
+  const unsigned size = plan.element_bytes;
+  const VectorIndex index = IndexOf(call);
+  const unsigned count = ElementCount(call, size, index.bytes);
+  const x86::Operand& source = call.insn.operand[call.insn.operand_count - 1];
+  const Zmm value = LoadZmm(call.state, source.index);
+  auto mask = LoadLe<uint64_t>(call.state.xsave.opmask(call.insn.opmask));
+  bool complete = true;
+  for (unsigned i = 0; i < count && complete; ++i) {
+    if (!TestBit(mask, i)) continue;
+    complete = call.Write(static_cast<uint64_t>(index.At(i)) * call.insn.scale, value.data() + i * size, size);
+    if (complete) mask &= ~Bit(i);
+  }
+  StoreLe(call.state.xsave.opmask(call.insn.opmask), complete ? uint64_t{0} : mask);
+  return complete ? VectorResult::kOk : VectorResult::kMemoryFault;
 }
 
 }  // namespace nacre::engine::interp

@@ -19,6 +19,10 @@ bool HasClass(const Instruction& insn, RegisterClass wanted) {
   });
 }
 
+bool UsesAvx512(const Instruction& insn) {
+  return insn.encoding == Encoding::kEvex || HasClass(insn, RegisterClass::kMask);
+}
+
 VectorKind StateKind(const Instruction& insn) {
   switch (insn.zydis_mnemonic()) {
     case ZYDIS_MNEMONIC_FWAIT:
@@ -81,7 +85,10 @@ VectorKind KindOf(const Instruction& insn) {
     default:
       break;
   }
-  if (insn.has(x86::kInsnVsib)) return VectorKind::kGather;
+  if (insn.has(x86::kInsnVsib)) {
+    if (insn.encoding == Encoding::kVex) return VectorKind::kGather;
+    return insn.operand[0].kind == OperandKind::kMemory ? VectorKind::kScatter : VectorKind::kOpmaskGather;
+  }
   return StateKind(insn);
 }
 
@@ -99,6 +106,7 @@ VectorGuard GuardOf(const Instruction& insn, VectorKind kind) {
     default:
       break;
   }
+  if (UsesAvx512(insn)) return VectorGuard::kEvex;
   if (insn.encoding == Encoding::kVex) return VectorGuard::kVex;
   if (insn.has(x86::kInsnX87)) return VectorGuard::kX87;
   const bool mxcsr = kind == VectorKind::kLdmxcsr || kind == VectorKind::kStmxcsr;
@@ -135,6 +143,10 @@ uint16_t MemoryBytes(const Instruction& insn, const Operand& memory) {
       return narrow ? 94 : 108;
     case ZYDIS_MNEMONIC_VCVTSI2SS:
     case ZYDIS_MNEMONIC_VCVTSI2SD:
+    case ZYDIS_MNEMONIC_VCVTSI2SH:
+    case ZYDIS_MNEMONIC_VCVTUSI2SS:
+    case ZYDIS_MNEMONIC_VCVTUSI2SD:
+    case ZYDIS_MNEMONIC_VCVTUSI2SH:
       return insn.code_size == x86::CodeSize::k64 ? memory.size : 4;
     default:
       return memory.size;
@@ -155,6 +167,8 @@ uint8_t AlignmentOf(const Instruction& insn, unsigned memory_bytes) {
     case ZYDIS_MNEMONIC_VMOVAPS:
     case ZYDIS_MNEMONIC_VMOVAPD:
     case ZYDIS_MNEMONIC_VMOVDQA:
+    case ZYDIS_MNEMONIC_VMOVDQA32:
+    case ZYDIS_MNEMONIC_VMOVDQA64:
     case ZYDIS_MNEMONIC_VMOVNTPS:
     case ZYDIS_MNEMONIC_VMOVNTPD:
     case ZYDIS_MNEMONIC_VMOVNTDQ:
@@ -175,7 +189,7 @@ void PlanGpr(const Instruction& insn, VectorPlan& plan) {
     // CVT(T)xx2SI, MOVMSKPx, PMOVMSKB, PEXTRW of map 1 name it in ModRM.reg, all others in ModRM.rm.
     const bool in_reg = insn.map == 1 && (insn.opcode == 0x2c || insn.opcode == 0x2d || insn.opcode == 0x50 ||
                                           insn.opcode == 0xd7 || insn.opcode == 0xc5);
-    plan.gpr_place = in_reg ? GprPlace::kReg : GprPlace::kRm;
+    plan.gpr_place = in_reg || operand.place == x86::OperandPlace::kModrmReg ? GprPlace::kReg : GprPlace::kRm;
     plan.gpr = operand.index;
     plan.gpr_written = operand.written;
     plan.implicit_written = 0;
@@ -183,7 +197,29 @@ void PlanGpr(const Instruction& insn, VectorPlan& plan) {
   }
 }
 
+/// Their operand in memory holds the selected elements without gaps (SDM 2C "VPCOMPRESSD", "VPEXPANDD").
+bool IsPacked(const Instruction& insn) {
+  switch (insn.zydis_mnemonic()) {
+    case ZYDIS_MNEMONIC_VCOMPRESSPS:
+    case ZYDIS_MNEMONIC_VCOMPRESSPD:
+    case ZYDIS_MNEMONIC_VPCOMPRESSB:
+    case ZYDIS_MNEMONIC_VPCOMPRESSW:
+    case ZYDIS_MNEMONIC_VPCOMPRESSD:
+    case ZYDIS_MNEMONIC_VPCOMPRESSQ:
+    case ZYDIS_MNEMONIC_VEXPANDPS:
+    case ZYDIS_MNEMONIC_VEXPANDPD:
+    case ZYDIS_MNEMONIC_VPEXPANDB:
+    case ZYDIS_MNEMONIC_VPEXPANDW:
+    case ZYDIS_MNEMONIC_VPEXPANDD:
+    case ZYDIS_MNEMONIC_VPEXPANDQ:
+      return true;
+    default:
+      return false;
+  }
+}
+
 uint8_t ElementBytes(const Instruction& insn) {
+  if (insn.encoding == Encoding::kEvex) return insn.memory_element;
   switch (insn.zydis_mnemonic()) {
     case ZYDIS_MNEMONIC_VMASKMOVPS:
     case ZYDIS_MNEMONIC_VPMASKMOVD:
@@ -204,8 +240,8 @@ VectorPlan MakePlan(const Instruction& insn) {
   std::copy_n(insn.bytes, insn.length, plan.bytes.begin());
   plan.length = insn.length;
   plan.code_size = insn.code_size;
-  const bool known = insn.encoding == Encoding::kLegacy || insn.encoding == Encoding::kVex;
-  if (!known || IsCompactSave(insn) || insn.has(x86::kInsnLock) || HasClass(insn, RegisterClass::kMask)) return plan;
+  const bool known = insn.encoding != Encoding::kXop && insn.encoding != Encoding::k3dNow;
+  if (!known || IsCompactSave(insn) || insn.has(x86::kInsnLock)) return plan;
   plan.kind = KindOf(insn);
   plan.guard = GuardOf(insn, plan.kind);
   const bool mmx = HasClass(insn, RegisterClass::kMmx) || insn.zydis_mnemonic() == ZYDIS_MNEMONIC_EMMS;
@@ -222,6 +258,8 @@ VectorPlan MakePlan(const Instruction& insn) {
     plan.memory_read = memory->read;
     plan.memory_written = memory->written;
     plan.alignment = AlignmentOf(insn, plan.memory_bytes);
+    plan.masked_memory = insn.has(x86::kInsnMaskedMemory) && plan.kind == VectorKind::kNative;
+    plan.packed_memory = plan.masked_memory && IsPacked(insn);
     plan.x87_result = plan.memory_written && insn.has(x86::kInsnX87) && plan.x87_pending;
   }
   return plan;

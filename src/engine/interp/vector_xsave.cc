@@ -17,21 +17,14 @@ using x86::XsaveArea;
 constexpr uint64_t kX87Bit = 1, kSseBit = 2, kAvxBit = 4;
 constexpr unsigned kXmmOffset = 160, kHeaderOffset = 512, kHeaderBytes = 64;
 
-/// A state component above SSE with its place in the standard format (CPUID 0DH).
-struct Component {
-  unsigned bit;
-  unsigned offset;
-  unsigned bytes;
-  unsigned bytes_without_64;  ///< outside 64-bit code, where registers 8 to 15 are out of reach
-};
-constexpr Component kComponents[] = {{2, XsaveArea::kAvxOffset, 256, 128},
-                                     {5, XsaveArea::kOpmaskOffset, 64, 64},
-                                     {6, XsaveArea::kZmmHi256Offset, 512, 256},
-                                     {7, XsaveArea::kHi16ZmmOffset, 1024, 0},
-                                     {9, XsaveArea::kPkruOffset, 8, 8}};
+using Component = x86::XsaveComponent;
 
+/// Outside 64-bit code vector registers from 8 on are out of reach (SDM 1 13.5).
 unsigned BytesOf(const Component& component, const VectorCall& call) {
-  return call.vector_registers() == 16 ? component.bytes : component.bytes_without_64;
+  if (call.vector_registers() == 16) return component.bytes;
+  constexpr unsigned kAvx = 2, kZmmHi256 = 6, kHi16Zmm = 7;
+  if (component.bit == kHi16Zmm) return 0;
+  return component.bit == kAvx || component.bit == kZmmHi256 ? component.bytes / 2 : component.bytes;
 }
 
 bool AllZero(const uint8_t* from, size_t bytes) {
@@ -44,7 +37,7 @@ uint64_t InUse(CpuState& state) {
   uint64_t in_use = 0;
   if (area.fcw() != kFcwInit || area.fsw() != 0 || area.ftw() != 0 || !AllZero(area.st(0), 128)) in_use |= kX87Bit;
   if (!AllZero(area.xmm(0), 256)) in_use |= kSseBit;
-  for (const Component& component : kComponents)
+  for (const Component& component : x86::kXsaveComponents)
     if (!AllZero(area.bytes + component.offset, component.bytes)) in_use |= Bit(component.bit);
   return in_use;
 }
@@ -146,7 +139,7 @@ VectorResult VectorUnit::Impl::Xsave(const VectorCall& call, bool optimized) {
   }
   if ((features & (kSseBit | kAvxBit)) != 0) pieces.Add(24, legacy.bytes + 24, 8);  // MXCSR and its mask
   if ((saved & kSseBit) != 0) pieces.Add(kXmmOffset, legacy.bytes + kXmmOffset, 16 * call.vector_registers());
-  for (const Component& component : kComponents)
+  for (const Component& component : x86::kXsaveComponents)
     if (TestBit(saved, component.bit))
       pieces.Add(component.offset, state.xsave.bytes + component.offset, BytesOf(component, call));
   uint64_t xstate_bv = 0;
@@ -172,7 +165,7 @@ VectorResult VectorUnit::Impl::Xrstor(const VectorCall& call) {
   if (has_mxcsr && !call.Read(24, incoming.bytes + 24, 4)) return VectorResult::kMemoryFault;
   const unsigned xmm_bytes = 16 * call.vector_registers();
   if ((present & kSseBit) != 0 && !call.Read(kXmmOffset, incoming.xmm(0), xmm_bytes)) return VectorResult::kMemoryFault;
-  for (const Component& component : kComponents) {
+  for (const Component& component : x86::kXsaveComponents) {
     const unsigned bytes = TestBit(present, component.bit) ? BytesOf(component, call) : 0;
     if (bytes != 0 && !call.Read(component.offset, incoming.bytes + component.offset, bytes))
       return VectorResult::kMemoryFault;
@@ -189,7 +182,7 @@ VectorResult VectorUnit::Impl::Xrstor(const VectorCall& call) {
   if (has_mxcsr) state.xsave.mxcsr() = incoming.mxcsr();
   // What is absent from the area is zero in `incoming`: the initial configuration.
   if ((features & kSseBit) != 0) std::memcpy(state.xsave.xmm(0), incoming.xmm(0), xmm_bytes);
-  for (const Component& component : kComponents)
+  for (const Component& component : x86::kXsaveComponents)
     if (TestBit(features, component.bit))
       std::memcpy(state.xsave.bytes + component.offset, incoming.bytes + component.offset, BytesOf(component, call));
   return VectorResult::kOk;
@@ -206,6 +199,7 @@ VectorResult VectorUnit::Impl::Ldmxcsr(const VectorCall& call) {
 VectorResult VectorUnit::Impl::ZeroUpper(const VectorCall& call, bool all) {
   for (unsigned i = 0; i < call.vector_registers(); ++i) {
     std::memset(call.state.xsave.ymm_high(i), 0, 16);
+    std::memset(call.state.xsave.zmm_high(i), 0, 32);
     if (all) std::memset(call.state.xsave.xmm(i), 0, 16);
   }
   return VectorResult::kOk;

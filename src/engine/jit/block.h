@@ -29,6 +29,7 @@ enum BlockFlags : uint32_t {
   kFlagTsc = 1 << 12,        ///< RDTSC and RDTSCP do not fault
   kFlagFsGsBase = 1 << 13,   ///< CR4.FSGSBASE
   kFlagUngrouped = 1 << 14,  ///< every access with a check of its own: a shared check of the usual block has failed
+  kFlagAvx512 = 1 << 15,     ///< with kFlagAvx: EVEX and opmask instructions may execute
   kFlagSingle = 1 << 11,     ///< one instruction a block, no links (budgets, lockstep)
 };
 
@@ -86,7 +87,8 @@ struct Site {
   bool control : 1 = false;      ///< a MOV to control register `to`
   bool has_address : 1 = false;  ///< JitContext::slow_address holds the memory operand's linear address
   StringKind string = StringKind::kOther;
-  uint8_t to = 0, from = 0;  ///< registers of MOV to control registers, `from` of INVPCID
+  uint8_t to = 0, from = 0;             ///< registers of MOV to control registers, `from` of INVPCID
+  uint8_t opmask = 0, opmask_bits = 0;  ///< the writemask that selects elements of the operand in memory; 0: none
 };
 static_assert(sizeof(Site) <= 24);
 

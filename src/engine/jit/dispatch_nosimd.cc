@@ -5,6 +5,12 @@
 
 #include "engine/jit/jit_vcpu.h"
 
+extern "C" {
+void NacreLoadAvx512(const uint8_t* area);
+void NacreSaveAvx512(uint8_t* area);
+uint64_t NacreReadOpmask(unsigned index);
+}
+
 namespace nacre::engine::jit {
 
 using x86::CpuState;
@@ -26,6 +32,11 @@ bool IsWholeSegment(const Segment& segment) {
 }
 
 }  // namespace
+
+/// Whether the guest has AVX-512 switched on. Its components are in the host's registers only then.
+bool JitVcpu::Avx512Enabled() const {
+  return has_avx512_ && (context_->state.xcr0 & x86::kAvx512Enabled) == x86::kAvx512Enabled;
+}
 
 /// The mode flags of the present state; false when it is one that is not translated at all.
 bool JitVcpu::ComputeMode() {
@@ -54,6 +65,7 @@ bool JitVcpu::ComputeMode() {
     flags |= kFlagX87;
     if (state.cr4 & x86::cr4::kOsFxsr) flags |= kFlagSse;
     if ((state.cr4 & x86::cr4::kOsXsave) && (state.xcr0 & 6) == 6 && has_avx_) flags |= kFlagAvx;
+    if ((flags & kFlagAvx) && Avx512Enabled()) flags |= kFlagAvx512;
   }
   // In lockstep the two would read different times.
   if (!lockstep_ && (cpl == 0 || !(state.cr4 & x86::cr4::kTsd))) flags |= kFlagTsc;
@@ -221,6 +233,8 @@ void JitVcpu::LoadVectors(uint64_t in_memory) {
   StoreLe<uint32_t>(area + 24, LoadLe<uint32_t>(area + 24) & 0xffff);  // reserved bits would fault here
   const uint32_t mask = has_avx_ ? 7 : 3;
   asm volatile("xrstor64 (%0)" : : "r"(area), "a"(mask), "d"(0) : "memory");
+  avx512_live_ = Avx512Enabled();
+  if (avx512_live_) NacreLoadAvx512(area);
   vectors_live_ = true;
 }
 
@@ -229,6 +243,7 @@ void JitVcpu::StoreVectors() {
   uint8_t* area = context_->state.xsave.bytes;
   const uint32_t mask = has_avx_ ? 7 : 3;
   asm volatile("xsave64 (%0)" : : "r"(area), "a"(mask), "d"(0) : "memory");
+  if (avx512_live_) NacreSaveAvx512(area);
   // The host's own instruction and data pointers are not the guest's business.
   StoreLe<uint16_t>(area + 6, 0);
   StoreLe<uint64_t>(area + 8, 0);
@@ -254,7 +269,9 @@ uint64_t JitVcpu::SlowMemory() {
   const Site& site = store_->site(context.exit_id);
   const uint64_t address = context.slow_address;
   const bool crosses = (address & kPageMask) + site.size > kPageSize;
-  if (!crosses && FillTlb(site.context, address, site.write))
+  // With nothing selected the page is not accessed: its accessed and dirty bits stay.
+  const bool selected = site.opmask == 0 || NacreReadOpmask(site.opmask) << (64 - site.opmask_bits) != 0;
+  if (!crosses && selected && FillTlb(site.context, address, site.write))
     return reinterpret_cast<uint64_t>(buffer_.exec_base() + site.retry);
   context.state.rip = site.rip;
   if (site.group) {
@@ -268,8 +285,8 @@ uint64_t JitVcpu::SlowMemory() {
     context.exit_code = kExitUngrouped;
     return 0;
   }
-  // A misaligned vector operand may have to fault for that instead.
-  if (!crosses && (site.size <= 8 || address % site.size == 0)) pending_fault_ = walk_fault_;
+  // A misaligned vector operand may have to fault for that instead; whether a masked one faults, the interpreter says.
+  if (!crosses && site.opmask == 0 && (site.size <= 8 || address % site.size == 0)) pending_fault_ = walk_fault_;
   context.exit_id = kNone;
   context.exit_code = kExitInterpret;
   return 0;

@@ -95,6 +95,8 @@ void Translator::EmitCheck(const Access& access, uint64_t rip) {
   place.size = static_cast<uint8_t>(access.size);
   place.write = access.write;
   place.group = access.group;
+  place.opmask = access.opmask;
+  place.opmask_bits = access.opmask_bits;
   const uint32_t site = store_.AddSite(place);
   ColdExit exit{.kind = ColdExit::kSlow,
                 .displacement = nullptr,
@@ -132,7 +134,12 @@ Mem Translator::EmitAccess(unsigned index, Part part, unsigned size, bool write)
   const PlannedAccess& planned = plan_[index][part];
   if (planned.group < 0) {
     EmitLinearAddress(insn, NextRip(index), 0);
-    EmitCheck({.size = size, .write = write, .flags_live = live_before_[index] != 0}, RipOf(index));
+    Access access{.size = size, .write = write, .flags_live = live_before_[index] != 0};
+    if (insn.has(x86::kInsnMaskedMemory)) {
+      access.opmask = insn.opmask;
+      access.opmask_bits = insn.opmask_bits;
+    }
+    EmitCheck(access, RipOf(index));
     return {.base = kScratch1};
   }
   const Mem host = Context(offsetof(JitContext, group_host) + 8 * static_cast<unsigned>(planned.group));

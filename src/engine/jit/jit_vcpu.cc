@@ -75,6 +75,7 @@ Status JitVcpu::Prepare() {
   interpreter_ = std::make_unique<interp::Interpreter>(config_, listener);
   fault_range_ = NACRE_TRY(HostFaultRange::Register(buffer_.exec_base(), buffer_.size_bytes(), *this));
   has_avx_ = HostHasAvx();
+  has_avx512_ = (config_.model->xcr0_mask() & x86::kAvx512Components) != 0;
   has_fsgsbase_ = HostHasFsGsBase();
   physical_address_bits_ = static_cast<uint8_t>(config_.model->physical_address_bits());
   spaces_ = NACRE_TRY(AddressSpaces::Create());

@@ -86,6 +86,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   const uint8_t* CachedTarget(uint64_t rip, uint32_t flags) const;
   void TakeExit();
   void Stress();  ///< stress_nosimd.cc
+  bool Avx512Enabled() const;
   void LoadVectors(uint64_t in_memory);
   void StoreVectors();
   void SaveVectors();
@@ -194,6 +195,8 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   bool has_avx_ = false, has_fsgsbase_ = false;
   uint8_t physical_address_bits_ = 52;  ///< of the CPU model
   bool interpreter_stale_ = false;      ///< translations were flushed without the interpreter
+  bool has_avx512_ = false;             ///< the model has it, and so has the host
+  bool avx512_live_ = false;            ///< with vectors_live_: AVX-512's components are live, too
   bool mode_known_ = false;
   /// Why the last FillTlb failed, where a page fault it was; and that fault, when the instruction is to raise it.
   static constexpr uint32_t kNoFault = 0xffffffff;

@@ -69,7 +69,10 @@ std::string JitVcpu::Lockstep::Compare(const CpuState& expected, const CpuState&
   for (unsigned i = 0; i < 16; ++i) {
     bytes(fmt::format("xmm{}", i), 160 + 16 * i, 16);
     bytes(fmt::format("ymm{} high", i), x86::XsaveArea::kAvxOffset + 16 * i, 16);
+    bytes(fmt::format("zmm{} high", i), x86::XsaveArea::kZmmHi256Offset + 32 * i, 32);
+    bytes(fmt::format("zmm{}", i + 16), x86::XsaveArea::kHi16ZmmOffset + 64 * i, 64);
   }
+  for (unsigned i = 0; i < 8; ++i) bytes(fmt::format("k{}", i), x86::XsaveArea::kOpmaskOffset + 8 * i, 8);
   return text;
 }
 

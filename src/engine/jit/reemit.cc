@@ -36,15 +36,30 @@ constexpr Range kOneByteRanges[] = {{0x00, 0x05}, {0x08, 0x0d}, {0x10, 0x15}, {0
 constexpr Range kMap1Ranges[] = {{0x10, 0x17}, {0x28, 0x2f}, {0x40, 0x76}, {0x7e, 0x7f}, {0x77, 0x77},
                                  {0x7c, 0x7d}, {0x90, 0x9f}, {0xa3, 0xa5}, {0xab, 0xad}, {0xae, 0xb1},
                                  {0xb3, 0xb3}, {0xb6, 0xb8}, {0xba, 0xf6}, {0xf8, 0xfe}};
-constexpr Range kMap2Ranges[] = {{0x00, 0x0b}, {0x10, 0x10}, {0x14, 0x15}, {0x17, 0x17}, {0x1c, 0x1e}, {0x20, 0x25},
-                                 {0x28, 0x2b}, {0x30, 0x41}, {0xc8, 0xcd}, {0xdb, 0xdf}, {0xf0, 0xf1}, {0xf6, 0xf6}};
-constexpr Range kMap3Ranges[] = {{0x08, 0x0f}, {0x14, 0x17}, {0x20, 0x22}, {0x40, 0x42},
-                                 {0x44, 0x44}, {0x60, 0x63}, {0xcc, 0xcc}, {0xdf, 0xdf}};
-constexpr Range kVex1Ranges[] = {{0x10, 0x17}, {0x28, 0x2f}, {0x50, 0x7f}, {0xae, 0xae},
-                                 {0xc2, 0xc2}, {0xc4, 0xc6}, {0xd0, 0xf6}, {0xf8, 0xfe}};
-constexpr Range kVex2Ranges[] = {{0x00, 0x2b}, {0x30, 0x41}, {0x45, 0x47}, {0x58, 0x5a},
-                                 {0x78, 0x79}, {0x96, 0xbf}, {0xdb, 0xdf}, {0xf2, 0xf7}};
-constexpr Range kVex3Ranges[] = {{0x00, 0x22}, {0x38, 0x39}, {0x40, 0x4c}, {0x60, 0x63}, {0xdf, 0xdf}, {0xf0, 0xf0}};
+constexpr Range kMap2Ranges[] = {{0x00, 0x0b}, {0x10, 0x10}, {0x14, 0x15}, {0x17, 0x17}, {0x1c, 0x1e},
+                                 {0x20, 0x25}, {0x28, 0x2b}, {0x30, 0x41}, {0xc8, 0xcd}, {0xcf, 0xcf},
+                                 {0xdb, 0xdf}, {0xf0, 0xf1}, {0xf6, 0xf6}};
+constexpr Range kMap3Ranges[] = {{0x08, 0x0f}, {0x14, 0x17}, {0x20, 0x22}, {0x40, 0x42}, {0x44, 0x44},
+                                 {0x60, 0x63}, {0xcc, 0xcc}, {0xce, 0xcf}, {0xdf, 0xdf}};
+constexpr Range kVex1Ranges[] = {{0x10, 0x17}, {0x28, 0x2f}, {0x41, 0x4b}, {0x50, 0x7f}, {0x90, 0x93}, {0x98, 0x99},
+                                 {0xae, 0xae}, {0xc2, 0xc2}, {0xc4, 0xc6}, {0xd0, 0xf6}, {0xf8, 0xfe}};
+constexpr Range kVex2Ranges[] = {{0x00, 0x2b}, {0x30, 0x41}, {0x45, 0x47}, {0x58, 0x5a}, {0x78, 0x79},
+                                 {0x96, 0xbf}, {0xcf, 0xcf}, {0xdb, 0xdf}, {0xf2, 0xf7}};
+constexpr Range kVex3Ranges[] = {{0x00, 0x22}, {0x30, 0x33}, {0x38, 0x39}, {0x40, 0x4c},
+                                 {0x60, 0x63}, {0xce, 0xcf}, {0xdf, 0xdf}, {0xf0, 0xf0}};
+constexpr Range kEvex1Ranges[] = {{0x10, 0x17}, {0x28, 0x2f}, {0x51, 0x51}, {0x54, 0x76}, {0x78, 0x7b}, {0x7e, 0x7f},
+                                  {0xc2, 0xc2}, {0xc4, 0xc6}, {0xd1, 0xd6}, {0xd8, 0xef}, {0xf1, 0xf6}, {0xf8, 0xfe}};
+constexpr Range kEvex2Ranges[] = {{0x00, 0x00}, {0x04, 0x04}, {0x0b, 0x0d}, {0x10, 0x16}, {0x18, 0x2d}, {0x30, 0x40},
+                                  {0x42, 0x47}, {0x4c, 0x55}, {0x58, 0x5b}, {0x62, 0x66}, {0x70, 0x73}, {0x75, 0x7f},
+                                  {0x83, 0x83}, {0x88, 0x8b}, {0x8d, 0x8d}, {0x8f, 0x8f}, {0x96, 0x9f}, {0xa6, 0xaf},
+                                  {0xb4, 0xbf}, {0xc4, 0xc4}, {0xcf, 0xcf}, {0xdc, 0xdf}};
+constexpr Range kEvex3Ranges[] = {{0x00, 0x01}, {0x03, 0x05}, {0x08, 0x0b}, {0x0f, 0x0f}, {0x14, 0x1b}, {0x1d, 0x23},
+                                  {0x25, 0x27}, {0x38, 0x3b}, {0x3e, 0x3f}, {0x42, 0x44}, {0x50, 0x51}, {0x54, 0x57},
+                                  {0x66, 0x67}, {0x70, 0x73}, {0xc2, 0xc2}, {0xce, 0xcf}};
+constexpr Range kEvex5Ranges[] = {{0x10, 0x11}, {0x1d, 0x1d}, {0x2a, 0x2a}, {0x2c, 0x2f},
+                                  {0x51, 0x51}, {0x58, 0x5f}, {0x6e, 0x6e}, {0x78, 0x7e}};
+constexpr Range kEvex6Ranges[] = {{0x13, 0x13}, {0x2c, 0x2d}, {0x42, 0x43}, {0x4c, 0x4f}, {0x56, 0x57},
+                                  {0x96, 0x9f}, {0xa6, 0xaf}, {0xb6, 0xbf}, {0xd6, 0xd7}};
 constexpr auto kOneByte = Set(kOneByteRanges);
 constexpr auto kMap1 = Set(kMap1Ranges);
 constexpr auto kMap2 = Set(kMap2Ranges);
@@ -52,6 +67,9 @@ constexpr auto kMap3 = Set(kMap3Ranges);
 constexpr auto kVex1 = Set(kVex1Ranges);
 constexpr auto kVex2 = Set(kVex2Ranges);
 constexpr auto kVex3 = Set(kVex3Ranges);
+constexpr std::array<bool, 256> kNoOpcode{};
+constexpr std::array<bool, 256> kEvex[] = {kNoOpcode, Set(kEvex1Ranges), Set(kEvex2Ranges), Set(kEvex3Ranges),
+                                           kNoOpcode, Set(kEvex5Ranges), Set(kEvex6Ranges)};
 
 /// Mnemonics inside allowed opcodes that need the interpreter: control instructions, those that store FPU environments
 /// (host addresses would leak), those whose memory operand is not where ModRM says.
@@ -89,6 +107,7 @@ bool AllowedInGroup(const Instruction& insn) {
     if (insn.map == 1 && insn.opcode == 0xae) return memory && (extension == 2 || extension == 3);
     return true;
   }
+  if (insn.encoding == Encoding::kEvex) return true;
   if (insn.map == 0) {
     switch (insn.opcode) {
       case 0x8c:
@@ -164,7 +183,8 @@ uint8_t* EmitModRmAndTail(uint8_t* at, const Instruction& insn, unsigned reg, un
     if (memory_base >= 0) {
       const unsigned base = static_cast<unsigned>(memory_base) & 7;
       NACRE_CHECK(base != 4 && base != 5);
-      const bool short_displacement = displacement == static_cast<int8_t>(displacement);
+      const bool short_displacement =
+          displacement == static_cast<int8_t>(displacement) && insn.encoding != Encoding::kEvex;
       const unsigned mod = displacement == 0 ? 0 : short_displacement ? 0x40 : 0x80;
       *at++ = static_cast<uint8_t>(mod | (reg & 7) << 3 | base);
       if (displacement == 0) {
@@ -215,7 +235,51 @@ uint8_t* ReEmitVex(uint8_t* at, const Instruction& insn, const RegisterMap& map,
   return at;
 }
 
+/// The same of EVEX.W.
+bool WidthIsEvexW(const Instruction& insn, unsigned prefix) {
+  const uint8_t op = insn.opcode;
+  if (insn.map == 2) return op == 0x7c;
+  if (insn.map == 3) return op == 0x16 || op == 0x22;
+  if (insn.map != 1 && insn.map != 5) return false;
+  if (prefix == 1) return op == 0x6e || op == 0x7e;
+  return prefix >= 2 && (op == 0x2a || op == 0x2c || op == 0x2d || op == 0x78 || op == 0x79 || op == 0x7b);
+}
+
+/// SDM 2A 2.7.1. Displacements of one byte would count in units of the operand's size; so they get four.
+uint8_t* ReEmitEvex(uint8_t* at, const Instruction& insn, const RegisterMap& map, int memory_base, int displacement) {
+  const uint8_t* evex = insn.bytes + insn.prefix_count;
+  uint8_t p0 = evex[1], p1 = evex[2], p2 = evex[3];
+  if (insn.code_size != x86::CodeSize::k64) {  // there are 8 registers
+    p0 |= 0xf0;
+    p1 |= 0x40;
+    p2 |= 8;
+    if (WidthIsEvexW(insn, p1 & 3)) p1 &= 0x7f;
+  }
+  Fields fields{.reg = ((p0 & 0x80) ? 0 : 8u) | ((p0 & 0x10) ? 0 : 16u) | ((insn.modrm >> 3) & 7u),
+                .rm = ((p0 & 0x20) ? 0 : 8u) | ((p0 & 0x40) ? 0 : 16u) | (insn.modrm & 7u),
+                .vvvv = 0,
+                .rex_needed = false};
+  Rename(insn, map, fields);
+  const unsigned rm = memory_base >= 0 ? static_cast<unsigned>(memory_base) : fields.rm;
+  p0 = static_cast<uint8_t>((p0 & 0x0f) | (fields.reg & 8 ? 0 : 0x80) | (fields.reg & 16 ? 0 : 0x10) |
+                            (rm & 8 ? 0 : 0x20) | (rm & 16 ? 0 : 0x40));
+  *at++ = 0x62;
+  *at++ = p0;
+  *at++ = p1;
+  *at++ = p2;
+  *at++ = insn.opcode;
+  return EmitModRmAndTail(at, insn, fields.reg, fields.rm, memory_base, displacement);
+}
+
 }  // namespace
+
+bool UsesAvx512(const Instruction& insn) {
+  if (insn.encoding == Encoding::kEvex) return true;
+  if (insn.encoding != Encoding::kVex) return false;
+  for (unsigned i = 0; i < insn.operand_count; ++i)
+    if (insn.operand[i].register_class == RegisterClass::kMask) return true;
+  return false;
+}
 
 bool CanReEmit(const Instruction& insn) {
   using namespace x86;
@@ -225,6 +289,8 @@ bool CanReEmit(const Instruction& insn) {
   if (insn.encoding == Encoding::kVex) {
     const auto& set = insn.map == 1 ? kVex1 : insn.map == 2 ? kVex2 : kVex3;
     if (insn.map < 1 || insn.map > 3 || !set[op]) return false;
+  } else if (insn.encoding == Encoding::kEvex) {
+    if (insn.map >= std::size(kEvex) || !kEvex[insn.map][op]) return false;
   } else if (insn.encoding == Encoding::kLegacy) {
     const auto& set = insn.map == 0 ? kOneByte : insn.map == 1 ? kMap1 : insn.map == 2 ? kMap2 : kMap3;
     if (insn.map > 3 || !set[op]) return false;
@@ -258,6 +324,7 @@ bool IsNop(const Instruction& insn) {
 }
 
 uint8_t* ReEmit(uint8_t* at, const Instruction& insn, const RegisterMap& map, int memory_base, int displacement) {
+  if (insn.encoding == Encoding::kEvex) return ReEmitEvex(at, insn, map, memory_base, displacement);
   if (insn.encoding == Encoding::kVex) return ReEmitVex(at, insn, map, memory_base, displacement);
   for (unsigned i = 0; i < insn.prefix_count; ++i) {
     const uint8_t prefix = insn.bytes[i];

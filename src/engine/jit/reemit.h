@@ -13,6 +13,9 @@ namespace nacre::engine::jit {
 /// operand points to checked memory. Branches, stack and system instructions are not among them.
 bool CanReEmit(const x86::Instruction& instruction);
 
+/// EVEX and opmask instructions: those that exist only where XCR0 enables AVX-512.
+bool UsesAvx512(const x86::Instruction& instruction);
+
 /// Whether it does nothing that a guest could see (NOPs, prefetches, PAUSE).
 bool IsNop(const x86::Instruction& instruction);
 

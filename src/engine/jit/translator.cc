@@ -218,7 +218,7 @@ bool Translator::EmitInstruction(unsigned index) {
   if (IsNop(insn)) return true;
   if (insn.has(x86::kInsnX87) && !(request_.flags & kFlagX87)) return false;
   if (insn.has(x86::kInsnVector)) {
-    const uint32_t needed = insn.encoding == x86::Encoding::kVex ? kFlagAvx : kFlagSse;
+    const uint32_t needed = UsesAvx512(insn) ? kFlagAvx512 : insn.encoding == x86::Encoding::kVex ? kFlagAvx : kFlagSse;
     if (!(request_.flags & needed) || !(request_.flags & kFlagX87)) return false;
   }
   if (insn.branch != BranchKind::kNone) return EmitBranch(index);

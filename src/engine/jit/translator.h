@@ -85,6 +85,7 @@ class Translator {
     bool write = false;
     bool flags_live = true;
     bool group = false;
+    uint8_t opmask = 0, opmask_bits = 0;  ///< see Site
   };
   /// Which of an instruction's two possible accesses.
   enum Part : uint8_t { kOperand, kStack };

@@ -80,6 +80,12 @@ class Assembler {
       Value(value);
     }
   }
+  /// Always in ten bytes: MOV r64, imm64.
+  void LoadImm64(unsigned reg, uint64_t value) {
+    Rex(true, 0, -1, static_cast<int>(reg));
+    Byte(static_cast<uint8_t>(0xb8 | (reg & 7)));
+    Value(value);
+  }
   /// PEXT reg, source, mem (BMI2, flag-free): gathers the bits of `source` under the mask in memory.
   void Pext(unsigned reg, unsigned source, const Mem& mask) { Vex(reg, source, mask, 0xf5, 2); }
   /// PDEP, likewise.
@@ -87,6 +93,8 @@ class Assembler {
 
   void Add(unsigned reg, const Mem& mem) { Op(reg, mem, 0x03); }
   void Sub(unsigned reg, const Mem& mem) { Op(reg, mem, 0x2b); }
+  void Compare(unsigned left, unsigned right) { Op(right, left, 0x39); }
+  void Not(unsigned reg) { Op(2, reg, 0xf7); }
   void CompareImm32(unsigned reg, uint32_t value) {
     Op(7, reg, 0x81);
     Value(value);
@@ -103,6 +111,10 @@ class Assembler {
   /// Jumps; each returns the place of its displacement, for Bind or Patch.
   uint8_t* Jump() {
     Byte(0xe9);
+    return Displacement32();
+  }
+  uint8_t* Call() {
+    Byte(0xe8);
     return Displacement32();
   }
   uint8_t* JumpIf(unsigned condition) {

@@ -39,7 +39,7 @@ inline constexpr unsigned kMaxInstructions = 64;
 struct Block {
   uint64_t phys = 0;
   uint64_t rip = 0;
-  uint32_t code = 0;       ///< entry: offset in the code buffer
+  uint32_t code = 0;       ///< offset in the code buffer: the entry of indirect branches, which compares R10 with rip
   uint32_t host_size = 0;  ///< hot and cold part
   uint32_t flags = 0;
   uint32_t page = 0;  ///< GuestMemory's index of its page
@@ -53,7 +53,10 @@ struct Block {
   uint16_t look_first = 0;       ///< page offsets of successors' bytes that decided which flags are dead at the end:
   uint16_t look_last = 0;        ///< [first, last], empty when first > last
   uint8_t instruction_count = 0;
+  uint8_t body = 0;  ///< from `code` to where links enter
   bool valid = false;
+
+  uint32_t entry() const { return code + body; }
 };
 
 /// A direct exit of a block. Places are offsets in the code buffer.

@@ -133,7 +133,7 @@ class HostLister {
     if (other == kNone) return fmt::format("code+{:#x}", target);
     const Block& block = view_.store.block(other);
     return fmt::format("block {:#x}{}", block.rip,
-                       target == block.code ? "" : fmt::format("+{:#x}", target - block.code));
+                       target == block.entry() ? "" : fmt::format("+{:#x}", target - block.code));
   }
 
   std::string Describe(uint32_t at) {

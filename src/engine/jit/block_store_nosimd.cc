@@ -133,7 +133,7 @@ void BlockStore::Connect(uint32_t link_index, uint32_t block_index, uint32_t pag
   }
   if (link.target_block == block_index) return;
   Disconnect(link_index);
-  PatchJump(link, blocks_[block_index].code);
+  PatchJump(link, blocks_[block_index].entry());
   link.target_block = block_index;
   Block& target = blocks_[block_index];
   link.next_incoming = target.first_incoming;

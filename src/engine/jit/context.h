@@ -40,8 +40,9 @@ struct CodePages {
   uint32_t page_id[kPageSlots];
 };
 
-/// Indirect branch targets: entry of RIP r is r's low bits; negated[i] + r == 0 is a hit. Zero is an empty entry. Entry
-/// 0 is never used and its target is the way to a miss, so that Vcpu::Request can make every lookup miss by clearing
+/// Indirect branch targets: entry of RIP r is r's low bits. Generated code jumps to its target, which is the way to a
+/// miss or the indirect entry of a block, where R10 is compared with the block's own RIP. Zero in negated_rip, which is
+/// for C++ only, is an empty entry. Entry 0 is never used, so that Vcpu::Request can make every lookup miss by clearing
 /// the index mask.
 struct JumpCache {
   uint64_t negated_rip[kJumpCacheEntries];
@@ -63,7 +64,8 @@ struct JitContext {
   uint64_t interrupt_flag = 0;  ///< RFLAGS.IF while translated code owns the state: 0 or 1
   uint64_t saved_rcx = 0;
   uint64_t saved_scratch = 0;
-  uint64_t host_rsp = 0;
+  uint64_t host_rsp = 0;      ///< the thread's own stack while translated code runs on the return stack
+  uint64_t return_rsp = 0;    ///< top of the return stack in use (return_stacks.h) while C++ runs
   uint64_t slow_address = 0;  ///< linear address of a TLB miss
   uint64_t resume = 0;        ///< host address to go on at after a slow path
   uint32_t exit_id = 0;

@@ -32,6 +32,7 @@ constexpr Slot kSlots[] = {
     NACRE_SLOT(saved_rcx),
     NACRE_SLOT(saved_scratch),
     NACRE_SLOT(host_rsp),
+    NACRE_SLOT(return_rsp),
     NACRE_SLOT(slow_address),
     NACRE_SLOT(resume),
     NACRE_SLOT(exit_id),

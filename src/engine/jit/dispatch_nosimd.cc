@@ -200,9 +200,10 @@ JitVcpu::Need JitVcpu::Dispatch() {
         return Need::kInterpret;
       }
       if (linked && pending_link_ == kNone && !ungrouped_) NoteJumpTarget(block);
-      code = buffer_.exec_base() + block.code;
+      code = buffer_.exec_base() + block.entry();
     }
     if (!vectors_live_) LoadVectors(has_avx_ ? 7 : 3);
+    UseReturnStack(context.state.cpl() == 3 ? kContextUser : kContextSupervisor);
     ++counters_.dispatches;
     ungrouped_ = false;
     context.state.rflags &= ~x86::rflags::kRf;  // matters to instruction breakpoints only, which are not translated

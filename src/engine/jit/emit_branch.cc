@@ -28,10 +28,10 @@ uint32_t Translator::NewLink(uint8_t* displacement, uint64_t target_rip, uint32_
   return id;
 }
 
-/// A jump to `target_rip`. `poll`: look for requests first (every loop must contain a poll). Across pages the link is
-/// taken only while the target page is known to be mapped as it was: its slot holds the id of the (linear, physical)
-/// pair.
-void Translator::EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool poll) {
+/// A jump or call to `target_rip`. `poll`: look for requests first (every loop must contain a poll). Across pages the
+/// link is taken only while the target page is known to be mapped as it was: its slot holds the id of the (linear,
+/// physical) pair.
+void Translator::EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool poll, bool call) {
   const bool same_page = SamePage(target_rip);
   const bool live = !same_page || LiveAt(target_rip) != 0;
   const bool test_page = !same_page;
@@ -72,7 +72,7 @@ void Translator::EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool p
       cross_exit.displacement = code_.JumpIf(5);
     }
   }
-  const uint32_t id = NewLink(code_.Jump(), target_rip, target_flags);
+  const uint32_t id = NewLink(call ? code_.Call() : code_.Jump(), target_rip, target_flags);
   store_.link(id).page_id_place = id_place ? Offset(id_place) : 0;
   store_.link(id).page_id_negated = live;
   if (poll_exit)
@@ -114,32 +114,45 @@ void Translator::EmitCounterBranch(unsigned index) {
   EmitLinkExit(next, request_.flags, next <= RipOf(index));
 }
 
-/// R10 = target RIP: jump through the jump cache, or leave by a lookup. Flags kept: callers may pass values in them.
-void Translator::EmitLookup() {
-  const size_t cache = offsetof(JitContext, jump_cache) + context() * sizeof(JumpCache);
-  code_.Store(SavedRcx(), kHostRcx);
-  code_.Pext(kScratch2, kScratch1, Context(offsetof(JitContext, jump_mask)));
-  code_.Load(kHostRcx, ContextIndexed(kScratch2, cache + offsetof(JumpCache, negated_rip)));
-  code_.Lea(kHostRcx, {.base = kHostRcx, .index = kScratch1});
-  code_.Load(kScratch2, ContextIndexed(kScratch2, cache + offsetof(JumpCache, target)));
-  uint8_t* hit = code_.JumpIfRcxZero();
-  code_.JumpTo(stubs_.exit_lookup);
-  code_.Bind8(hit);
-  code_.Load(kHostRcx, SavedRcx());
-  code_.JumpReg(kScratch2);
+/// R10 = `rip`, or away. Uses R11.
+void Translator::EmitRipCheck(uint64_t rip, bool flags_live, ColdExit::Kind otherwise) {
+  ColdExit exit{.kind = otherwise, .restore_rcx = flags_live};
+  EmitGuestRipConstant(kScratch2, rip);
+  if (flags_live) {
+    code_.Store(SavedRcx(), kHostRcx);
+    code_.Not(kScratch2);
+    code_.Lea(kHostRcx, {.base = kScratch1, .index = kScratch2, .disp = 1});
+    uint8_t* same = code_.JumpIfRcxZero();
+    exit.displacement = code_.Jump();
+    code_.Bind8(same);
+    code_.Load(kHostRcx, SavedRcx());
+  } else {
+    code_.Compare(kScratch1, kScratch2);
+    exit.displacement = code_.JumpIf(5);
+  }
+  cold_[cold_count_++] = exit;
+}
+
+/// Where indirect branches come in, straight from the jump cache.
+void Translator::EmitIndirectEntry() {
+  if (count_ == 0 || (request_.flags & kFlagSingle)) return;
+  EmitRipCheck(request_.rip, live_before_[0] != 0, ColdExit::kMiss);
+}
+
+/// Where the host's RET comes back to after a call: with the guest's return address in R10, which is usually the
+/// instruction behind the call. Polls, because a loop may go backwards by returns alone.
+void Translator::EmitReturnPoint(unsigned index) {
+  const uint64_t next = TruncateRip(NextRip(index));
+  EmitRipCheck(next, !SamePage(next) || LiveAt(next) != 0, ColdExit::kLookup);
+  EmitLinkExit(next, request_.flags, true);
 }
 
 /// Stores the return address below the stack pointer and moves the pointer.
 void Translator::EmitPushReturnAddress(unsigned index) {
   const unsigned size = code64() ? 8 : 4;
-  const uint64_t next = TruncateRip(NextRip(index));
   const Mem stack = EmitStackAccess(index, size, true);
-  if (!code64() || static_cast<int64_t>(next) == static_cast<int32_t>(next)) {
-    code_.StoreImm32(stack, static_cast<uint32_t>(next), code64());
-  } else {
-    code_.LoadImm(kScratch2, next);
-    code_.Store(stack, kScratch2);
-  }
+  EmitGuestRipConstant(kScratch2, TruncateRip(NextRip(index)));
+  code_.Store(stack, kScratch2, code64());
   EmitAddressPlus(kHostR15, kHostR15, -static_cast<int32_t>(size));
 }
 
@@ -148,7 +161,8 @@ bool Translator::EmitCall(unsigned index) {
   if (insn.operand_size == 2 || !(request_.flags & kFlagFlat)) return false;
   const uint64_t target = TruncateRip(NextRip(index) + insn.immediate);
   EmitPushReturnAddress(index);
-  EmitLinkExit(target, request_.flags, target <= RipOf(index));
+  EmitLinkExit(target, request_.flags, target <= RipOf(index), PairsCalls());
+  if (PairsCalls()) EmitReturnPoint(index);
   return true;
 }
 
@@ -174,7 +188,8 @@ bool Translator::EmitIndirect(unsigned index) {
     EmitPushReturnAddress(index);
     code_.Load(kScratch1, saved);
   }
-  EmitLookup();
+  EmitLookup(code_, context(), call && PairsCalls());
+  if (call && PairsCalls()) EmitReturnPoint(index);
   return true;
 }
 
@@ -185,7 +200,10 @@ bool Translator::EmitReturn(unsigned index) {
   code_.Load(kScratch1, EmitStackAccess(index, size, false), code64());
   const auto extra = insn.opcode == 0xc2 ? static_cast<int32_t>(insn.immediate & 0xffff) : 0;
   EmitAddressPlus(kHostR15, kHostR15, static_cast<int32_t>(size) + extra);
-  EmitLookup();
+  if (PairsCalls())
+    code_.Return();
+  else
+    EmitLookup(code_, context());
   return true;
 }
 

@@ -58,7 +58,7 @@ void Translator::EmitLinearAddress(const Instruction& insn, uint64_t next_rip, i
   if (insn.base == x86::kRipRegister) {
     uint64_t address = next_rip + static_cast<uint64_t>(insn.displacement + adjust);
     if (!wide) address &= 0xffffffff;
-    code_.LoadImm(kScratch1, address);
+    EmitGuestRipConstant(kScratch1, address);
   } else if (insn.base == x86::kNoRegister && insn.index == x86::kNoRegister) {
     const auto address = static_cast<uint64_t>(insn.displacement + adjust);
     code_.LoadImm(kScratch1, wide ? address : address & 0xffffffff);
@@ -165,8 +165,11 @@ bool Translator::EmitLea(const Instruction& insn, uint64_t next_rip) {
   const bool wide = insn.operand_size == 8 && insn.address_size == 8;
   Mem mem;
   mem.disp = static_cast<int32_t>(insn.displacement);
-  if (insn.base == x86::kRipRegister || (insn.base == x86::kNoRegister && insn.index == x86::kNoRegister)) {
-    const uint64_t value = static_cast<uint64_t>(insn.displacement) + (insn.base == x86::kRipRegister ? next_rip : 0);
+  if (insn.base == x86::kRipRegister) {
+    const uint64_t value = static_cast<uint64_t>(insn.displacement) + next_rip;
+    EmitGuestRipConstant(host, wide ? value : value & 0xffffffff);
+  } else if (insn.base == x86::kNoRegister && insn.index == x86::kNoRegister) {
+    const auto value = static_cast<uint64_t>(insn.displacement);
     code_.LoadImm(host, wide ? value : value & 0xffffffff);
   } else {
     if (insn.base != x86::kNoRegister) mem.base = LoadGpr(insn.base, kScratch1);

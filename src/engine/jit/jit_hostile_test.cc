@@ -65,6 +65,15 @@ struct Program {
   X(enter_nested, "mov rbp, 0x182100\n mov rsp, 0x182080\n enter 0xffff, 31\n")                                        \
   X(enter_into_a_hole, "mov rbp, 0x182100\n mov rsp, 0x1e2010\n enter 16, 31\n")                                       \
   X(return_not_canonical, "mov rax, 0x5555555555555555\n push rax\n ret\n")                                            \
+  X(calls_without_returns, "mov ecx, 20000\n 1: call 2f\n 2: pop rax\n dec ecx\n jnz 1b\n")                            \
+  X(returns_without_calls, "mov ecx, 20000\n lea rax, [rip+1f]\n 1: dec ecx\n jz 2f\n push rax\n ret\n 2: nop\n")      \
+  X(return_elsewhere, "call 1f\n inc rbx\n jmp 2f\n 1: add qword ptr [rsp], 3\n stc\n ret\n 2: adc rbx, 5\n")          \
+  X(return_with_flags, "mov ecx, 99\n 1: call 2f\n adc rbx, rbx\n dec ecx\n jnz 1b\n hlt\n 2: bt ecx, 1\n ret\n")      \
+  X(return_not_where_called, "call 1f\n hlt\n 1: mov rax, 0x5555555555555555\n mov [rsp], rax\n ret\n")                \
+  X(return_to_changed_code, "call 1f\n mov al, 1\n hlt\n 1: mov rdi, [rsp]\n mov byte ptr [rdi+1], 7\n ret\n")         \
+  X(indirect_calls,                                                                                                    \
+    "mov ecx, 50\n 1: lea rax, [rip+2f]\n mov edx, ecx\n and edx, 1\n lea rax, [rax+rdx*4]\n call rax\n"               \
+    " dec ecx\n jnz 1b\n hlt\n 2: inc rbx\n ret\n add rbx, rcx\n ret\n")                                               \
   X(jump_not_canonical, "mov rax, 0xffff7ffffffffff0\n jmp rax\n")                                                     \
   X(jump_to_nothing, "mov eax, 0x1f0000\n jmp rax\n")                                                                  \
   X(jump_to_one, "mov eax, 1\n jmp rax\n")                                                                             \
@@ -166,7 +175,9 @@ Ending RunProgram(Machine& machine, const Program& program, x86::CpuState state)
 }
 
 /// A branch to a non-canonical address faults at the target on the translator, at the branch on hardware: both are #GP.
-bool FaultsAtTarget(std::string_view name) { return name == "return_not_canonical" || name == "jump_not_canonical"; }
+bool FaultsAtTarget(std::string_view name) {
+  return name == "return_not_canonical" || name == "jump_not_canonical" || name == "return_not_where_called";
+}
 
 /// Memory but for what the engines may do differently: accessed and dirty bits, arithmetic flags in a fault's frame.
 void ExpectSameMemory(Machine& reference, Machine& translated, bool same_frame) {

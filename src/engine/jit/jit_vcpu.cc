@@ -80,6 +80,7 @@ Status JitVcpu::Prepare() {
   physical_address_bits_ = static_cast<uint8_t>(config_.model->physical_address_bits());
   spaces_ = NACRE_TRY(AddressSpaces::Create());
   home_ = context_ = &spaces_.view(0).context;
+  return_stacks_ = NACRE_TRY(ReturnStacks::Create(stubs_));
   PrepareAddressSpaces();
   context_->self = reinterpret_cast<uint64_t>(this);
   context_->slow_handler = reinterpret_cast<uint64_t>(&SlowMemoryEntry);
@@ -322,6 +323,8 @@ void JitVcpu::ApplyCodeWrites() {
       const auto last = static_cast<unsigned>((end - 1) & kPageMask);
       const unsigned removed = store_->InvalidateRange(page_index, first, last, jump_caches(), stubs_.miss_target);
       counters_.invalidations += removed;
+      if (removed != 0)
+        for (const unsigned context : {kContextSupervisor, kContextUser}) EmptyReturnStack(context);
       if (!store_->PageHasBlocks(page_index)) code_page_table_.Release(page_index, config_.index);
       at = end;
     }
@@ -331,6 +334,10 @@ void JitVcpu::ApplyCodeWrites() {
 
 bool JitVcpu::OnHostFault(int, const siginfo_t& info, ucontext_t& context) {
   auto& rip = context.uc_mcontext.gregs[REG_RIP];
+  if (info.si_signo == SIGSEGV && return_stacks_.InGuard(reinterpret_cast<uint64_t>(info.si_addr))) {
+    context.uc_mcontext.gregs[REG_RSP] = static_cast<greg_t>(return_stacks_.bottom(return_stack_));
+    return true;
+  }
   const auto* host = reinterpret_cast<const uint8_t*>(rip);
   const auto offset = static_cast<uint32_t>(host - buffer_.exec_base());
   const uint32_t index = store_->FindByCode(offset);

@@ -18,6 +18,7 @@
 #include "engine/jit/code_page_table.h"
 #include "engine/jit/context.h"
 #include "engine/jit/jit_engine.h"
+#include "engine/jit/return_stacks.h"
 #include "engine/jit/stubs.h"
 #include "engine/jit/translation_tools.h"
 #include "engine/jit/translator.h"
@@ -115,6 +116,9 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   void PrepareAddressSpaces();
   void SwitchAddressSpace(uint16_t pcid, bool keep);
   void ForgetWriteRights(const uint8_t* host_page);
+  void EmptyJumpCache(JumpCache& cache);
+  void EmptyReturnStack(unsigned context);
+  void UseReturnStack(unsigned context);
   void SetGsBase();
   DataNotes& Data(unsigned context);
   CodeNotes& Code(unsigned context);
@@ -180,6 +184,9 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   codegen::CodeBuffer buffer_;
   HostFaultRange fault_range_;
   Stubs stubs_;
+  ReturnStacks return_stacks_;
+  unsigned return_stack_ = kContextSupervisor;  ///< the one whose top is JitContext::return_rsp
+  uint64_t saved_return_rsp_[2] = {};           ///< by context: the top of the other one
   std::unique_ptr<BlockStore> store_;
   std::unique_ptr<Translator> translator_;
   std::unique_ptr<interp::Interpreter> interpreter_;

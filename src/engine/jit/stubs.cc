@@ -33,13 +33,20 @@ void EmitEnter(Assembler& code) {
   for (uint8_t reg : kCalleeSaved) code.Push(reg);
   code.Lea(kHostRsp, {.base = kHostRsp, .disp = -8});
   code.Store(NACRE_CONTEXT(host_rsp), kHostRsp);
-  code.Move(kScratch1, kHostRdi);
+  code.Move(kScratch2, kHostRdi);
+  code.Load(kHostRsp, NACRE_CONTEXT(return_rsp));
   RestoreFlags(code);
   ReloadRegisters(code);
-  code.JumpReg(kScratch1);
+  code.Load(kScratch1, RipSlot());
+  code.JumpReg(kScratch2);
 }
 
-/// Registers and flags are spilled: back to the caller of `enter`.
+void ToThreadStack(Assembler& code) {
+  code.Store(NACRE_CONTEXT(return_rsp), kHostRsp);
+  code.Load(kHostRsp, NACRE_CONTEXT(host_rsp));
+}
+
+/// Registers and flags are spilled, RSP is the thread's own: back to the caller of `enter`.
 void EmitReturn(Assembler& code) {
   code.Lea(kHostRsp, {.base = kHostRsp, .disp = 8});
   for (unsigned i = sizeof(kCalleeSaved); i-- > 0;) code.Pop(kCalleeSaved[i]);
@@ -55,11 +62,13 @@ void EmitExit(Assembler& code, ExitCode exit_code, const uint8_t* leave) {
 /// or leaves translated code when that is 0.
 void EmitCallAndResume(Assembler& code, const Mem& function, bool scratch_is_address, const uint8_t* leave_spilled) {
   SpillRegisters(code);
+  ToThreadStack(code);
   code.Load(kHostRdi, NACRE_CONTEXT(self));
   code.CallMem(function);
   code.Op(kHostRax, kHostRax, 0x85);  // test rax, rax
   Assembler::Patch(code.JumpIf(4), leave_spilled);
   code.Store(NACRE_CONTEXT(resume), kHostRax);
+  code.Load(kHostRsp, NACRE_CONTEXT(return_rsp));
   RestoreFlags(code);
   ReloadRegisters(code);
   if (scratch_is_address) code.Load(kScratch1, NACRE_CONTEXT(slow_address));
@@ -77,6 +86,15 @@ void EmitSlow(Assembler& code, unsigned context, bool write, const uint8_t* leav
 
 }  // namespace
 
+void EmitLookup(Assembler& code, unsigned context, bool call) {
+  const size_t targets = offsetof(JitContext, jump_cache) + context * sizeof(JumpCache) + offsetof(JumpCache, target);
+  code.Pext(kScratch2, kScratch1, NACRE_CONTEXT(jump_mask));
+  if (call)
+    code.CallMem(ContextIndexed(kScratch2, targets));
+  else
+    code.JumpMem(ContextIndexed(kScratch2, targets));
+}
+
 uint8_t* EmitStubs(uint8_t* at, int64_t to_exec, Stubs& stubs) {
   Assembler code(at);
   code.Align(16);
@@ -87,6 +105,7 @@ uint8_t* EmitStubs(uint8_t* at, int64_t to_exec, Stubs& stubs) {
   const uint8_t* leave = code.at();
   SaveFlags(code);
   SpillRegisters(code);
+  ToThreadStack(code);
   const uint8_t* leave_spilled = code.at();
   EmitReturn(code);
 
@@ -101,12 +120,16 @@ uint8_t* EmitStubs(uint8_t* at, int64_t to_exec, Stubs& stubs) {
   EmitExit(code, kExitInterpret, leave);
 
   stubs.exit_lookup = code.at();
-  code.Load(kHostRcx, NACRE_CONTEXT(saved_rcx));
   stubs.miss_target = code.at() + to_exec;
   code.Store(RipSlot(), kScratch1);
   EmitExit(code, kExitLookup, leave);
 
   for (unsigned context = 0; context < kContexts; ++context) {
+    code.Align(16);
+    stubs.return_empty[context] = code.at() + to_exec;
+    code.Lea(kHostRsp, {.base = kHostRsp, .disp = -8});
+    stubs.lookup[context] = code.at();
+    EmitLookup(code, context);
     for (unsigned write = 0; write < 2; ++write) {
       code.Align(16);
       stubs.slow[context][write] = code.at();

@@ -2,7 +2,7 @@
 // The fixed pieces of generated code that every block leans on: the way in, the ways out, the TLB miss path. Emitted
 // once at the start of the code buffer. While translated code runs, guest registers live in the host registers of the
 // same name, except: guest RSP in host R15; guest R10, R11, R15 in the context; host R10, R11 are scratch; host RSP is
-// the vCPU thread's own stack.
+// the return stack's (return_stacks.h).
 
 #include <cstdint>
 
@@ -27,12 +27,17 @@ struct Stubs {
   const uint8_t* exit_link = nullptr;
   const uint8_t* exit_poll = nullptr;
   const uint8_t* exit_interpret = nullptr;
-  const uint8_t* exit_lookup = nullptr;    ///< R10 = RIP, RCX in saved_rcx
+  const uint8_t* exit_lookup = nullptr;    ///< R10 = RIP
+  const uint8_t* lookup[kContexts] = {};   ///< R10 = RIP: through the jump cache
   const uint8_t* slow[kContexts][2] = {};  ///< [context][write]: R10 = offset as the check left it, R11 = index
   const uint8_t* string = nullptr;         ///< exit_id: a site with a string instruction
-  const uint8_t* miss_target = nullptr;    ///< executable view: what empty jump cache entries point to; R10 = RIP
-  const uint8_t* fault_exit = nullptr;     ///< executable view: where a host fault handler resumes; state.rip is set
+  const uint8_t* miss_target = nullptr;    ///< exit_lookup in the executable view: what empty jump cache entries hold
+  const uint8_t* return_empty[kContexts] = {};  ///< executable view: what the return stack of a context is empty by
+  const uint8_t* fault_exit = nullptr;  ///< executable view: where a host fault handler resumes; state.rip is set
 };
+
+/// R10 = RIP: a jump or call to what the jump cache has for it. Keeps the flags.
+void EmitLookup(Assembler& code, unsigned context, bool call = false);
 
 /// Emits them at `at` (writable view); returns the end. `to_exec`: executable minus writable address.
 uint8_t* EmitStubs(uint8_t* at, int64_t to_exec, Stubs& stubs);

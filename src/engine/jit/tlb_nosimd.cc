@@ -156,15 +156,40 @@ void JitVcpu::FlushData(JitContext& view, unsigned context, DataNotes& notes, bo
   notes.non_global = false;
 }
 
+void JitVcpu::EmptyJumpCache(JumpCache& cache) {
+  for (uint64_t& negated_rip : cache.negated_rip) negated_rip = 0;
+  for (uint64_t& target : cache.target) target = reinterpret_cast<uint64_t>(stubs_.miss_target);
+}
+
+/// Returns of `context` look their target up from now on: what was pushed may be code of other bytes, or of pages that
+/// are mapped otherwise.
+void JitVcpu::EmptyReturnStack(unsigned context) {
+  if (context == kContextSupervisorAc) return;  // has none
+  (context == return_stack_ ? context_->return_rsp : saved_return_rsp_[context]) = return_stacks_.bottom(context);
+}
+
+/// The stack of the privilege level that runs next. The supervisor's begins anew when it is entered from user mode: the
+/// way out pops nothing.
+void JitVcpu::UseReturnStack(unsigned context) {
+  if (context == return_stack_) return;
+  saved_return_rsp_[return_stack_] = context_->return_rsp;
+  context_->return_rsp =
+      context == kContextSupervisor ? return_stacks_.bottom(context) : saved_return_rsp_[kContextUser];
+  return_stack_ = context;
+}
+
 /// All of it: entries of global pages are not told apart from others.
 void JitVcpu::FlushCode(JitContext& view, unsigned context, CodeNotes& notes) {
   JumpCache& cache = view.jump_cache[context];
   if (notes.jump_count <= CodeNotes::kJumps) {
-    for (unsigned i = 0; i < notes.jump_count; ++i) cache.negated_rip[notes.jump[i]] = 0;
+    for (unsigned i = 0; i < notes.jump_count; ++i) {
+      cache.negated_rip[notes.jump[i]] = 0;
+      cache.target[notes.jump[i]] = reinterpret_cast<uint64_t>(stubs_.miss_target);
+    }
   } else {
-    for (uint64_t& negated_rip : cache.negated_rip) negated_rip = 0;
+    EmptyJumpCache(cache);
   }
-  cache.target[0] = reinterpret_cast<uint64_t>(stubs_.miss_target);
+  EmptyReturnStack(context);
   notes.jump_count = 0;
   for (uint32_t& id : view.code_pages[context].page_id) id = 0;
   for (uint8_t& seen : notes.page_seen) seen = 0;
@@ -188,6 +213,7 @@ void JitVcpu::FlushCodePage(JitContext& view, unsigned context, CodeNotes& notes
   }
   const unsigned slot = (page >> 12) % kPageSlots;
   if (!notes.page_seen[slot]) return;
+  EmptyReturnStack(context);
   view.code_pages[context].page_id[slot] = 0;
   JumpCache& cache = view.jump_cache[context];
   const auto drop = [&](unsigned i) {
@@ -320,7 +346,10 @@ unsigned JitVcpu::ClaimSpace(uint16_t pcid) {
     JumpCache* const cache = &spaces_.view(index).context.jump_cache[kContextUser];
     bool known = false;
     for (unsigned i = 0; i < jump_cache_count_; ++i) known = known || jump_caches_[i] == cache;
-    if (!known) jump_caches_[jump_cache_count_++] = cache;
+    if (!known) {
+      EmptyJumpCache(*cache);
+      jump_caches_[jump_cache_count_++] = cache;
+    }
   } else {
     FlushSpace(index, false);
   }
@@ -332,7 +361,10 @@ void JitVcpu::PrepareAddressSpaces() {
   for (uint32_t& pcid : space_pcid_) pcid = kNoPcid;
   for (bool& is_void : space_void_) is_void = true;
   space_void_[0] = false;
-  for (JumpCache& cache : home_->jump_cache) jump_caches_[jump_cache_count_++] = &cache;
+  for (JumpCache& cache : home_->jump_cache) {
+    EmptyJumpCache(cache);
+    jump_caches_[jump_cache_count_++] = &cache;
+  }
   OnTlbFlush(true);
 }
 
@@ -352,6 +384,7 @@ void JitVcpu::SwitchAddressSpace(uint16_t pcid, bool keep) {
     ++counters_.tlb_flushes;
     FlushSpace(index, false);
   }
+  EmptyReturnStack(kContextUser);
   present_space_ = index;
   context_ = &spaces_.view(index).context;
   SetGsBase();

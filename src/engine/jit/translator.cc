@@ -242,8 +242,8 @@ void Translator::EmitColdPart() {
     const ColdExit& exit = cold_[i];
     code_.Bind32(exit.displacement);
     if (exit.restore_rcx) code_.Load(kHostRcx, Context(offsetof(JitContext, saved_rcx)));
-    if (exit.kind == ColdExit::kLookup) {
-      code_.JumpTo(stubs_.exit_lookup);
+    if (exit.kind == ColdExit::kLookup || exit.kind == ColdExit::kMiss) {
+      code_.JumpTo(exit.kind == ColdExit::kLookup ? stubs_.lookup[context()] : stubs_.exit_lookup);
       continue;
     }
     if (exit.kind == ColdExit::kLink) store_.link(exit.id).stub = Offset(code_.at());
@@ -261,6 +261,7 @@ void Translator::EmitColdPart() {
       case ColdExit::kSlow:
         code_.JumpTo(stubs_.slow[exit.context][exit.write ? 1 : 0]);
         break;
+      case ColdExit::kMiss:
       case ColdExit::kLookup:
         break;
     }
@@ -279,11 +280,13 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
   code_ = Assembler(at_);
   code_.Align(16);
   uint8_t* const start = code_.at();
+  EmitIndirectEntry();
   Block block;
   block.phys = request.phys;
   block.rip = request.rip;
   block.flags = request.flags;
   block.code = Offset(start);
+  block.body = static_cast<uint8_t>(code_.at() - start);
   block.map_begin = static_cast<uint32_t>(store_.places().size());
 
   unsigned done = 0;

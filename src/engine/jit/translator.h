@@ -73,7 +73,8 @@ class Translator {
  private:
   /// A jump out of the hot part, whose code is emitted after it.
   struct ColdExit {
-    enum Kind : uint8_t { kLink, kPoll, kInterpret, kSlow, kLookup } kind;
+    /// kMiss leaves for the dispatcher, kLookup looks into the jump cache; both with the RIP in R10.
+    enum Kind : uint8_t { kLink, kPoll, kInterpret, kSlow, kMiss, kLookup } kind;
     uint8_t* displacement = nullptr;
     uint32_t id = 0;
     bool restore_rcx = false;
@@ -159,12 +160,17 @@ class Translator {
   bool EmitIndirect(unsigned index);
   bool EmitReturn(unsigned index);
   void EmitPushReturnAddress(unsigned index);
-  void EmitLookup();
-  void EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool poll);
+  void EmitRipCheck(uint64_t rip, bool flags_live, ColdExit::Kind otherwise);
+  void EmitIndirectEntry();
+  void EmitReturnPoint(unsigned index);
+  bool PairsCalls() const { return !(request_.flags & kFlagSingle) && context() != kContextSupervisorAc; }
+  void EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool poll, bool call = false);
   uint32_t NewLink(uint8_t* displacement, uint64_t target_rip, uint32_t target_flags);
   uint32_t Offset(const uint8_t* in_write_view) const {
     return static_cast<uint32_t>(in_write_view - buffer_.write_base());
   }
+  /// The one way to put a constant that depends on the block's RIP in a register: MOV r64, imm64.
+  void EmitGuestRipConstant(unsigned reg, uint64_t value) { code_.LoadImm64(reg, value); }
   bool SamePage(uint64_t rip) const { return (rip ^ request_.rip) < kPageSize; }
 
   const x86::CpuModel& model_;

@@ -111,7 +111,7 @@ void Translator::PlanGroups() {
                             insn.branch == BranchKind::kIndirectCall || insn.branch == BranchKind::kIndirectJump;
     const bool bit_string = insn.map == 1 && (insn.opcode & 0xe7) == 0xa3;
     const bool absolute_mov = insn.map == 0 && insn.opcode >= 0xa0 && insn.opcode <= 0xa3;
-    if (memory && translated && !insn.has(x86::kInsnMaskedMemory) && !bit_string && !absolute_mov && memory->size > 0 &&
+    if (memory && translated && MemoryMask(insn).which == 0 && !bit_string && !absolute_mov && memory->size > 0 &&
         memory->size <= 64 && insn.mnemonic != ZYDIS_MNEMONIC_LEA && insn.index == x86::kNoRegister &&
         insn.address_size == word && insn.segment != x86::kFs && insn.segment != x86::kGs && CanAddress(insn)) {
       const bool constant = insn.base == x86::kRipRegister || insn.base == x86::kNoRegister;

@@ -1,3 +1,4 @@
+# For code that may use general registers only (*_nosimd.cc).
 # What XSAVE's AVX-512 components hold, between the host's registers and an x86::XsaveArea (its address in RDI): by plain
 # moves, for the layout of the host's own XSAVE may differ from ours (x86/cpu_state.h). Called with YMM0 to YMM15 loaded.
     .intel_syntax noprefix
@@ -43,10 +44,10 @@ NacreSaveAvx512:
     .cfi_endproc
     .size NacreSaveAvx512, . - NacreSaveAvx512
 
-# uint64_t NacreReadOpmask(unsigned index): k1 to k7 (else k0)
-    .globl NacreReadOpmask
-    .type NacreReadOpmask, @function
-NacreReadOpmask:
+# uint64_t NacreReadElementMask(unsigned which): see ElementMask in reemit.h
+    .globl NacreReadElementMask
+    .type NacreReadElementMask, @function
+NacreReadElementMask:
     .cfi_startproc
     .irp n, 1, 2, 3, 4, 5, 6, 7
     cmp edi, \n
@@ -55,9 +56,20 @@ NacreReadOpmask:
     ret
 1:
     .endr
-    kmovq rax, k0
+    .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    cmp edi, 0x10 + \n
+    jne 1f
+    vmovmskps eax, ymm\n
     ret
+1:
+    cmp edi, 0x20 + \n
+    jne 1f
+    vmovmskpd eax, ymm\n
+    ret
+1:
+    .endr
+    ud2
     .cfi_endproc
-    .size NacreReadOpmask, . - NacreReadOpmask
+    .size NacreReadElementMask, . - NacreReadElementMask
 
     .section .note.GNU-stack, "", @progbits

@@ -73,8 +73,9 @@ struct Link {
   bool page_id_negated = false;
 };
 
-/// REP-prefixed string instructions of 64-bit code that JitVcpu::FastString knows; `size` is the element's.
-enum class StringKind : uint8_t { kOther, kMove, kStore };
+/// REP-prefixed string instructions of 64-bit code that JitVcpu::FastString knows, gathers and scatters that FastGather
+/// knows; `size` is the element's.
+enum class StringKind : uint8_t { kOther, kMove, kStore, kGather };
 
 /// A place in a block that leaves it out of line.
 struct Site {
@@ -90,8 +91,10 @@ struct Site {
   bool control : 1 = false;      ///< a MOV to control register `to`
   bool has_address : 1 = false;  ///< JitContext::slow_address holds the memory operand's linear address
   StringKind string = StringKind::kOther;
-  uint8_t to = 0, from = 0;             ///< registers of MOV to control registers, `from` of INVPCID
-  uint8_t opmask = 0, opmask_bits = 0;  ///< the writemask that selects elements of the operand in memory; 0: none
+  /// Registers of MOV to control registers, `from` of INVPCID; of gathers: bytes of an index, scale.
+  uint8_t to = 0, from = 0;
+  /// What selects elements of the operand in memory: which mask (ElementMask::which), and how many of its bits count.
+  uint8_t opmask = 0, opmask_bits = 0;
 };
 static_assert(sizeof(Site) <= 24);
 

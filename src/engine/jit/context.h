@@ -74,6 +74,10 @@ struct JitContext {
   uint64_t string_handler = 0;  ///< C++ function for string instructions
   uint64_t self = 0;
   uint64_t group_host[kAccessGroups] = {};  ///< host address of the start of each access group of the running block
+  // Registers of a gather or scatter on its way through JitVcpu::FastGather; slow_address: its base address.
+  alignas(64) uint8_t gather_index[64] = {};
+  uint8_t gather_value[64] = {};
+  uint8_t gather_mask[64] = {};  ///< a vector, or an opmask in the first 8 bytes
   uint64_t tlb_mask = uint64_t{kTlbEntries - 1} << 12;
   uint64_t page_number_mask = ~uint64_t{4095};
   uint64_t arithmetic_mask = x86::rflags::kArithmetic;

@@ -8,7 +8,7 @@
 extern "C" {
 void NacreLoadAvx512(const uint8_t* area);
 void NacreSaveAvx512(uint8_t* area);
-uint64_t NacreReadOpmask(unsigned index);
+uint64_t NacreReadElementMask(unsigned which);
 }
 
 namespace nacre::engine::jit {
@@ -271,7 +271,7 @@ uint64_t JitVcpu::SlowMemory() {
   const uint64_t address = context.slow_address;
   const bool crosses = (address & kPageMask) + site.size > kPageSize;
   // With nothing selected the page is not accessed: its accessed and dirty bits stay.
-  const bool selected = site.opmask == 0 || NacreReadOpmask(site.opmask) << (64 - site.opmask_bits) != 0;
+  const bool selected = site.opmask == 0 || NacreReadElementMask(site.opmask) << (64 - site.opmask_bits) != 0;
   if (!crosses && selected && FillTlb(site.context, address, site.write))
     return reinterpret_cast<uint64_t>(buffer_.exec_base() + site.retry);
   context.state.rip = site.rip;
@@ -299,7 +299,7 @@ uint64_t JitVcpu::SlowString() {
   const uint32_t id = context.exit_id;
   const Site& site = store_->site(id);
   context.state.rip = site.rip;
-  if (FastString(site)) {
+  if (site.string == StringKind::kGather ? FastGather(site) : FastString(site)) {
     ++counters_.fast;
     if (context.state.rip != site.rip) return reinterpret_cast<uint64_t>(buffer_.exec_base() + site.retry);
     context.exit_code = kExitLookup;  // a request waits; the rest of the string afterwards

@@ -135,10 +135,9 @@ Mem Translator::EmitAccess(unsigned index, Part part, unsigned size, bool write)
   if (planned.group < 0) {
     EmitLinearAddress(insn, NextRip(index), 0);
     Access access{.size = size, .write = write, .flags_live = live_before_[index] != 0};
-    if (insn.has(x86::kInsnMaskedMemory)) {
-      access.opmask = insn.opmask;
-      access.opmask_bits = insn.opmask_bits;
-    }
+    const ElementMask mask = MemoryMask(insn);
+    access.opmask = mask.which;
+    access.opmask_bits = mask.bits;
     EmitCheck(access, RipOf(index));
     return {.base = kScratch1};
   }

@@ -43,8 +43,8 @@ constexpr Range kMap3Ranges[] = {{0x08, 0x0f}, {0x14, 0x17}, {0x20, 0x22}, {0x40
                                  {0x60, 0x63}, {0xcc, 0xcc}, {0xce, 0xcf}, {0xdf, 0xdf}};
 constexpr Range kVex1Ranges[] = {{0x10, 0x17}, {0x28, 0x2f}, {0x41, 0x4b}, {0x50, 0x7f}, {0x90, 0x93}, {0x98, 0x99},
                                  {0xae, 0xae}, {0xc2, 0xc2}, {0xc4, 0xc6}, {0xd0, 0xf6}, {0xf8, 0xfe}};
-constexpr Range kVex2Ranges[] = {{0x00, 0x2b}, {0x30, 0x41}, {0x45, 0x47}, {0x58, 0x5a}, {0x78, 0x79},
-                                 {0x96, 0xbf}, {0xcf, 0xcf}, {0xdb, 0xdf}, {0xf2, 0xf7}};
+constexpr Range kVex2Ranges[] = {{0x00, 0x41}, {0x45, 0x47}, {0x58, 0x5a}, {0x78, 0x79}, {0x8c, 0x8c},
+                                 {0x8e, 0x8e}, {0x96, 0xbf}, {0xcf, 0xcf}, {0xdb, 0xdf}, {0xf2, 0xf7}};
 constexpr Range kVex3Ranges[] = {{0x00, 0x22}, {0x30, 0x33}, {0x38, 0x39}, {0x40, 0x4c},
                                  {0x60, 0x63}, {0xce, 0xcf}, {0xdf, 0xdf}, {0xf0, 0xf0}};
 constexpr Range kEvex1Ranges[] = {{0x10, 0x17}, {0x28, 0x2f}, {0x51, 0x51}, {0x54, 0x76}, {0x78, 0x7b}, {0x7e, 0x7f},
@@ -272,6 +272,46 @@ uint8_t* ReEmitEvex(uint8_t* at, const Instruction& insn, const RegisterMap& map
 }
 
 }  // namespace
+
+ElementMask MemoryMask(const Instruction& insn) {
+  if (insn.has(x86::kInsnMaskedMemory)) return {insn.opmask, insn.opmask_bits};
+  if (insn.encoding != Encoding::kVex || insn.map != 2 || !insn.has_memory()) return {};
+  const uint8_t op = insn.opcode;
+  if (!(op >= 0x2c && op <= 0x2f) && op != 0x8c && op != 0x8e) return {};
+  const bool qwords = op < 0x80 ? (op & 1) != 0 : (insn.bytes[insn.prefix_count + 2] & 0x80) != 0;
+  const uint8_t element = qwords ? 8 : 4;
+  return {static_cast<uint8_t>((qwords ? ElementMask::kQwords : ElementMask::kDwords) + insn.operand[1].index),
+          static_cast<uint8_t>(insn.vector_length / element)};
+}
+
+uint8_t* EmitVectorMove(uint8_t* at, unsigned reg, unsigned bytes, bool evex, bool store, int32_t displacement) {
+  const unsigned length = bytes == 64 ? 2 : bytes == 32 ? 1 : 0;
+  *at++ = 0x65;
+  if (evex) {
+    *at++ = 0x62;
+    *at++ = static_cast<uint8_t>(0x61 | (reg & 8 ? 0 : 0x80) | (reg & 16 ? 0 : 0x10));
+    *at++ = 0x7c;
+    *at++ = static_cast<uint8_t>(length << 5 | 8);
+  } else {
+    *at++ = 0xc4;
+    *at++ = static_cast<uint8_t>(0x61 | (reg & 8 ? 0 : 0x80));
+    *at++ = static_cast<uint8_t>(0x78 | length << 2);
+  }
+  *at++ = store ? 0x11 : 0x10;  // VMOVUPS
+  *at++ = static_cast<uint8_t>((reg & 7) << 3 | 4);
+  *at++ = 0x25;
+  std::memcpy(at, &displacement, 4);
+  return at + 4;
+}
+
+uint8_t* EmitOpmaskMove(uint8_t* at, unsigned reg, bool store, int32_t displacement) {
+  const uint8_t bytes[] = {
+      0x65, 0xc4, 0xe1, 0xf8, static_cast<uint8_t>(store ? 0x91 : 0x90), static_cast<uint8_t>((reg & 7) << 3 | 4),
+      0x25};  // KMOVQ
+  std::memcpy(at, bytes, sizeof bytes);
+  std::memcpy(at + sizeof bytes, &displacement, 4);
+  return at + sizeof bytes + 4;
+}
 
 bool UsesAvx512(const Instruction& insn) {
   if (insn.encoding == Encoding::kEvex) return true;

@@ -59,7 +59,7 @@ bool Translator::IsTransparent(const Instruction& insn) {
     case ZYDIS_MNEMONIC_SWAPGS:
       return true;
     default:
-      return IsNop(insn) || CanReEmit(insn) || IsRepeatedCopy(insn);
+      return IsNop(insn) || CanReEmit(insn) || IsRepeatedCopy(insn) || IsGather(insn);
   }
 }
 
@@ -230,6 +230,7 @@ bool Translator::EmitInstruction(unsigned index) {
     EmitRepeatedCopy(index);
     return true;
   }
+  if (IsGather(insn)) return EmitGather(index);
   bool handled = false;
   const bool ok = EmitSpecial(index, handled);
   if (handled) return ok;

@@ -135,6 +135,10 @@ class Translator {
   uint8_t LoadGpr(unsigned gpr, uint8_t scratch);  ///< host register that holds it (scratch when homed)
   void StoreGpr(unsigned gpr, uint8_t from);
 
+  // emit_gather.cc
+  static bool IsGather(const x86::Instruction& insn);  ///< or a scatter that EmitGather takes
+  bool EmitGather(unsigned index);
+
   // emit_special.cc
   bool EmitSpecial(unsigned index, bool& handled);
   bool EmitPush(unsigned index);

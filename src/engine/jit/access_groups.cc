@@ -1,6 +1,6 @@
-// Which memory accesses of a block share one TLB check. Accesses through one base register that does not change between
-// them (RSP may change by known amounts), or at constant addresses of one page, form a group: its first access checks
-// the whole range and keeps its host address, the others load that. If the check fails the block is left for one
+// Which memory accesses of a block share one TLB check. Accesses through the same base and index registers, which
+// change between them by known amounts at most, or at constant addresses of one page, form a group: its first access
+// checks the whole range and keeps its host address, the others load that. If the check fails the block is left for one
 // without groups, in which each access faults where it must.
 
 #include <algorithm>
@@ -18,7 +18,8 @@ using x86::RegisterClass;
 namespace {
 
 constexpr int64_t kMaxRange = 240;
-constexpr unsigned kConstantBase = 16;
+/// Changes beyond this, of addresses that wrap at 2^32 or far apart, end what is known of a register.
+constexpr int64_t kMaxChange = 1 << 20;
 
 bool IsPush(const Instruction& insn) {
   return insn.mnemonic == ZYDIS_MNEMONIC_PUSH || insn.branch == BranchKind::kCall ||
@@ -29,35 +30,47 @@ bool IsPop(const Instruction& insn) {
   return insn.mnemonic == ZYDIS_MNEMONIC_POP || insn.branch == BranchKind::kReturn;
 }
 
-bool NamesRsp(const Operand& operand) {
+bool Names(const Operand& operand, unsigned gpr) {
   return operand.kind == OperandKind::kRegister && operand.register_class == RegisterClass::kGpr &&
-         operand.index == x86::kRsp;
+         operand.index == gpr;
 }
 
-/// ADD, SUB and LEA of RSP by a constant: the change. False: unknown.
-bool ConstantRspChange(const Instruction& insn, bool code64, int64_t& change) {
-  if (insn.operand_size != (code64 ? 8 : 4) || insn.operand_count < 2 || !NamesRsp(insn.operand[0])) return false;
-  if (insn.mnemonic == ZYDIS_MNEMONIC_LEA) {
-    change = insn.displacement;
-    return insn.base == x86::kRsp && insn.index == x86::kNoRegister && insn.address_size == insn.operand_size;
+/// ADD, SUB, INC, DEC and LEA of a register by a constant: the change. False: unknown.
+bool ConstantChange(const Instruction& insn, unsigned gpr, bool code64, int64_t& change) {
+  if (insn.operand_size != (code64 ? 8 : 4) || insn.operand_count < 1 || !Names(insn.operand[0], gpr)) return false;
+  switch (insn.zydis_mnemonic()) {
+    case ZYDIS_MNEMONIC_INC:
+      change = 1;
+      return true;
+    case ZYDIS_MNEMONIC_DEC:
+      change = -1;
+      return true;
+    case ZYDIS_MNEMONIC_LEA:
+      change = insn.displacement;
+      return insn.base == gpr && insn.index == x86::kNoRegister && insn.address_size == insn.operand_size;
+    case ZYDIS_MNEMONIC_ADD:
+    case ZYDIS_MNEMONIC_SUB:
+      if (insn.operand_count < 2 || insn.operand[1].kind != OperandKind::kImmediate) return false;
+      change = static_cast<int64_t>(SignExtend(insn.immediate, 32));
+      if (insn.mnemonic == ZYDIS_MNEMONIC_SUB) change = -change;
+      return true;
+    default:
+      return false;
   }
-  if (insn.operand[1].kind != OperandKind::kImmediate) return false;
-  const auto immediate = static_cast<int64_t>(SignExtend(insn.immediate, 32));
-  change = insn.mnemonic == ZYDIS_MNEMONIC_SUB ? -immediate : immediate;
-  return insn.mnemonic == ZYDIS_MNEMONIC_ADD || insn.mnemonic == ZYDIS_MNEMONIC_SUB;
 }
 
 }  // namespace
 
-void Translator::PlanAccess(unsigned index, Part part, unsigned base, int64_t offset, unsigned size, bool write) {
+void Translator::PlanAccess(unsigned index, Part part, const AddressForm& form, int64_t offset, unsigned size,
+                            bool write) {
   const int64_t end = offset + size;
   PlannedAccess& planned = plan_[index][part];
   for (unsigned i = group_count_; i-- > 0;) {
     Group& group = groups_[i];
-    if (group.base != base || group.version != base_version_[base]) continue;
+    if (!(group.form == form)) continue;
     const int64_t low = std::min(group.low, offset), high = std::max(group.high, end);
     if (high - low > kMaxRange) continue;
-    if (base == kConstantBase && (low >> 12) != ((high - 1) >> 12)) continue;
+    if (form.constant() && (low >> 12) != ((high - 1) >> 12)) continue;
     group.low = low;
     group.high = high;
     group.write |= write;
@@ -67,8 +80,7 @@ void Translator::PlanAccess(unsigned index, Part part, unsigned base, int64_t of
     return;
   }
   if (group_count_ == kAccessGroups || group_failures_.Excludes(RipOf(index))) return;
-  groups_[group_count_] = {
-      .low = offset, .high = end, .base = base, .version = base_version_[base], .count = 1, .write = write};
+  groups_[group_count_] = {.low = offset, .high = end, .form = form, .count = 1, .write = write};
   planned = {.group = static_cast<int8_t>(group_count_), .leader = true, .distance = 0};
   access_offset_[index][part] = offset;
   ++group_count_;
@@ -76,55 +88,76 @@ void Translator::PlanAccess(unsigned index, Part part, unsigned base, int64_t of
 
 /// What the instruction does to the registers that addresses are made of.
 void Translator::TrackBases(const Instruction& insn) {
-  int64_t change = 0;
-  bool rsp_known = true;
   const int64_t word = code64() ? 8 : 4;
-  if (IsPush(insn))
-    change = -word;
-  else if (insn.mnemonic == ZYDIS_MNEMONIC_POP)
-    change = word;
-  else if (insn.gpr_written >> x86::kRsp & 1)
-    rsp_known = ConstantRspChange(insn, code64(), change);
-  if (insn.mnemonic == ZYDIS_MNEMONIC_POP && insn.operand_count > 0 && NamesRsp(insn.operand[0])) rsp_known = false;
-  if (insn.operand_size == 2 && (IsPush(insn) || IsPop(insn))) rsp_known = false;
-  if (rsp_known) {
-    rsp_offset_ += change;
-  } else {
-    ++base_version_[x86::kRsp];
-    rsp_offset_ = 0;
+  const bool push = IsPush(insn), pop = insn.mnemonic == ZYDIS_MNEMONIC_POP;
+  uint32_t written = insn.gpr_written;
+  if (push || pop) written |= 1u << x86::kRsp;
+  for (unsigned gpr = 0; gpr < 16; ++gpr) {
+    if (!(written >> gpr & 1)) continue;
+    int64_t change = 0;
+    bool known;
+    if (gpr == x86::kRsp && (push || pop)) {
+      change = push ? -word : word;
+      known = insn.operand_size != 2 && !(pop && insn.operand_count > 0 && Names(insn.operand[0], x86::kRsp));
+    } else {
+      known = ConstantChange(insn, gpr, code64(), change);
+    }
+    base_change_[gpr] += change;
+    if (known && std::abs(base_change_[gpr]) <= kMaxChange) continue;
+    ++base_version_[gpr];
+    base_change_[gpr] = 0;
   }
-  for (unsigned gpr = 0; gpr < 16; ++gpr)
-    if (gpr != x86::kRsp && (insn.gpr_written >> gpr & 1)) ++base_version_[gpr];
+}
+
+/// What the memory operand's address is made of, and in `offset` its distance from where that was when the versions of
+/// its registers began. False: no address that a group could share.
+bool Translator::FormOf(unsigned index, AddressForm& form, int64_t& offset) const {
+  const Instruction& insn = insns_[index];
+  const Operand* memory = insn.memory_operand();
+  const bool translated = CanReEmit(insn) || insn.mnemonic == ZYDIS_MNEMONIC_PUSH ||
+                          insn.branch == BranchKind::kIndirectCall || insn.branch == BranchKind::kIndirectJump;
+  const bool bit_string = insn.map == 1 && (insn.opcode & 0xe7) == 0xa3;
+  const bool absolute_mov = insn.map == 0 && insn.opcode >= 0xa0 && insn.opcode <= 0xa3;
+  if (!memory || !translated || MemoryMask(insn).which != 0 || bit_string || absolute_mov || memory->size == 0 ||
+      memory->size > 64 || insn.mnemonic == ZYDIS_MNEMONIC_LEA || insn.address_size != (code64() ? 8 : 4) ||
+      insn.segment == x86::kFs || insn.segment == x86::kGs || !CanAddress(insn))
+    return false;
+  form = {};
+  offset = insn.displacement;
+  if (insn.base == x86::kRipRegister) {
+    offset += static_cast<int64_t>(NextRip(index));
+  } else if (insn.base != x86::kNoRegister) {
+    form.base = insn.base;
+    form.base_version = base_version_[insn.base];
+    offset += base_change_[insn.base];
+  }
+  if (insn.index != x86::kNoRegister) {
+    form.index = insn.index;
+    form.scale = insn.scale;
+    form.index_version = base_version_[insn.index];
+    offset += base_change_[insn.index] * insn.scale;
+  }
+  if (form.constant()) return code64();
+  return offset <= INT32_MAX / 2 && offset >= INT32_MIN / 2;
 }
 
 void Translator::PlanGroups() {
   for (unsigned i = 0; i < count_; ++i) plan_[i] = {};
   group_count_ = 0;
-  rsp_offset_ = 0;
+  base_change_ = {};
   if ((request_.flags & kFlagUngrouped) || count_ < 2 || !(request_.flags & kFlagFlat)) return;
   const unsigned word = code64() ? 8 : 4;
   for (unsigned i = 0; i < count_; ++i) {
     const Instruction& insn = insns_[i];
     if (!IsTransparent(insn) && insn.branch == BranchKind::kNone) break;  // the block may end here
-    const Operand* memory = insn.memory_operand();
-    const bool translated = CanReEmit(insn) || insn.mnemonic == ZYDIS_MNEMONIC_PUSH ||
-                            insn.branch == BranchKind::kIndirectCall || insn.branch == BranchKind::kIndirectJump;
-    const bool bit_string = insn.map == 1 && (insn.opcode & 0xe7) == 0xa3;
-    const bool absolute_mov = insn.map == 0 && insn.opcode >= 0xa0 && insn.opcode <= 0xa3;
-    if (memory && translated && MemoryMask(insn).which == 0 && !bit_string && !absolute_mov && memory->size > 0 &&
-        memory->size <= 64 && insn.mnemonic != ZYDIS_MNEMONIC_LEA && insn.index == x86::kNoRegister &&
-        insn.address_size == word && insn.segment != x86::kFs && insn.segment != x86::kGs && CanAddress(insn)) {
-      const bool constant = insn.base == x86::kRipRegister || insn.base == x86::kNoRegister;
-      int64_t offset = insn.displacement;
-      if (insn.base == x86::kRipRegister) offset += static_cast<int64_t>(NextRip(i));
-      if (insn.base == x86::kRsp) offset += rsp_offset_;
-      const bool far_away = !constant && (offset > INT32_MAX / 2 || offset < INT32_MIN / 2);
-      if (!far_away && (code64() || !constant))
-        PlanAccess(i, kOperand, constant ? kConstantBase : insn.base, offset, memory->size, memory->written);
-    }
-    if (insn.operand_size != 2) {
-      if (IsPush(insn)) PlanAccess(i, kStack, x86::kRsp, rsp_offset_ - word, word, true);
-      if (IsPop(insn)) PlanAccess(i, kStack, x86::kRsp, rsp_offset_, word, false);
+    AddressForm form;
+    int64_t offset = 0;
+    if (FormOf(i, form, offset))
+      PlanAccess(i, kOperand, form, offset, insn.memory_operand()->size, insn.memory_operand()->written);
+    if (insn.operand_size != 2 && (IsPush(insn) || IsPop(insn))) {
+      const bool push = IsPush(insn);
+      const AddressForm stack{.base = x86::kRsp, .base_version = base_version_[x86::kRsp]};
+      PlanAccess(i, kStack, stack, base_change_[x86::kRsp] - (push ? word : 0), word, push);
     }
     TrackBases(insn);
   }

@@ -96,9 +96,17 @@ class Translator {
     bool leader = false;
     int16_t distance = 0;  ///< from the start of the group's range
   };
+  /// The registers of an address (without displacement) at one time.
+  struct AddressForm {
+    uint8_t base = x86::kNoRegister, index = x86::kNoRegister, scale = 1;
+    unsigned base_version = 0, index_version = 0;
+    bool constant() const { return base == x86::kNoRegister && index == x86::kNoRegister; }
+    bool operator==(const AddressForm&) const = default;
+  };
   struct Group {
     int64_t low = 0, high = 0;
-    unsigned base = 0, version = 0, count = 0;
+    AddressForm form;
+    unsigned count = 0;
     bool write = false;
   };
 
@@ -120,7 +128,8 @@ class Translator {
 
   // access_groups.cc
   void PlanGroups();
-  void PlanAccess(unsigned index, Part part, unsigned base, int64_t offset, unsigned size, bool write);
+  void PlanAccess(unsigned index, Part part, const AddressForm& form, int64_t offset, unsigned size, bool write);
+  bool FormOf(unsigned index, AddressForm& form, int64_t& offset) const;
   void TrackBases(const x86::Instruction& insn);
 
   // emit_memory.cc
@@ -198,8 +207,8 @@ class Translator {
   std::array<std::array<int64_t, 2>, kMaxInstructions> access_offset_{};
   unsigned group_count_ = 0;
   GroupFailures group_failures_;
-  std::array<unsigned, 17> base_version_{};  ///< by Gpr; 16: constant addresses
-  int64_t rsp_offset_ = 0;                   ///< known change of RSP since its version began
+  std::array<unsigned, 16> base_version_{};  ///< by Gpr
+  std::array<int64_t, 16> base_change_{};    ///< by Gpr: known change since its version began
   std::array<ColdExit, kMaxInstructions * 6> cold_;
   unsigned cold_count_ = 0;
   unsigned look_first_ = 0, look_last_ = 0;  ///< see Block

@@ -1,6 +1,7 @@
 // Runs the benchmarks and prints one line each: bench NAME CHECKSUM NANOSECONDS_PER_ITERATION ITERATIONS
 //   guest-bench [PERCENT [NAMES]]   PERCENT of the usual number of iterations; NAMES: only these, with commas between
 //   them (as /init: bench_percent= and bench_only= on the kernel's command line)
+//   guest-bench --list              names and kinds (cpu, system), one a line
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -65,8 +66,17 @@ static void RunAll(const struct Bench* bench, uint64_t percent, const char* name
   }
 }
 
+static void ListAll(const struct Bench* bench, const char* kind) {
+  for (; bench->name; ++bench) printf("%s %s\n", bench->name, kind);
+}
+
 int main(int argc, char** argv) {
   if (argc > 1 && strcmp(argv[1], "--nothing") == 0) return 7;  // what the exec benchmark runs
+  if (argc > 1 && strcmp(argv[1], "--list") == 0) {
+    ListAll(kCpuBenches, "cpu");
+    ListAll(kSystemBenches, "system");
+    return 0;
+  }
   is_init = getpid() == 1;
   uint64_t percent = 100;
   const char* names = NULL;

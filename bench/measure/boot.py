@@ -6,13 +6,16 @@ import re
 import tempfile
 import time
 
-from measure import micro
-from measure.common import GUESTS, Guest, Process, circumstances, markdown, median, progress
+from measure import goals, micro, programs
+from measure.common import GUESTS, Guest, NotAvailable, Process, circumstances, markdown
+from measure.sheet import Sheet, measure
 
 KIND = "debian12"
 LOGIN = "debian12 login: "
-SETTLE_SECONDS = 20  # what systemd still does after the prompt
-IDLE_SECONDS = 30
+SETTLE_SECONDS = 15  # what systemd still does after the prompt
+IDLE_SECONDS = 20
+HEAVY = ["gcc", "java"]  # after these the code caches are full
+SMALL_CACHE = "16M"
 
 
 def debian():
@@ -21,50 +24,50 @@ def debian():
                  folder / "disk.img")
 
 
-def measure_boot(options):
-    engines = [engine for engine in options.engines.split(",") if engine != "native"]
-    seconds = {what: {engine: [] for engine in engines} for what in ("init", "login")}
+def new_boot(options):
+    return Sheet("boot", programs.engines_of(options), ["init", "login"])
+
+
+def fill_boot(sheet, options, save):
     with tempfile.TemporaryDirectory() as name:
         initrd = micro.make_initrd(options, pathlib.Path(name))
-        for number in range(options.rounds):
-            for engine in engines:
-                seconds["init"][engine].append(micro.run_once(engine, initrd, options, 1, "syscall")["boot"])
+
+        def run(engine, rows, record, _):
+            if not rows or "init" in rows:
+                with Process(micro.command(engine, initrd, options, 1, "syscall"), options.timeout, engine) as process:
+                    record("init", process.wait_for("guest-bench: start"))
+            if not rows or "login" in rows:
                 with Process(debian().command(engine, options), options.timeout, engine) as process:
-                    seconds["login"][engine].append(process.wait_for(LOGIN))
-                progress(f"boot: round {number + 1} {engine}: init {seconds['init'][engine][-1]:.2f} s, "
-                         f"login {seconds['login'][engine][-1]:.2f} s")
-    ours = [e for e in engines if e != "tcg" and "tcg" in engines]
-    rows = []
-    for what, label in (("init", "cloud kernel to init"), ("login", "Debian with systemd to the login prompt")):
-        medians = {e: median(seconds[what][e]) for e in engines}
-        rows.append([label] + [f"{medians[e]:.2f} s" for e in engines] + [f"{medians['tcg'] / medians[e]:.2f}" for e in ours])
-    head = ["from the start of the process"] + engines + [f"{e}: times as fast as TCG" for e in ours]
-    return f"{circumstances(options, options.rounds, KIND)}\n\n{markdown(head, rows)}", seconds
+                    record("login", process.wait_for(LOGIN))
+
+        measure(sheet, options, KIND, run, save)
 
 
-def memory_mib(pid):
-    """(this process's share of guest RAM, of all else that it holds), by the names of its mappings."""
-    ram, other, name = 0, 0, ""
+def render_boot(sheet, _):
+    ours = [engine for engine in sheet.cases if engine != "tcg" and "tcg" in sheet.cases]
+    labels = {"init": "cloud kernel to init", "login": "Debian with systemd to the login prompt"}
+    rows = [[label] + [sheet.cell(engine, row, "{:.2f} s") for engine in sheet.cases]
+            + [f"{ratio:.2f}" if (ratio := sheet.ratio(row, "tcg", engine)) else "" for engine in ours]
+            for row, label in labels.items()]
+    head = ["from the start of the process", *sheet.cases] + [f"{engine}: times as fast as TCG" for engine in ours]
+    return f"{circumstances(sheet)}\n\n{markdown(head, rows)}{goals.boot(sheet)}{sheet.notes()}"
+
+
+def memory_over_ram(pid):
+    """MiB of this process's share of all that it holds but guest RAM (PSS: what two mappings share counts once)."""
+    other, name = 0, ""
     for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
         if re.match(r"^[0-9a-f]+-[0-9a-f]+ ", line):
             name = line.split(None, 5)[5] if len(line.split(None, 5)) > 5 else ""
-        elif line.startswith("Pss:"):
-            if "nacre-guest-ram" in name:
-                ram += int(line.split()[1])
-            else:
-                other += int(line.split()[1])
-    return ram / 1024, other / 1024
-
-
-def cpu_seconds(pid):
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        elif line.startswith("Pss:") and "nacre-guest-ram" not in name:
+            other += int(line.split()[1])
+    return other / 1024
 
 
 def idle_percent(process):
-    before, start = cpu_seconds(process.process.pid), time.monotonic()
+    before, start = process.cpu_seconds(), time.monotonic()
     time.sleep(IDLE_SECONDS)
-    return 100 * (cpu_seconds(process.process.pid) - before) / (time.monotonic() - start)
+    return 100 * (process.cpu_seconds() - before) / (time.monotonic() - start)
 
 
 def counter(text, name):
@@ -72,35 +75,68 @@ def counter(text, name):
     return sum(int(value) for value in re.findall(rf"^\s*{re.escape(name)}\s+(\d+)$", text, re.M))
 
 
-def measure_cost(options):
-    engines = [engine for engine in options.engines.split(",") if engine in ("jit", "tcg")]
-    found = {key: {engine: [] for engine in engines} for key in ("idle", "over RAM", "translation")}
-    keep, options.engine_stats = options.engine_stats, True
-    try:
-        for number in range(max(1, options.rounds // 5)):
-            for engine in engines:
-                with Process(debian().command(engine, options), options.timeout, engine) as process:
-                    process.wait_for(LOGIN)
-                    time.sleep(SETTLE_SECONDS)
-                    if engine == "jit":
-                        found["over RAM"][engine].append(memory_mib(process.process.pid)[1])
-                    found["idle"][engine].append(idle_percent(process))
-                    process.process.terminate()
-                    process.process.wait(30)
-                    text = process.error_text()
-                    if engine == "jit" and counter(text, "translated instructions"):
-                        found["translation"][engine].append(counter(text, "translation time, ns")
-                                                            / counter(text, "translated instructions"))
-                progress(f"cost: round {number + 1} {engine}: idle {found['idle'][engine][-1]:.2f} %")
-    finally:
-        options.engine_stats = keep
+def new_cost(options):
+    return Sheet("cost", [engine for engine in options.engines.split(",") if engine in ("jit", "tcg")],
+                 ["over RAM", "idle", "translation", "over RAM, gcc and java", "over RAM, small cache"])
 
-    def cell(key, engine, form):
-        return form % median(found[key][engine]) if found[key][engine] else ""
 
-    rows = [["resident memory over guest RAM (share of each page, PSS), MiB"] + [cell("over RAM", e, "%.0f") for e in engines],
-            [f"an idle guest's CPU time over {IDLE_SECONDS} s, % of a core"] + [cell("idle", e, "%.2f") for e in engines],
-            ["translation, ns per guest instruction"] + [cell("translation", e, "%.0f") for e in engines]]
-    text = (f"{circumstances(options, max(1, options.rounds // 5), KIND)} Debian with systemd, 512 MiB, {SETTLE_SECONDS} s after "
-            f"the login prompt.\n\n{markdown(['cost'] + engines, rows)}")
-    return text, found
+def run_idle(engine, options, record):
+    words = debian().command(engine, options) + (["--engine-stats"] if engine == "jit" else [])
+    with Process(words, options.timeout, engine) as process:
+        process.wait_for(LOGIN)
+        time.sleep(SETTLE_SECONDS)
+        if engine == "jit":
+            record("over RAM", memory_over_ram(process.process.pid))
+        record("idle", idle_percent(process))
+        if engine == "jit":
+            process.process.terminate()
+            process.process.wait(30)
+            text = process.error_text()
+            if counter(text, "translated instructions"):
+                record("translation", counter(text, "translation time, ns") / counter(text, "translated instructions"))
+
+
+def memory_when_full(initrd, options, more=()):
+    """MiB over guest RAM after programs whose code fills any code cache."""
+    machine = programs.guest(initrd, "programs", 1, 0, HEAVY)
+    with Process(machine.command("jit", options) + list(more), options.timeout, "jit") as process:
+        for _, line in process.lines():
+            match = programs.LINE.match(line)
+            if match and match[6] != "0":
+                process.fail(f"{match[1]} ended with status {match[6]}")
+            if match and match[1] == HEAVY[-1]:
+                return memory_over_ram(process.process.pid)
+        process.end()
+        return process.fail("the guest ended early")
+
+
+def fill_cost(sheet, options, save):
+    with tempfile.TemporaryDirectory() as name:
+        initrd = programs.make_initrd(options, pathlib.Path(name))
+
+        def run(engine, rows, record, lose):
+            if not rows or "idle" in rows:
+                run_idle(engine, options, record)
+            if engine != "jit":  # its numbers mean other things
+                for row in sheet.rows:
+                    if row != "idle":
+                        record(row, None)
+                return
+            record("over RAM, gcc and java", memory_when_full(initrd, options))
+            try:
+                record("over RAM, small cache", memory_when_full(initrd, options, ["--code-cache", SMALL_CACHE]))
+            except NotAvailable as reason:
+                lose("over RAM, small cache", str(reason).splitlines()[0])
+
+        measure(sheet, options, KIND, run, save)
+
+
+def render_cost(sheet, _):
+    labels = [("over RAM", "resident memory over guest RAM (share of each page, PSS), MiB", "{:.0f}"),
+              ("over RAM, gcc and java", f"the same in another guest, 1 GiB, after {' and '.join(HEAVY)}, MiB", "{:.0f}"),
+              ("over RAM, small cache", f"the same with `--code-cache {SMALL_CACHE}`, MiB", "{:.0f}"),
+              ("idle", f"an idle guest's CPU time over {IDLE_SECONDS} s, % of a core", "{:.2f}"),
+              ("translation", "translation, ns per guest instruction", "{:.0f}")]
+    rows = [[label] + [sheet.cell(engine, row, form) for engine in sheet.cases] for row, label, form in labels]
+    return (f"{circumstances(sheet)} Debian with systemd, 512 MiB, {SETTLE_SECONDS} s after the login prompt, unless said "
+            f"otherwise.\n\n{markdown(['cost', *sheet.cases], rows)}{goals.cost(sheet)}{sheet.notes()}")

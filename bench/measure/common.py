@@ -1,6 +1,6 @@
 """Shared by the tables of bench/run-guest-bench: starting guests, reading their lines, medians, tables, the document."""
 import dataclasses
-import math
+import hashlib
 import os
 import pathlib
 import platform
@@ -19,7 +19,11 @@ RELEASE = ROOT / "build/release"
 
 
 class Failed(Exception):
-    """A measurement that must not become a number."""
+    """A measurement that must not become a number. whole: nothing else of the same run may become one."""
+
+    def __init__(self, reason, details="", whole=False):
+        super().__init__(reason)
+        self.details, self.whole = details, whole
 
 
 class NotAvailable(Exception):
@@ -43,7 +47,8 @@ class Guest:
                      "-display", "none", "-serial", "stdio", "-no-reboot",
                      "-kernel", self.kernel, "-initrd", self.initrd, "-append", self.append]
             if self.disk:
-                words += ["-drive", f"file={self.disk},format=raw,if=none,id=disk,snapshot=on,cache=unsafe",
+                words += ["-drive", f"file.driver=file,file.filename={self.disk},file.locking=off,format=raw,if=none,id=disk,"
+                          "snapshot=on,cache=unsafe",
                           "-device", "virtio-blk-pci,drive=disk"]
             return [str(word) for word in words]
         words = [options.nacre, "run", "--engine", engine, "--memory", f"{self.memory}M", "--cpus", self.cpus, "--net", "none",
@@ -56,13 +61,14 @@ class Guest:
 
 
 class Process:
-    """A guest's or a native process whose lines are read as they come; killed when the block is left."""
+    """A guest's or a native process whose lines are read as they come; killed when the block is left. seconds: without a
+    line, after which it counts as hung."""
 
     def __init__(self, words, seconds, label):
         self.label, self.tail = label, []
         self.errors = tempfile.TemporaryFile()  # a pipe that nobody reads could stop the process
         self.start = time.monotonic()
-        self.deadline = self.start + seconds
+        self.patience, self.deadline = seconds, self.start + seconds
         self.process = subprocess.Popen([str(word) for word in words], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=self.errors)
 
@@ -75,18 +81,22 @@ class Process:
         for stream in (self.process.stdin, self.process.stdout, self.errors):
             stream.close()
 
+    def cpu_seconds(self):
+        """What all threads of the process have had of the CPUs."""
+        return time.clock_gettime((~self.process.pid << 3) | 2)  # clock_getcpuclockid(3)
+
     def error_text(self):
         return os.pread(self.errors.fileno(), 1 << 20, 0).decode(errors="replace")
 
-    def fail(self, reason):
-        raise Failed(f"{self.label}: {reason}; last lines:\n" + "\n".join(self.tail) + "\n" + self.error_text()[-3000:])
+    def fail(self, reason, whole=False):
+        raise Failed(reason, "\n".join(["last lines:", *self.tail, self.error_text()[-3000:]]), whole)
 
     def pieces(self):
         """Yields (seconds since the start, bytes)."""
         while True:
             left = self.deadline - time.monotonic()
             if left <= 0:
-                self.fail("no end within the time limit")
+                self.fail(f"nothing came for {self.patience:.0f} s")
             if not select.select([self.process.stdout], [], [], left)[0]:
                 continue
             data = os.read(self.process.stdout.fileno(), 65536)
@@ -99,6 +109,8 @@ class Process:
         rest = b""
         for seconds, data in self.pieces():
             *lines, rest = (rest + data).split(b"\n")
+            if lines:
+                self.deadline = time.monotonic() + self.patience
             for line in lines:
                 text = line.decode(errors="replace").strip("\r")
                 self.tail = (self.tail + [text])[-15:]
@@ -121,6 +133,13 @@ class Process:
             raise NotAvailable(self.error_text().strip() or "exit status 2")
         if status != 0:
             self.fail(f"exit status {status}")
+
+
+def clock_text(sheet):
+    """The clock of a table, for the sentence above it."""
+    if sheet.sittings[-1]["clock"] == "cpu":
+        return "by the CPU time of the engine's process (native: by the clock)"
+    return "by the guest's clock, checked against the host's"
 
 
 def built(options, name):
@@ -153,10 +172,6 @@ def pinned(words):
     return ["taskset", "-c", str(max(os.sched_getaffinity(0))), *words]
 
 
-def geometric_mean(values):
-    return math.exp(sum(math.log(v) for v in values) / len(values))
-
-
 def median(values):
     return statistics.median(values)
 
@@ -177,16 +192,37 @@ def first_line(*words):
         return "unknown"
 
 
-def circumstances(options, rounds, kind):
-    """Date, host, commit and versions: one sentence that stands above each table."""
-    cpu = next((l.split(":", 1)[1].strip() for l in open("/proc/cpuinfo", encoding="ascii") if l.startswith("model name")),
-               platform.machine())
-    commit = first_line("git", "-C", str(ROOT), "log", "-1", "--format=%h")
+def cpu_info(name):
+    with open("/proc/cpuinfo", encoding="ascii") as file:
+        return next((line.split(":", 1)[1].strip() for line in file if line.startswith(name)), "")
+
+
+def context(options, kind):
+    """What must be the same in all rounds of a table."""
     changed = subprocess.run(["git", "-C", str(ROOT), "diff", "--quiet", "HEAD", "--", "src"], check=False).returncode
-    kernel = (GUESTS / kind / "packages").read_text().splitlines()[0]
-    return (f"Medians of {rounds} interleaved round{'s' if rounds > 1 else ''}, {time.strftime('%Y-%m-%d')}, on {cpu} "
-            f"({os.cpu_count()} CPUs), commit {commit}{' with changes' if changed else ''}, against "
-            f"{first_line('qemu-system-x86_64', '--version')} with `-cpu {options.qemu_cpu}`; guest kernel {kernel}.")
+    return {
+        "host": (cpu_info("model name") or platform.machine()) + f" ({os.cpu_count()} CPUs"
+                + (", itself a virtual machine" if "hypervisor" in cpu_info("flags").split() else "")
+                + f", Linux {platform.release()})",
+        "commit": first_line("git", "-C", str(ROOT), "log", "-1", "--format=%h") + (" with changes" if changed else ""),
+        "program": hashlib.sha256(options.nacre.read_bytes()).hexdigest()[:16],
+        "QEMU": f"{first_line('qemu-system-x86_64', '--version')} with `-cpu {options.qemu_cpu}`",
+        "guest kernel": (GUESTS / kind / "packages").read_text().splitlines()[0],
+        "clock": options.clock,
+        "amount": f"{options.percent} %, {options.repeat} a boot",
+    }
+
+
+def circumstances(sheet):
+    """Host, commit, versions, what else the host did: what stands above each table."""
+    facts, (fewest, most) = sheet.sittings[-1], sheet.runs()
+    dates = sorted({sitting["date"] for sitting in sheet.sittings})
+    rounds = sum(sitting["rounds"] for sitting in sheet.sittings)
+    others = max((sitting.get("others percent", 0.0) for sitting in sheet.sittings), default=0.0)
+    return (f"Medians of {fewest if fewest == most else f'{fewest} to {most}'} run{'s' if most != 1 else ''} in {rounds} interleaved "
+            f"round{'s' if rounds != 1 else ''}{f' of {len(sheet.sittings)} sittings' if len(sheet.sittings) > 1 else ''}, "
+            f"{' and '.join(dates)}, on {facts['host']}, where other processes took {others:.1f} % of the CPUs meanwhile; commit "
+            f"{facts['commit']}, against {facts['QEMU']}; guest kernel {facts['guest kernel']}.")
 
 
 def update(path, name, text):

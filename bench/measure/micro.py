@@ -1,16 +1,15 @@
 """Table `guest-bench`: one static program as /init of the cloud kernel under each engine, and as a process of the host."""
 import pathlib
 import re
+import subprocess
 import tempfile
-import time
 
-from measure.common import (GUESTS, Failed, Guest, Process, built, circumstances, geometric_mean, markdown, median, pinned,
-                            progress, write_cpio)
+from measure import goals
+from measure.common import (GUESTS, Failed, Guest, Process, built, circumstances, clock_text, markdown, pinned, progress, write_cpio)
+from measure.sheet import Sheet, measure
 
-GUEST = GUESTS / "cloud-amd64"
+KIND = "cloud-amd64"
 APPEND = "console=ttyS0 quiet panic=-1"
-SYSTEM = {"syscall", "page-fault", "mmap-munmap", "fork", "exec", "pipe-round-trip", "context-switch-8", "pipe-bulk", "yield",
-          "signal", "thread-create", "futex", "file"}
 LINE = re.compile(r"^bench (\S+) ([0-9a-f]{16}) ([0-9.]+) (\d+)$")
 
 
@@ -25,82 +24,86 @@ def command(engine, initrd, options, percent, only):
     if engine == "native":
         return pinned([built(options, "guest-bench"), percent, *([only] if only else [])])
     append = f"{APPEND} bench_percent={percent}" + (f" bench_only={only}" if only else "")
-    return Guest(GUEST / "vmlinuz", initrd, append).command(engine, options)
+    return Guest(GUESTS / KIND / "vmlinuz", initrd, append).command(engine, options)
 
 
-def run_once(engine, initrd, options, percent, only):
-    """One run: {"boot": seconds to init, "benches": {name: (checksum, nanoseconds)}}."""
-    boot, end, benches, guest_seconds = None, None, {}, 0.0
-    with Process(command(engine, initrd, options, percent, only), options.timeout, engine) as process:
+def kinds(options):
+    """{row: "cpu" or "system"}, of the program itself."""
+    text = subprocess.run([built(options, "guest-bench"), "--list"], capture_output=True, text=True, check=True).stdout
+    found = dict(line.split() for line in text.splitlines())
+    wanted = options.only.split(",") if options.only else list(found)
+    if set(wanted) - set(found):
+        raise Failed(f"no such benchmark; there are {', '.join(found)}")
+    return {row: kind for row, kind in found.items() if row in wanted}
+
+
+def run_once(engine, initrd, options, rows, record):
+    """One run of these rows."""
+    start, before, ended, cpu, guest_seconds = None, None, False, 0.0, 0.0
+    with Process(command(engine, initrd, options, options.percent, ",".join(rows)), options.timeout, engine) as process:
         for seconds, line in process.lines():
             if line.endswith("guest-bench: start"):
-                boot = seconds
+                start, before, cpu = seconds, seconds, process.cpu_seconds()
             match = LINE.match(line)
             if match:
-                benches[match[1]] = (match[2], float(match[3]))
-                guest_seconds += float(match[3]) * int(match[4]) / 1e9
+                row, checksum, nanoseconds, iterations = match[1], match[2], float(match[3]), int(match[4])
+                taken = nanoseconds * iterations / 1e9
+                # The guest's clock counts the time: it must agree with the host's, or the numbers mean nothing.
+                if engine != "native" and abs(taken - (seconds - before)) > 0.05 * taken + 0.5:
+                    process.fail(f"the guest's clock counted {taken:.2f} s, the host's {seconds - before:.2f} s")
+                guest_seconds, before = guest_seconds + taken, seconds
+                if options.clock == "cpu" and engine != "native":
+                    last, cpu = cpu, process.cpu_seconds()
+                    nanoseconds = (cpu - last) * 1e9 / iterations
+                record(row, nanoseconds, checksum)
             if "guest-bench: end" in line:
-                end = (line.strip(), seconds)
+                if not line.strip().endswith("end 0"):
+                    process.fail("guest-bench ended with an error: " + "; ".join(process.tail[-2:]))
+                ended = True
         process.end()
-        if boot is None or end is None or not end[0].endswith("end 0"):
-            process.fail("no good end")
-        # The guest's clock counts the time: it must agree with the host's, or the numbers mean nothing.
-        host_seconds = end[1] - boot
-        if engine != "native" and abs(guest_seconds - host_seconds) > 0.05 * host_seconds + 0.5:
-            process.fail(f"the guest's clock counted {guest_seconds:.2f} s, the host's {host_seconds:.2f} s")
+        if not ended or start is None:
+            process.fail("the guest ended early", whole=start is None)
+        if engine != "native" and abs(guest_seconds - (before - start)) > 0.05 * guest_seconds + 0.5:
+            process.fail(f"the guest's clock counted {guest_seconds:.2f} s, the host's {before - start:.2f} s", whole=True)
         if options.engine_stats:
             progress(process.error_text())
-    return {"boot": boot, "benches": benches}
 
 
-def check_sums(runs):
-    """The names of the benchmarks; an engine that computed something else is an error."""
-    expected = {}
-    for engine, rounds in runs.items():
-        for one in rounds:
-            for name, (checksum, _) in one["benches"].items():
-                if expected.setdefault(name, checksum) != checksum:
-                    raise Failed(f"{engine}: {name} computed {checksum}, others {expected[name]}")
-    for engine, rounds in runs.items():
-        for one in rounds:
-            if set(one["benches"]) != set(expected):
-                raise Failed(f"{engine}: not every benchmark gave a number")
-    if not expected:
-        raise Failed(f"no such benchmark; system benchmarks are {', '.join(sorted(SYSTEM))}")
-    return list(expected)
-
-
-def table(runs, names):
-    engines = list(runs)
-    medians = {e: {n: median([one["benches"][n][1] for one in rounds]) for n in names} for e, rounds in runs.items()}
-    beside_native = [e for e in engines if e != "native" and "native" in runs]
-    beside_tcg = [e for e in engines if e not in ("native", "tcg") and "tcg" in runs]
+def table(sheet, groups):
+    engines = sheet.cases
+    beside_native = [e for e in engines if e != "native" and "native" in engines]
+    beside_tcg = [e for e in engines if e not in ("native", "tcg") and "tcg" in engines]
+    pairs = [(e, "native") for e in beside_native] + [("tcg", e) for e in beside_tcg]
     head = (["benchmark"] + [f"{e} ns" for e in engines] + [f"{e} ÷ native" for e in beside_native]
             + [f"{e}: times as fast as TCG" for e in beside_tcg])
-
-    def ratios(which):
-        return ([f"{geometric_mean([medians[e][n] / medians['native'][n] for n in which]):.2f}" for e in beside_native]
-                + [f"{geometric_mean([medians['tcg'][n] / medians[e][n] for n in which]):.2f}" for e in beside_tcg])
-
-    rows = [[name] + [f"{medians[e][name]:,.1f}" for e in engines] + ratios([name]) for name in names]
-    for label, which in (("CPU", [n for n in names if n not in SYSTEM]), ("system", [n for n in names if n in SYSTEM]),
-                         ("all", names)):
+    rows = []
+    for row in sheet.rows:
+        ratios = [sheet.ratio(row, *pair) for pair in pairs]
+        rows.append([row] + [sheet.cell(e, row, "{:,.1f}") for e in engines] + [f"{r:.2f}" if r else "" for r in ratios])
+    for label, which in (*groups.items(), ("all", sheet.rows)):
+        means = [goals.mean_ratio(sheet, which, *pair) for pair in pairs]
         if which:
-            rows.append([f"**geometric mean, {label}** ({len(which)})"] + [""] * len(engines)
-                        + [f"**{cell}**" for cell in ratios(which)])
+            rows.append([goals.label(f"geometric mean, {label}", sheet, which, pairs)] + [""] * len(engines)
+                        + [f"**{mean:.2f}**" if mean else "" for mean in means])
     return markdown(head, rows)
 
 
-def measure(options):
-    """The table's text and every measurement."""
-    runs = {engine: [] for engine in options.engines.split(",")}
+def render(sheet, options):
+    kind = kinds(options)
+    groups = {label: [row for row in sheet.rows if kind.get(row) == word] for label, word in (("CPU", "cpu"), ("system", "system"))}
+    return (f"{circumstances(sheet)} Nanoseconds per iteration {clock_text(sheet)}; smaller is better.\n\n"
+            f"{table(sheet, groups)}{goals.micro(sheet, groups['CPU'], groups['system'])}{sheet.notes()}")
+
+
+def new(options):
+    return Sheet("micro", options.engines.split(","), list(kinds(options)))
+
+
+def fill(sheet, options, save):
     with tempfile.TemporaryDirectory() as name:
         initrd = make_initrd(options, pathlib.Path(name))
-        for number in range(options.rounds):
-            for engine, rounds in runs.items():
-                started = time.monotonic()
-                rounds.append(run_once(engine, initrd, options, options.percent, options.only))
-                progress(f"micro: round {number + 1} {engine}: {time.monotonic() - started:.1f} s")
-    text = (f"{circumstances(options, options.rounds, 'cloud-amd64')} Nanoseconds per iteration by the guest's clock, checked "
-            f"against the host's; smaller is better.\n\n{table(runs, check_sums(runs))}")
-    return text, runs
+
+        def run(engine, rows, record, _):
+            run_once(engine, initrd, options, rows or (sheet.rows if options.only else []), record)
+
+        measure(sheet, options, KIND, run, save)

@@ -1,6 +1,7 @@
 // The first process of the guest that bench/measure/programs.py boots (init=/run/overlay/bench/runner): runs the
 // programs of a list, each some times, and powers the machine off. It prints, one line each:
 //   program NAME CHECKSUM WALL_NS USER_NS SYSTEM_NS STATUS     CHECKSUM: of the program's standard output
+//   warm NAME                                                  after the run that is not measured
 //   programs: end STATUS NANOSECONDS                           since `programs: start`, by the guest's clock
 // From the kernel's command line: bench_list= (a file beside the runner), bench_repeat= (measured runs of each, after
 // one that warms up), bench_only= (names with commas between them). A list holds lines `NAME COMMAND`; NAME `-` is a
@@ -114,6 +115,10 @@ static void RunProgram(const char* name, const char* command, int repeats) {
     if (i > 0 || bad || repeats == 0) {
       printf("program %s %016" PRIx64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %d\n", name, r.checksum, r.wall_ns,
              r.user_ns, r.system_ns, r.status);
+      fflush(stdout);
+    }
+    if (i == 0 && repeats > 0) {
+      printf("warm %s\n", name);
       fflush(stdout);
     }
     if (bad) return;  // the others still tell something

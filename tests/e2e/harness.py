@@ -29,7 +29,7 @@ CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -si
 def guest_file(kind, name):
     path = GUESTS / kind / name
     if not path.exists():
-        how = "scripts/make-rootfs" if kind == "debian12" else f"scripts/prepare-guest {kind}"
+        how = f"scripts/make-rootfs {kind}" if kind.startswith("debian12") else f"scripts/prepare-guest {kind}"
         raise AssertionError(f"{path} is missing: run {how}")
     return path
 

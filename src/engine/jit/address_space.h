@@ -40,6 +40,9 @@ struct LinearRange {
 struct DataNotes {
   static constexpr uint8_t kGlobal = 1, kLarge = 2;
   bool non_global = false;  ///< it holds entries of pages that are not global
+  uint32_t entries = 0;     ///< its size
+  uint32_t fills = 0;       ///< since the last flush of what is not global
+  uint32_t conflicts = 0;   ///< fills that took the place of another page, since the last flush or change of size
   LinearRange large;        ///< holds all entries of large pages
   uint8_t entry[kTlbEntries] = {};
 };
@@ -52,7 +55,23 @@ struct CodeNotes {
   LinearRange large;
   uint16_t jump_count = 0;  ///< filled entries of the jump cache; more than kJumps: not all of them are in `jump`
   uint16_t jump[kJumps] = {};
-  uint8_t page_seen[kPageSlots] = {};  ///< code of such a page may stand in the jump cache
+  LinearRange pages;  ///< holds all pages that were noted
+  uint16_t page_seen[kPageSlots] =
+      {};  ///< Which page of the slot may have code in the jump cache: SeenTag, or kSeveral
+
+  static constexpr uint16_t kSeveral = 0xffff;
+  static constexpr uint16_t SeenTag(uint64_t linear_page) {
+    return static_cast<uint16_t>(linear_page / kPageSlots % (kSeveral - 1) + 1);
+  }
+  void NotePage(uint64_t linear_page) {
+    uint16_t& seen = page_seen[linear_page % kPageSlots];
+    seen = seen == 0 || seen == SeenTag(linear_page) ? SeenTag(linear_page) : kSeveral;
+    pages.Add(linear_page << 12);
+  }
+  bool MayHold(uint64_t linear_page) const {
+    const uint16_t seen = page_seen[linear_page % kPageSlots];
+    return (seen == SeenTag(linear_page) || seen == kSeveral) && pages.Contains(linear_page << 12);
+  }
 };
 
 /// A page that code was fetched from.

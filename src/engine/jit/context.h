@@ -16,14 +16,15 @@ namespace nacre::engine::jit {
 
 inline constexpr unsigned kContexts = 3;
 inline constexpr unsigned kContextSupervisor = 0, kContextUser = 1, kContextSupervisorAc = 2;
-inline constexpr unsigned kTlbEntries = 1024;
+inline constexpr unsigned kTlbEntries = 4096;  ///< the most that a TLB can have
 inline constexpr unsigned kPageSlots = 1024;
 inline constexpr unsigned kAccessGroups = 8;
 inline constexpr unsigned kJumpCacheEntries = 16384;
 
-/// A direct-mapped TLB of 4 KiB pages, indexed by the low bits of the page number. A hit on entry i for an access of
-/// `size` bytes at address a: (a + tag[i]) as an unsigned number is at most 4096 - size, which tests the page and page
-/// crossing at once; then host address = a + tag[i] + host[i]. Entries that hold nothing have NoTag(i).
+/// A direct-mapped TLB of 4 KiB pages, indexed by the low bits of the page number, as many as JitContext::tlb_mask
+/// says. A hit on entry i for an access of `size` bytes at address a: (a + tag[i]) as an unsigned number is at most
+/// 4096 - size, which tests the page and page crossing at once; then host address = a + tag[i] + host[i]. Entries that
+/// hold nothing have NoTag(i).
 struct DataTlb {
   uint64_t read_tag[kTlbEntries];
   uint64_t write_tag[kTlbEntries];
@@ -77,8 +78,8 @@ struct JitContext {
   // Registers of a gather or scatter on its way through JitVcpu::FastGather; slow_address: its base address.
   alignas(64) uint8_t gather_index[64] = {};
   uint8_t gather_value[64] = {};
-  uint8_t gather_mask[64] = {};  ///< a vector, or an opmask in the first 8 bytes
-  uint64_t tlb_mask = uint64_t{kTlbEntries - 1} << 12;
+  uint8_t gather_mask[64] = {};       ///< a vector, or an opmask in the first 8 bytes
+  uint64_t tlb_mask[kContexts] = {};  ///< bits of an address that are the index, per context
   uint64_t page_number_mask = ~uint64_t{4095};
   uint64_t arithmetic_mask = x86::rflags::kArithmetic;
   uint64_t not_direction_mask = ~x86::rflags::kDf;

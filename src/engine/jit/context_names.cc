@@ -41,7 +41,7 @@ constexpr Slot kSlots[] = {
     NACRE_SLOT(string_handler),
     NACRE_SLOT(self),
     NACRE_ARRAY(group_host),
-    NACRE_SLOT(tlb_mask),
+    NACRE_ARRAY(tlb_mask),
     NACRE_SLOT(page_number_mask),
     NACRE_SLOT(arithmetic_mask),
     NACRE_SLOT(not_direction_mask),

@@ -104,7 +104,7 @@ void Translator::EmitCheck(const Access& access, uint64_t rip) {
                 .restore_rcx = access.flags_live,
                 .context = static_cast<uint8_t>(context()),
                 .write = access.write};
-  const Mem tlb_mask = Context(offsetof(JitContext, tlb_mask));
+  const Mem tlb_mask = Context(offsetof(JitContext, tlb_mask) + 8 * context());
   if (!access.flags_live) {
     code_.Pext(kScratch2, kScratch1, tlb_mask);
     code_.Add(kScratch1, ContextIndexed(kScratch2, tag));

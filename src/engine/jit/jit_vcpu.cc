@@ -89,7 +89,6 @@ Status JitVcpu::Prepare() {
   x86::ResetCpuState(context_->state);
   tools_ = NACRE_TRY(TranslationTools::Create(options_.debug, config_.index, buffer_,
                                               static_cast<uint32_t>(code_start - buffer_.write_base())));
-  if (options_.debug.stress.tiny_tlb) context_->tlb_mask = uint64_t{JitStress::kTinyTlbEntries - 1} << 12;
   stressed_ = options_.debug.stress.at_entries();
   if (options_.lockstep) lockstep_ = NACRE_TRY(Lockstep::Create(config_));
   return {};

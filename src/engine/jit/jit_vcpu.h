@@ -97,11 +97,15 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   uint64_t SlowString();
 
   // tlb_nosimd.cc
-  unsigned TlbEntry(uint64_t address) const { return static_cast<unsigned>((address & context_->tlb_mask) >> 12); }
+  unsigned TlbEntry(unsigned context, uint64_t address) const {
+    return static_cast<unsigned>((address & context_->tlb_mask[context]) >> 12);
+  }
   const uint8_t* FillTlb(unsigned context, uint64_t address, bool write);
   uint8_t* HostFor(unsigned context, uint64_t address, unsigned size, bool write);
   void NoteCodePage(uint64_t rip, const CodePage& page, unsigned context, uint32_t page_id);
   const CodePage* FetchPage(uint64_t rip);
+  void ResizeTlb(unsigned context, DataNotes& notes, uint32_t entries);
+  void LoadTlbMasks();
   void FlushData(JitContext& view, unsigned context, DataNotes& notes, bool whole);
   void FlushCode(JitContext& view, unsigned context, CodeNotes& notes);
   void FlushAllCode();
@@ -219,6 +223,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   uint32_t interpret_site_ = kNone;
   std::vector<PageId> page_ids_;
   uint32_t next_page_id_ = 1;
+  uint32_t first_tlb_entries_ = 0, most_tlb_entries_ = 0;
   unsigned present_space_ = 0;
   std::array<uint32_t, kSpaces> space_pcid_{};  ///< kNoPcid: what it holds, if anything, is nobody's
   std::array<bool, kSpaces> space_void_{};      ///< never used, or not even global entries are right: empty it first

@@ -23,6 +23,8 @@ void EmptyEntry(DataTlb& tlb, unsigned entry) {
   tlb.write_tag[entry] = nothing;
 }
 
+constexpr uint32_t kFewestTlbEntries = 256;
+
 uint64_t CodePageKey(uint64_t linear_page, bool user) { return linear_page * 2 + (user ? 1 : 0) + 1; }
 
 }  // namespace
@@ -76,9 +78,15 @@ const uint8_t* JitVcpu::FillTlb(unsigned which, uint64_t address, bool write) {
   const bool code = (seen & memory::GuestMemory::kCode) != 0;
   if (write && code) return nullptr;
   const uint64_t page = AlignDown(address, kPageSize);
-  const unsigned entry = TlbEntry(address);
   DataTlb& tlb = context.tlb[which];
   DataNotes& notes = Data(which);
+  unsigned entry = TlbEntry(which, address);
+  ++notes.fills;
+  if (tlb.read_tag[entry] != NoTag(entry) && tlb.read_tag[entry] != 0 - page && ++notes.conflicts > notes.entries &&
+      notes.entries < most_tlb_entries_) {
+    ResizeTlb(which, notes, notes.entries * 2);
+    entry = TlbEntry(which, address);
+  }
   tlb.read_tag[entry] = 0 - page;
   tlb.write_tag[entry] = translation.writable && !code && (seen & kDirty) ? 0 - page : NoTag(entry);
   tlb.host[entry] = reinterpret_cast<uint64_t>(host);
@@ -98,7 +106,7 @@ const uint8_t* JitVcpu::FillTlb(unsigned which, uint64_t address, bool write) {
 /// when the bytes cross a page.
 uint8_t* JitVcpu::HostFor(unsigned which, uint64_t address, unsigned size, bool write) {
   const DataTlb& tlb = context_->tlb[which];
-  const unsigned entry = TlbEntry(address);
+  const unsigned entry = TlbEntry(which, address);
   const uint64_t offset = address + (write ? tlb.write_tag[entry] : tlb.read_tag[entry]);
   if (offset <= kPageSize - size) return reinterpret_cast<uint8_t*>(tlb.host[entry] + offset);
   if ((address & kPageMask) + size > kPageSize) return nullptr;
@@ -137,23 +145,45 @@ void JitVcpu::NoteCodePage(uint64_t rip, const CodePage& page, unsigned context,
   const unsigned slot = (rip >> 12) % kPageSlots;
   context_->code_pages[context].page_id[slot] = page_id;
   CodeNotes& notes = Code(context);
-  notes.page_seen[slot] = 1;
+  notes.NotePage(rip >> 12);
   if (!page.global) notes.non_global = true;
   if (page.large) notes.large.Add(rip);
+}
+
+// ---- Sizes: a TLB grows when pages keep taking each other's places.
+
+void JitVcpu::LoadTlbMasks() {
+  for (unsigned context = 0; context < kContexts; ++context)
+    context_->tlb_mask[context] = uint64_t{Data(context).entries - 1} << 12;
+}
+
+void JitVcpu::ResizeTlb(unsigned context, DataNotes& notes, uint32_t entries) {
+  notes.entries = entries;
+  notes.fills = entries;  // not to shrink at once
+  for (unsigned i = 0; i < entries; ++i) EmptyEntry(context_->tlb[context], i);
+  notes.conflicts = 0;
+  LoadTlbMasks();
 }
 
 // ---- Flushing one context of one view.
 
 void JitVcpu::FlushData(JitContext& view, unsigned context, DataNotes& notes, bool whole) {
   DataTlb& tlb = view.tlb[context];
+  // One that was hardly used is smaller from now on: large ones cost time here.
+  if (context != kContextSupervisor && notes.fills < notes.entries / 8 && notes.entries > kFewestTlbEntries) {
+    notes.entries /= 2;
+    whole = true;
+    if (&notes == &Data(context)) LoadTlbMasks();
+  }
   if (whole) {
-    for (unsigned i = 0; i < kTlbEntries; ++i) EmptyEntry(tlb, i);
+    for (unsigned i = 0; i < notes.entries; ++i) EmptyEntry(tlb, i);
     notes.large = {};
   } else if (notes.non_global) {
-    for (unsigned i = 0; i < kTlbEntries; ++i)
+    for (unsigned i = 0; i < notes.entries; ++i)
       if (!(notes.entry[i] & DataNotes::kGlobal)) EmptyEntry(tlb, i);
   }
   notes.non_global = false;
+  notes.fills = notes.conflicts = 0;
 }
 
 void JitVcpu::EmptyJumpCache(JumpCache& cache) {
@@ -192,17 +222,18 @@ void JitVcpu::FlushCode(JitContext& view, unsigned context, CodeNotes& notes) {
   EmptyReturnStack(context);
   notes.jump_count = 0;
   for (uint32_t& id : view.code_pages[context].page_id) id = 0;
-  for (uint8_t& seen : notes.page_seen) seen = 0;
+  for (uint16_t& seen : notes.page_seen) seen = 0;
+  notes.pages = {};
   notes.non_global = false;
   notes.large = {};
 }
 
 void JitVcpu::FlushDataPage(JitContext& view, unsigned context, DataNotes& notes, uint64_t page) {
   DataTlb& tlb = view.tlb[context];
-  const unsigned entry = TlbEntry(page);
+  const auto entry = static_cast<unsigned>(page >> 12) & (notes.entries - 1);
   if (tlb.read_tag[entry] == 0 - page) EmptyEntry(tlb, entry);
   if (!notes.large.Contains(page)) return;
-  for (unsigned i = 0; i < kTlbEntries; ++i)  // a large page stands there as many small ones; 1 GiB is the largest
+  for (unsigned i = 0; i < notes.entries; ++i)  // a large page stands there as many small ones; 1 GiB is the largest
     if ((notes.entry[i] & DataNotes::kLarge) && (((0 - tlb.read_tag[i]) ^ page) >> 30) == 0) EmptyEntry(tlb, i);
 }
 
@@ -211,10 +242,9 @@ void JitVcpu::FlushCodePage(JitContext& view, unsigned context, CodeNotes& notes
     FlushCode(view, context, notes);
     return;
   }
-  const unsigned slot = (page >> 12) % kPageSlots;
-  if (!notes.page_seen[slot]) return;
+  if (!notes.MayHold(page >> 12)) return;
   EmptyReturnStack(context);
-  view.code_pages[context].page_id[slot] = 0;
+  view.code_pages[context].page_id[(page >> 12) % kPageSlots] = 0;
   JumpCache& cache = view.jump_cache[context];
   const auto drop = [&](unsigned i) {
     if (((0 - cache.negated_rip[i]) ^ page) >> 12 != 0) return;
@@ -341,6 +371,8 @@ unsigned JitVcpu::ClaimSpace(uint16_t pcid) {
   }
   if (space_pcid_[index] != kNoPcid) ++counters_.space_evictions;
   if (space_void_[index]) {
+    for (DataNotes& notes : spaces_.view(index).space.data)
+      if (notes.entries == 0) notes.entries = first_tlb_entries_;
     FlushSpace(index, true);
     space_void_[index] = false;
     JumpCache* const cache = &spaces_.view(index).context.jump_cache[kContextUser];
@@ -361,6 +393,11 @@ void JitVcpu::PrepareAddressSpaces() {
   for (uint32_t& pcid : space_pcid_) pcid = kNoPcid;
   for (bool& is_void : space_void_) is_void = true;
   space_void_[0] = false;
+  const uint32_t tiny = options_.debug.stress.tiny_tlb ? JitStress::kTinyTlbEntries : 0;
+  first_tlb_entries_ = tiny ? tiny : kFewestTlbEntries;
+  most_tlb_entries_ = tiny ? tiny : kTlbEntries;
+  for (unsigned context = 0; context < kContexts; ++context) Data(context).entries = first_tlb_entries_;
+  LoadTlbMasks();
   for (JumpCache& cache : home_->jump_cache) {
     EmptyJumpCache(cache);
     jump_caches_[jump_cache_count_++] = &cache;
@@ -387,6 +424,7 @@ void JitVcpu::SwitchAddressSpace(uint16_t pcid, bool keep) {
   EmptyReturnStack(kContextUser);
   present_space_ = index;
   context_ = &spaces_.view(index).context;
+  LoadTlbMasks();
   SetGsBase();
 }
 
@@ -395,15 +433,17 @@ void JitVcpu::SwitchAddressSpace(uint16_t pcid, bool keep) {
 void JitVcpu::ForgetWriteRights(const uint8_t* host_page) {
   const uint64_t page_index = memory_.PageIndex(host_page);
   const auto host = reinterpret_cast<uint64_t>(host_page);
-  const auto forget = [&](DataTlb& tlb) {
-    for (unsigned i = 0; i < kTlbEntries; ++i)
+  const auto forget = [&](DataTlb& tlb, const DataNotes& notes) {
+    for (unsigned i = 0; i < notes.entries; ++i)
       if (tlb.host[i] == host) tlb.write_tag[i] = NoTag(i);
   };
-  if (code_page_table_.SupervisorWrites(page_index, config_.index)) forget(home_->tlb[kContextSupervisor]);
+  if (code_page_table_.SupervisorWrites(page_index, config_.index))
+    forget(home_->tlb[kContextSupervisor], supervisor_data_);
   if (!code_page_table_.OtherWrites(page_index, config_.index)) return;
   for (unsigned i = 0; i < kSpaces; ++i)
     if (!space_void_[i])
-      for (const unsigned context : {kContextUser, kContextSupervisorAc}) forget(spaces_.view(i).context.tlb[context]);
+      for (const unsigned context : {kContextUser, kContextSupervisorAc})
+        forget(spaces_.view(i).context.tlb[context], spaces_.view(i).space.data[context - kContextUser]);
 }
 
 }  // namespace nacre::engine::jit

@@ -19,20 +19,24 @@ struct JitStress {
   bool tiny_cache = false;  ///< kTinyCacheBytes of translated code
   bool tiny_tlb = false;    ///< kTinyTlbEntries in each data TLB
 
-  static constexpr uint64_t kTinyCacheBytes = 256 * kKiB;
+  static constexpr uint64_t kTinyCacheBytes = 512 * kKiB;
   static constexpr unsigned kTinyTlbEntries = 8;  ///< at least 4: see NoTag
 
   bool at_entries() const { return flush != 0 || interrupt != 0 || invalidate != 0; }
   bool unlinked() const { return flush == 1 || interrupt == 1 || invalidate == 1; }
 };
 
+/// What JitStress::interrupt requests: as kRequestInterrupt, but edge: the interrupt controller, which was not asked,
+/// does not take it back.
+constexpr uint32_t kRequestNoInterrupt = 1u << 31;
+
 struct JitDebugOptions {
-  std::vector<uint64_t> dump_rips;  ///< translations that hold one of these addresses are listed
-  bool dump_all = false;            ///< every translation is
-  std::string dump_file;            ///< where to; empty: standard error
-  bool perf_map = false;            ///< see PerfMap
-  std::string symbols_file;         ///< of the guest's kernel, for the perf map
-  JitStress stress;
+  std::vector<uint64_t> dump_rips = {};  ///< translations that hold one of these addresses are listed
+  bool dump_all = false;                 ///< every translation is
+  std::string dump_file = {};            ///< where to; empty: standard error
+  bool perf_map = false;                 ///< see PerfMap
+  std::string symbols_file = {};         ///< of the guest's kernel, for the perf map
+  JitStress stress = {};
 
   bool dump() const { return dump_all || !dump_rips.empty(); }
 };

@@ -85,8 +85,8 @@ uint32_t JitVcpu::CurrentFlags() const {
 bool JitVcpu::DeliverableRequest() {
   const uint32_t bits = requests_.load(std::memory_order_acquire);
   if (bits == 0) return false;
-  if (bits & ~(kRequestInterrupt | kRequestNmi)) return true;
-  if ((bits & kRequestInterrupt) && context_->interrupt_flag) return true;
+  if (bits & ~(kRequestInterrupt | kRequestNoInterrupt | kRequestNmi)) return true;
+  if ((bits & (kRequestInterrupt | kRequestNoInterrupt)) && context_->interrupt_flag) return true;
   return (bits & kRequestNmi) && !context_->state.nmi_masked;
 }
 

@@ -490,6 +490,22 @@ TEST_P(EveryProgram, RunsInLockstep) {
   machine.RunToHalt(15);
 }
 
+TEST_P(EveryProgram, EndsAsOnTheInterpreterUnderStress) {
+  using Stress = JitStress;
+  Machine reference(interp::CreateInterpEngine(), GetParam().program);
+  const CpuState expected = reference.RunToHalt(15);
+  for (const Stress& stress :
+       {Stress{.flush = 1}, Stress{.interrupt = 1}, Stress{.invalidate = 1}, Stress{.tiny_cache = true},
+        Stress{.tiny_tlb = true},
+        Stress{.flush = 3, .interrupt = 2, .invalidate = 5, .tiny_cache = true, .tiny_tlb = true}}) {
+    Machine translated(Jit({.debug = {.stress = stress}}), GetParam().program);
+    const CpuState got = translated.RunToHalt(15);
+    for (unsigned i = 0; i < 16; ++i) EXPECT_EQ(expected.gpr[i], got.gpr[i]) << "register " << i;
+    EXPECT_EQ(expected.rip, got.rip);
+    EXPECT_EQ(expected.rflags, got.rflags);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Jit, EveryProgram,
                          testing::Values(NamedProgram{"fib", k_fib}, NamedProgram{"homed", k_homed},
                                          NamedProgram{"high_bytes", k_high_bytes}, NamedProgram{"flags", k_flags},

@@ -199,7 +199,8 @@ bool JitVcpu::ServeRequests(ExitReason& reason) {
     result = interpreter_->InjectNmi(state);
     ScatterFlags();
     mode_known_ = false;
-  } else if ((bits & kRequestInterrupt) && context.interrupt_flag) {
+  } else if ((bits & (kRequestInterrupt | kRequestNoInterrupt)) && context.interrupt_flag) {
+    requests_.fetch_and(~kRequestNoInterrupt);
     const int vector = config_.host->AcknowledgeInterrupt();
     // Spurious: the host has taken its request back, or made a new one since.
     if (vector >= 0) {

@@ -215,6 +215,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   uint32_t walk_fault_ = kNoFault, pending_fault_ = kNoFault;
   bool ungrouped_ = false;  ///< the next block is one without access groups
   bool stressed_ = false;   ///< Stress has something to do
+  bool stress_invalidated_ = false;
   uint32_t stress_flush_ = 0, stress_invalidate_ = 0, stress_interrupt_ = 0;  ///< entries since the last time
   bool single_ = false;      ///< a budget is in force: one instruction a block
   uint32_t mode_flags_ = 0;  ///< BlockFlags without the context

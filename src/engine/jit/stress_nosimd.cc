@@ -1,6 +1,8 @@
 // Forced stress: what is rare in real guests happens all the time. Called by Dispatch before it enters translated code,
 // with guest vectors live.
 
+#include <utility>
+
 #include "engine/jit/jit_vcpu.h"
 
 namespace nacre::engine::jit {
@@ -19,7 +21,9 @@ bool Due(uint32_t period, uint32_t& count) {
 void JitVcpu::Stress() {
   const JitStress& stress = options_.debug.stress;
   if (Due(stress.flush, stress_flush_)) OnTlbFlush(true);
-  if (Due(stress.invalidate, stress_invalidate_)) {
+  // The entry after an invalidation, which comes back with the new translation, must not throw it away unused.
+  if (!std::exchange(stress_invalidated_, false) && Due(stress.invalidate, stress_invalidate_)) {
+    stress_invalidated_ = true;
     if (const CodePage* page = FetchPage(context_->state.rip)) {
       counters_.invalidations +=
           store_->InvalidateRange(memory_.PageIndex(page->host), 0, kPageSize - 1, jump_caches(), stubs_.miss_target);
@@ -28,7 +32,7 @@ void JitVcpu::Stress() {
   }
   // Translated code runs until its first poll or lookup, where an interrupt would be taken; there is none, as after the
   // interrupt controller has changed its mind. With interrupts off the request stays until they are on.
-  if (Due(stress.interrupt, stress_interrupt_)) Request(kRequestInterrupt | kRequestEngine);
+  if (Due(stress.interrupt, stress_interrupt_)) Request(kRequestNoInterrupt | kRequestEngine);
 }
 
 }  // namespace nacre::engine::jit

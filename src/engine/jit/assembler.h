@@ -28,6 +28,33 @@ inline Mem ContextIndexed(int index, size_t offset) {
   return {.index = index, .scale = 8, .disp = static_cast<int32_t>(offset), .gs = true};
 }
 
+/// ModRM, SIB and displacement of a memory operand; the high bits of the registers' numbers are the prefix's business.
+/// `byte_displacement`: a displacement of one byte may be used (EVEX counts those in units of the operand's size).
+inline uint8_t* EncodeMemory(uint8_t* at, unsigned reg, const Mem& mem, bool byte_displacement = true) {
+  const auto field = static_cast<uint8_t>((reg & 7) << 3);
+  const auto scale = static_cast<uint8_t>(mem.scale == 8 ? 0xc0 : mem.scale == 4 ? 0x80 : mem.scale == 2 ? 0x40 : 0);
+  const auto index = static_cast<uint8_t>((mem.index < 0 ? 4 : mem.index & 7) << 3);
+  bool no_disp = false, short_disp = false;
+  if (mem.base < 0) {  // [disp32] or [index*scale + disp32], both by SIB: without it mod 00 rm 101 is RIP-relative
+    *at++ = field | 4;
+    *at++ = static_cast<uint8_t>(scale | index | 5);
+  } else {
+    const auto base = static_cast<uint8_t>(mem.base & 7);
+    no_disp = mem.disp == 0 && base != 5;
+    short_disp = mem.disp == static_cast<int8_t>(mem.disp) && (byte_displacement || mem.disp == 0);
+    const auto mod = static_cast<uint8_t>(no_disp ? 0 : short_disp ? 0x40 : 0x80);
+    if (mem.index >= 0 || base == 4) {
+      *at++ = mod | field | 4;
+      *at++ = static_cast<uint8_t>(scale | index | base);
+    } else {
+      *at++ = mod | field | base;
+    }
+  }
+  if (no_disp) return at;
+  std::memcpy(at, &mem.disp, 4);  // little endian: the first byte is the short one
+  return at + (short_disp ? 1 : 4);
+}
+
 class Assembler {
  public:
   explicit Assembler(uint8_t* at) : at_(at) {}
@@ -181,32 +208,7 @@ class Assembler {
     if (map == 3) Byte(0x3a);
     Byte(opcode);
   }
-  void ModRm(unsigned reg, const Mem& mem) {
-    const auto field = static_cast<uint8_t>((reg & 7) << 3);
-    if (mem.base < 0) {  // [disp32] or [index*scale + disp32], both by SIB: without it mod 00 rm 101 is RIP-relative
-      Byte(field | 4);
-      const unsigned index = mem.index < 0 ? 4 : static_cast<unsigned>(mem.index) & 7;
-      Byte(static_cast<uint8_t>(ScaleBits(mem.scale) | index << 3 | 5));
-      return Value(mem.disp);
-    }
-    const unsigned base = static_cast<unsigned>(mem.base) & 7;
-    const bool no_disp = mem.disp == 0 && base != 5;
-    const bool short_disp = mem.disp == static_cast<int8_t>(mem.disp);
-    const auto mod = static_cast<uint8_t>(no_disp ? 0 : short_disp ? 0x40 : 0x80);
-    if (mem.index >= 0 || base == 4) {
-      Byte(mod | field | 4);
-      const unsigned index = mem.index < 0 ? 4 : static_cast<unsigned>(mem.index) & 7;
-      Byte(static_cast<uint8_t>(ScaleBits(mem.scale) | index << 3 | base));
-    } else {
-      Byte(static_cast<uint8_t>(mod | field | base));
-    }
-    if (no_disp) return;
-    if (short_disp)
-      Byte(static_cast<uint8_t>(mem.disp));
-    else
-      Value(mem.disp);
-  }
-  static uint8_t ScaleBits(unsigned scale) { return scale == 8 ? 0xc0 : scale == 4 ? 0x80 : scale == 2 ? 0x40 : 0; }
+  void ModRm(unsigned reg, const Mem& mem) { at_ = EncodeMemory(at_, reg, mem); }
   /// VEX.LZ.{F3: pp=2 | F2: pp=3}.0F38.W1 opcode /reg, vvvv = source, mem.
   void Vex(unsigned reg, unsigned source, const Mem& mem, uint8_t opcode, unsigned pp) {
     if (mem.gs) Byte(0x65);

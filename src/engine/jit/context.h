@@ -23,12 +23,12 @@ inline constexpr unsigned kJumpCacheEntries = 16384;
 
 /// A direct-mapped TLB of 4 KiB pages, indexed by the low bits of the page number, as many as JitContext::tlb_mask
 /// says. A hit on entry i for an access of `size` bytes at address a: (a + tag[i]) as an unsigned number is at most
-/// 4096 - size, which tests the page and page crossing at once; then host address = a + tag[i] + host[i]. Entries that
+/// 4096 - size, which tests the page and page crossing at once; then host address = a + addend[i]. Entries that
 /// hold nothing have NoTag(i).
 struct DataTlb {
   uint64_t read_tag[kTlbEntries];
   uint64_t write_tag[kTlbEntries];
-  uint64_t host[kTlbEntries];
+  uint64_t addend[kTlbEntries];  ///< host address less linear address
 };
 
 /// The negated address of page i ^ 2: no address with index i can match it, canonical or not. Not of page i ^ 1: the
@@ -74,7 +74,9 @@ struct JitContext {
   uint64_t slow_handler = 0;    ///< C++ function for TLB misses
   uint64_t string_handler = 0;  ///< C++ function for string instructions
   uint64_t self = 0;
-  uint64_t group_host[kAccessGroups] = {};  ///< host address of the start of each access group of the running block
+  /// Of each access group of the running block: host less linear address, or where Translator::IsRelative does not
+  /// hold, the host address of its start.
+  uint64_t group_host[kAccessGroups] = {};
   // Registers of a gather or scatter on its way through JitVcpu::FastGather; slow_address: its base address.
   alignas(64) uint8_t gather_index[64] = {};
   uint8_t gather_value[64] = {};

@@ -51,7 +51,8 @@ constexpr Slot kSlots[] = {
     NACRE_SLOT(no_request),
     NACRE_SLOT(jump_mask),
 };
-constexpr Slot kTlbParts[] = {NACRE_PART(DataTlb, read_tag), NACRE_PART(DataTlb, write_tag), NACRE_PART(DataTlb, host)};
+constexpr Slot kTlbParts[] = {NACRE_PART(DataTlb, read_tag), NACRE_PART(DataTlb, write_tag),
+                              NACRE_PART(DataTlb, addend)};
 constexpr Slot kJumpParts[] = {NACRE_PART(JumpCache, negated_rip), NACRE_PART(JumpCache, target)};
 
 std::string Within(const Slot& slot, uint64_t offset) {

@@ -183,6 +183,7 @@ bool Translator::EmitIndirect(unsigned index) {
   } else {
     return false;
   }
+  addend_of_ = -1;
   if (call) {
     code_.Store(saved, kScratch1);
     EmitPushReturnAddress(index);

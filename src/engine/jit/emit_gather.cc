@@ -38,7 +38,7 @@ bool Translator::EmitGather(unsigned index) {
   Instruction base = insn;
   base.index = x86::kNoRegister;
   EmitLinearAddress(base, NextRip(index), 0);
-  code_.Store(Context(offsetof(JitContext, slow_address)), kScratch1);
+  code_.Store(Context(offsetof(JitContext, slow_address)), kScratch2);
   uint8_t* at = EmitVectorMove(code_.at(), insn.index, bytes, evex, true, kIndexAt);
   at = EmitVectorMove(at, value, bytes, evex, true, kValueAt);
   at = evex ? EmitOpmaskMove(at, insn.opmask, true, kMaskAt)

@@ -52,41 +52,41 @@ bool Translator::CanAddress(const Instruction& insn) const {
   return (request_.flags & kFlagFlat) != 0;
 }
 
-/// Leaves the linear address, moved by `adjust`, in R10. Uses R11. Keeps the flags.
+/// Leaves the linear address, moved by `adjust`, in R11. Uses R10. Keeps the flags.
 void Translator::EmitLinearAddress(const Instruction& insn, uint64_t next_rip, int adjust) {
   const bool wide = insn.address_size == 8;
   if (insn.base == x86::kRipRegister) {
     uint64_t address = next_rip + static_cast<uint64_t>(insn.displacement + adjust);
     if (!wide) address &= 0xffffffff;
-    EmitGuestRipConstant(kScratch1, address);
+    EmitGuestRipConstant(kScratch2, address);
   } else if (insn.base == x86::kNoRegister && insn.index == x86::kNoRegister) {
     const auto address = static_cast<uint64_t>(insn.displacement + adjust);
-    code_.LoadImm(kScratch1, wide ? address : address & 0xffffffff);
+    code_.LoadImm(kScratch2, wide ? address : address & 0xffffffff);
   } else {
     Mem mem;
     mem.disp = static_cast<int32_t>(insn.displacement) + adjust;  // PlanAccess keeps away from the ends of the range
-    if (insn.base != x86::kNoRegister) mem.base = LoadGpr(insn.base, kScratch1);
+    if (insn.base != x86::kNoRegister) mem.base = LoadGpr(insn.base, kScratch2);
     if (insn.index != x86::kNoRegister) {
-      mem.index = LoadGpr(insn.index, kScratch2);
+      mem.index = LoadGpr(insn.index, kScratch1);
       mem.scale = insn.scale;
     }
     if (wide && mem.index < 0 && mem.disp == 0)
-      code_.Move(kScratch1, static_cast<unsigned>(mem.base));
+      code_.Move(kScratch2, static_cast<unsigned>(mem.base));
     else
-      code_.Lea(kScratch1, mem, wide);
+      code_.Lea(kScratch2, mem, wide);
   }
   if (insn.segment == x86::kFs || insn.segment == x86::kGs) {
-    code_.Load(kScratch2, SegmentBase(insn.segment));
-    code_.Lea(kScratch1, {.base = kScratch1, .index = kScratch2}, code64());
+    code_.Load(kScratch1, SegmentBase(insn.segment));
+    code_.Lea(kScratch2, {.base = kScratch2, .index = kScratch1}, code64());
   }
 }
 
-/// R10: linear address to host address, or out of line to the TLB miss path, which comes back to the start of this
-/// check. Keeps the flags if they are live; R11 is free afterwards.
-void Translator::EmitCheck(const Access& access, uint64_t rip) {
+/// R11 is a linear address: R10 becomes what has to be added to it for the host address, or out of line to the TLB miss
+/// path, which comes back to the start of this check. Keeps the flags if they are live. `keep_address`: and R11;
+/// otherwise R11 is free afterwards.
+void Translator::EmitCheck(const Access& access, uint64_t rip, bool keep_address) {
   const size_t tlb = offsetof(JitContext, tlb) + context() * sizeof(DataTlb);
   const size_t tag = tlb + (access.write ? offsetof(DataTlb, write_tag) : offsetof(DataTlb, read_tag));
-  const size_t host = tlb + offsetof(DataTlb, host);
   const Mem saved_rcx = Context(offsetof(JitContext, saved_rcx));
   Site place;
   place.rip = rip;
@@ -95,8 +95,8 @@ void Translator::EmitCheck(const Access& access, uint64_t rip) {
   place.size = static_cast<uint8_t>(access.size);
   place.write = access.write;
   place.group = access.group;
-  place.opmask = access.opmask;
-  place.opmask_bits = access.opmask_bits;
+  place.opmask = access.mask.which;
+  place.opmask_bits = access.mask.bits;
   const uint32_t site = store_.AddSite(place);
   ColdExit exit{.kind = ColdExit::kSlow,
                 .displacement = nullptr,
@@ -104,62 +104,123 @@ void Translator::EmitCheck(const Access& access, uint64_t rip) {
                 .restore_rcx = access.flags_live,
                 .context = static_cast<uint8_t>(context()),
                 .write = access.write};
-  const Mem tlb_mask = Context(offsetof(JitContext, tlb_mask) + 8 * context());
+  code_.Pext(kScratch1, kScratch2, Context(offsetof(JitContext, tlb_mask) + 8 * context()));
   if (!access.flags_live) {
-    code_.Pext(kScratch2, kScratch1, tlb_mask);
-    code_.Add(kScratch1, ContextIndexed(kScratch2, tag));
-    code_.CompareImm32(kScratch1, static_cast<uint32_t>(kPageSize) - access.size);
+    code_.Add(kScratch2, ContextIndexed(kScratch1, tag));
+    code_.CompareImm32(kScratch2, static_cast<uint32_t>(kPageSize) - access.size);
     exit.displacement = code_.JumpIf(7);  // above
-    code_.Add(kScratch1, ContextIndexed(kScratch2, host));
+    if (keep_address) code_.Sub(kScratch2, ContextIndexed(kScratch1, tag));
   } else {
     code_.Store(saved_rcx, kHostRcx);
-    code_.Pext(kScratch2, kScratch1, tlb_mask);
-    code_.Load(kHostRcx, ContextIndexed(kScratch2, tag));
-    code_.Lea(kScratch1, {.base = kScratch1, .index = kHostRcx});
-    code_.Lea(kHostRcx, {.base = kScratch1, .disp = static_cast<int32_t>(access.size) - 1});
+    code_.Load(kHostRcx, ContextIndexed(kScratch1, tag));
+    code_.Lea(kHostRcx, {.base = kScratch2, .index = kHostRcx, .disp = static_cast<int32_t>(access.size) - 1});
     code_.Pext(kHostRcx, kHostRcx, Context(offsetof(JitContext, page_number_mask)));
     uint8_t* hit = code_.JumpIfRcxZero();
     exit.displacement = code_.Jump();
     code_.Bind8(hit);
-    code_.Load(kHostRcx, ContextIndexed(kScratch2, host));
-    code_.Lea(kScratch1, {.base = kScratch1, .index = kHostRcx});
     code_.Load(kHostRcx, saved_rcx);
   }
+  code_.Load(kScratch1, ContextIndexed(kScratch1, tlb + offsetof(DataTlb, addend)));
   cold_[cold_count_++] = exit;
 }
 
-/// The memory operand of an instruction: through its group where it has one, else checked on its own.
+/// The same, but R10 becomes the host address.
+void Translator::EmitCheckToHost(const Access& access, uint64_t rip) {
+  EmitCheck(access, rip, true);
+  code_.Lea(kScratch1, {.base = kScratch1, .index = kScratch2});
+}
+
+/// Whether the operand's linear address is a sum of 64-bit registers and a displacement, without truncation: then the
+/// host address is the same sum with one more term.
+bool Translator::IsRelative(const Instruction& insn) {
+  return insn.address_size == 8 && insn.base != x86::kRipRegister &&
+         (insn.base != x86::kNoRegister || insn.index != x86::kNoRegister);
+}
+
+/// R10 is what has to be added to linear addresses: the operand on the host. Uses R11.
+Mem Translator::EmitRelative(const Instruction& insn) {
+  Mem mem;
+  mem.disp = static_cast<int32_t>(insn.displacement);
+  unsigned base = insn.base, index = insn.index;
+  const auto add = [&](int reg, unsigned scale) {
+    code_.Lea(kScratch1, {.base = kScratch1, .index = reg, .scale = scale});
+    addend_of_ = -1;
+  };
+  if (insn.segment == x86::kFs || insn.segment == x86::kGs) {
+    code_.Load(kScratch2, SegmentBase(insn.segment));
+    add(kScratch2, 1);
+  }
+  if (base != x86::kNoRegister && IsHomed(base)) {
+    add(LoadGpr(base, kScratch2), 1);
+    base = x86::kNoRegister;
+  }
+  if (index != x86::kNoRegister && IsHomed(index)) {
+    add(LoadGpr(index, kScratch2), insn.scale);
+    index = x86::kNoRegister;
+  }
+  if (base != x86::kNoRegister && index != x86::kNoRegister) {
+    add(HostOf(base), 1);
+    base = x86::kNoRegister;
+  }
+  mem.base = kScratch1;
+  if (base != x86::kNoRegister) {
+    mem.base = HostOf(base);
+    mem.index = kScratch1;
+  } else if (index != x86::kNoRegister) {
+    mem.index = HostOf(index);
+    mem.scale = insn.scale;
+  }
+  return mem;
+}
+
+/// R10 = what a group's first access has found.
+void Translator::EmitLoadGroup(int group) {
+  if (addend_of_ != group)
+    code_.Load(kScratch1, Context(offsetof(JitContext, group_host) + 8 * static_cast<unsigned>(group)));
+  addend_of_ = group;
+}
+
+void Translator::EmitStoreGroup(int group) {
+  code_.Store(Context(offsetof(JitContext, group_host) + 8 * static_cast<unsigned>(group)), kScratch1);
+  addend_of_ = group;
+}
+
+/// The memory operand of an instruction on the host: through its group where it has one, else checked on its own. Uses
+/// R10, which the operand may name, and R11.
 Mem Translator::EmitAccess(unsigned index, Part part, unsigned size, bool write) {
   const Instruction& insn = insns_[index];
   const PlannedAccess& planned = plan_[index][part];
-  if (planned.group < 0) {
-    EmitLinearAddress(insn, NextRip(index), 0);
-    Access access{.size = size, .write = write, .flags_live = live_before_[index] != 0};
-    const ElementMask mask = MemoryMask(insn);
-    access.opmask = mask.which;
-    access.opmask_bits = mask.bits;
-    EmitCheck(access, RipOf(index));
-    return {.base = kScratch1};
-  }
-  const Mem host = Context(offsetof(JitContext, group_host) + 8 * static_cast<unsigned>(planned.group));
-  if (planned.leader) {
-    const Group& group = groups_[static_cast<unsigned>(planned.group)];
-    EmitLinearAddress(insn, NextRip(index), -planned.distance);
-    EmitCheck({.size = static_cast<unsigned>(group.high - group.low),
-               .write = group.write,
-               .flags_live = live_before_[index] != 0,
-               .group = true},
-              RipOf(index));
-    code_.Store(host, kScratch1);
+  const bool relative = IsRelative(insn);
+  if (planned.group >= 0 && !planned.leader) {
+    EmitLoadGroup(planned.group);
   } else {
-    code_.Load(kScratch1, host);
+    Access access{.size = size, .write = write, .flags_live = live_before_[index] != 0, .mask = MemoryMask(insn)};
+    int adjust = 0;
+    if (planned.leader) {
+      const Group& group = groups_[static_cast<unsigned>(planned.group)];
+      access = {.size = static_cast<unsigned>(group.high - group.low),
+                .write = group.write,
+                .flags_live = access.flags_live,
+                .group = true};
+      adjust = -planned.distance;
+    }
+    addend_of_ = -1;
+    EmitLinearAddress(insn, NextRip(index), adjust);
+    if (relative)
+      EmitCheck(access, RipOf(index), false);
+    else
+      EmitCheckToHost(access, RipOf(index));
+    if (planned.leader) EmitStoreGroup(planned.group);
   }
-  return {.base = kScratch1, .disp = planned.distance};
+  if (relative) return EmitRelative(insn);
+  return {.base = kScratch1, .disp = planned.group >= 0 ? planned.distance : 0};
 }
 
 bool Translator::EmitLea(const Instruction& insn, uint64_t next_rip) {
   if (insn.address_size == 2 || insn.operand_size == 2) return false;
   const unsigned to = insn.operand[0].index;
+  const auto homed = [](unsigned gpr) { return gpr < 16 && IsHomed(gpr); };
+  if (homed(to) || homed(insn.base) || homed(insn.index)) addend_of_ = -1;
   const uint8_t host = IsHomed(to) ? kScratch1 : HostOf(to);
   const bool wide = insn.operand_size == 8 && insn.address_size == 8;
   Mem mem;
@@ -187,8 +248,10 @@ bool Translator::EmitMovOffset(const Instruction& insn, unsigned index) {
   if (!CanAddress(insn)) return false;
   const Operand* memory = insn.memory_operand();
   if (!memory || memory->size == 0) return false;
+  addend_of_ = -1;
   EmitLinearAddress(insn, NextRip(index), 0);
-  EmitCheck({.size = memory->size, .write = memory->written, .flags_live = live_before_[index] != 0}, RipOf(index));
+  EmitCheckToHost({.size = memory->size, .write = memory->written, .flags_live = live_before_[index] != 0},
+                  RipOf(index));
   static constexpr uint8_t kOpcode[4] = {0x8a, 0x8b, 0x88, 0x89};
   code_.Op(kHostRax, {.base = kScratch1}, kOpcode[insn.opcode & 3], memory->size == 8, 0, memory->size == 2 ? 0x66 : 0);
   return true;
@@ -198,8 +261,9 @@ bool Translator::EmitMovOffset(const Instruction& insn, unsigned index) {
 bool Translator::EmitHighByteMemory(const Instruction& insn, const RegisterMap& map, const Mem& memory) {
   const Mem saved = Context(offsetof(JitContext, saved_scratch));
   code_.Store(saved, kHostRdi);
-  code_.Move(kHostRdi, kScratch1);
-  code_ = Assembler(ReEmit(code_.at(), insn, map, kHostRdi, memory.disp));
+  code_.Lea(kHostRdi, memory);
+  const Mem at_rdi{.base = kHostRdi};
+  code_ = Assembler(ReEmit(code_.at(), insn, map, &at_rdi));
   code_.Load(kHostRdi, saved);
   return true;
 }
@@ -213,7 +277,8 @@ bool Translator::EmitGeneral(const Instruction& insn, unsigned index) {
 
   RegisterMap map;
   for (unsigned gpr = 0; gpr < 16; ++gpr) map.host[gpr] = HostOf(gpr);
-  uint8_t free_scratch[2] = {kScratch2, kScratch1};
+  uint8_t free_scratch[2] = {kScratch1, kScratch2};
+  if (memory) free_scratch[0] = kScratch2;
   unsigned free_count = memory ? 1 : 2;
   uint16_t assigned = 0, to_store = 0, to_load = 0;
   bool any_extended = memory != nullptr;
@@ -241,6 +306,7 @@ bool Translator::EmitGeneral(const Instruction& insn, unsigned index) {
   if (high && memory && assigned) return false;
 
   Mem checked;
+  if (!memory && free_count == 0) addend_of_ = -1;
   if (memory) checked = EmitAccess(index, kOperand, memory->size, memory->written);
   for (unsigned gpr : {10u, 11u, 15u})
     if (to_load >> gpr & 1) code_.Load(map.host[gpr], GprSlot(gpr));
@@ -249,7 +315,7 @@ bool Translator::EmitGeneral(const Instruction& insn, unsigned index) {
       if (insn.operand[i].register_class == RegisterClass::kGpr && map.host[insn.operand[i].index] >= 8) return false;
     return EmitHighByteMemory(insn, map, checked);
   }
-  code_ = Assembler(ReEmit(code_.at(), insn, map, memory ? kScratch1 : -1, checked.disp));
+  code_ = Assembler(ReEmit(code_.at(), insn, map, memory ? &checked : nullptr));
   for (unsigned gpr : {10u, 11u, 15u})
     if (to_store >> gpr & 1) code_.Store(GprSlot(gpr), map.host[gpr]);
   return true;

@@ -25,25 +25,28 @@ void Translator::EmitAddressPlus(uint8_t to, uint8_t from, int32_t disp) {
 /// The stack slot that a push (write) or pop (read) of `size` bytes touches.
 Mem Translator::EmitStackAccess(unsigned index, unsigned size, bool write) {
   const PlannedAccess& planned = plan_[index][kStack];
+  const int32_t offset = write ? -static_cast<int32_t>(size) : 0;
   if (planned.group >= 0 && !planned.leader) {
-    code_.Load(kScratch1, Context(offsetof(JitContext, group_host) + 8 * static_cast<unsigned>(planned.group)));
-    return {.base = kScratch1, .disp = planned.distance};
+    EmitLoadGroup(planned.group);
+  } else {
+    Access access{.size = size, .write = write, .flags_live = live_before_[index] != 0};
+    if (planned.leader) {
+      const Group& group = groups_[static_cast<unsigned>(planned.group)];
+      access = {.size = static_cast<unsigned>(group.high - group.low),
+                .write = group.write,
+                .flags_live = access.flags_live,
+                .group = true};
+    }
+    addend_of_ = -1;
+    EmitAddressPlus(kScratch2, kHostR15, planned.leader ? offset - planned.distance : offset);
+    if (code64())
+      EmitCheck(access, RipOf(index), false);
+    else
+      EmitCheckToHost(access, RipOf(index));
+    if (planned.leader) EmitStoreGroup(planned.group);
   }
-  Access access{.size = size, .write = write, .flags_live = live_before_[index] != 0};
-  int32_t offset = write ? -static_cast<int32_t>(size) : 0;
-  if (planned.leader) {
-    const Group& group = groups_[static_cast<unsigned>(planned.group)];
-    access = {.size = static_cast<unsigned>(group.high - group.low),
-              .write = group.write,
-              .flags_live = access.flags_live,
-              .group = true};
-    offset -= planned.distance;
-  }
-  EmitAddressPlus(kScratch1, kHostR15, offset);
-  EmitCheck(access, RipOf(index));
-  if (!planned.leader) return {.base = kScratch1};
-  code_.Store(Context(offsetof(JitContext, group_host) + 8 * static_cast<unsigned>(planned.group)), kScratch1);
-  return {.base = kScratch1, .disp = planned.distance};
+  if (code64()) return {.base = kHostR15, .index = kScratch1, .disp = offset};
+  return {.base = kScratch1, .disp = planned.group >= 0 ? planned.distance : 0};
 }
 
 bool Translator::EmitPush(unsigned index) {
@@ -65,8 +68,8 @@ bool Translator::EmitPush(unsigned index) {
     }
     case OperandKind::kMemory: {
       if (!CanAddress(insn)) return false;
-      code_.Load(kScratch1, EmitAccess(index, kOperand, size, false), code64());
-      code_.Store(SavedScratch(), kScratch1);
+      code_.Load(kScratch2, EmitAccess(index, kOperand, size, false), code64());
+      code_.Store(SavedScratch(), kScratch2);
       const Mem slot = EmitStackAccess(index, size, true);
       code_.Load(kScratch2, SavedScratch());
       code_.Store(slot, kScratch2, code64());
@@ -100,8 +103,8 @@ bool Translator::EmitPop(unsigned index) {
 bool Translator::EmitLeave(unsigned index) {
   const unsigned size = code64() ? 8 : 4;
   if (insns_[index].operand_size == 2 || !(request_.flags & kFlagFlat)) return false;
-  code_.Move(kScratch1, kHostRbp, code64());
-  EmitCheck({.size = size, .write = false, .flags_live = live_before_[index] != 0}, RipOf(index));
+  code_.Move(kScratch2, kHostRbp, code64());
+  EmitCheckToHost({.size = size, .write = false, .flags_live = live_before_[index] != 0}, RipOf(index));
   code_.Load(kScratch1, {.base = kScratch1}, code64());
   EmitAddressPlus(kHostR15, kHostRbp, static_cast<int32_t>(size));
   code_.Move(kHostRbp, kScratch1, code64());
@@ -124,8 +127,8 @@ bool Translator::EmitPushFlags(unsigned index) {
   code_.Load(kScratch2, NACRE_STATE(rflags));
   code_.Lea(kScratch1, {.base = kScratch1, .index = kScratch2});
   code_.Store(SavedScratch(), kScratch1);
-  EmitAddressPlus(kScratch1, kHostR15, -static_cast<int32_t>(size));
-  EmitCheck({.size = size, .write = true, .flags_live = true}, RipOf(index));
+  EmitAddressPlus(kScratch2, kHostR15, -static_cast<int32_t>(size));
+  EmitCheckToHost({.size = size, .write = true, .flags_live = true}, RipOf(index));
   code_.Load(kScratch2, SavedScratch());
   code_.Store({.base = kScratch1}, kScratch2, code64());
   EmitAddressPlus(kHostR15, kHostR15, -static_cast<int32_t>(size));
@@ -296,19 +299,19 @@ bool Translator::EmitBitTest(unsigned index) {
   // The offset belongs to the effective address, which wraps before a segment base is added.
   if (code64() && insn.address_size == 4 && (insn.segment == x86::kFs || insn.segment == x86::kGs)) return false;
   EmitLinearAddress(insn, NextRip(index), 0);
-  // R11 = offset / operand bits, towards minus infinity: SARX with the count in RCX.
+  // R10 = offset / operand bits, towards minus infinity: SARX with the count in RCX.
   code_.Store(SavedScratch(), kHostRcx);
   if (IsHomed(offset.index))
-    code_.Load(kScratch2, GprSlot(offset.index));
+    code_.Load(kScratch1, GprSlot(offset.index));
   else
-    code_.Move(kScratch2, HostOf(offset.index));
-  if (size == 4) code_.Op(kScratch2, kScratch2, 0x63);  // MOVSXD
+    code_.Move(kScratch1, HostOf(offset.index));
+  if (size == 4) code_.Op(kScratch1, kScratch1, 0x63);  // MOVSXD
   code_.LoadImm(kHostRcx, size == 8 ? 6 : 5);
-  for (const int byte : {0xc4, 0x42, 0xf2, 0xf7, 0xdb}) code_.Byte(static_cast<uint8_t>(byte));  // SARX R11, R11, RCX
+  for (const int byte : {0xc4, 0x42, 0xf2, 0xf7, 0xd2}) code_.Byte(static_cast<uint8_t>(byte));  // SARX R10, R10, RCX
   code_.Load(kHostRcx, SavedScratch());
-  code_.Lea(kScratch1, {.base = kScratch1, .index = kScratch2, .scale = size}, insn.address_size == 8);
+  code_.Lea(kScratch2, {.base = kScratch2, .index = kScratch1, .scale = size}, insn.address_size == 8);
   const bool write = insn.mnemonic != ZYDIS_MNEMONIC_BT;
-  EmitCheck({.size = size, .write = write, .flags_live = live_before_[index] != 0}, RipOf(index));
+  EmitCheckToHost({.size = size, .write = write, .flags_live = live_before_[index] != 0}, RipOf(index));
   if (IsHomed(offset.index))
     code_.Load(kScratch2, GprSlot(offset.index));
   else

@@ -177,29 +177,24 @@ unsigned TailAt(const Instruction& insn) {
   return insn.opcode_at + 1u;
 }
 
-uint8_t* EmitModRmAndTail(uint8_t* at, const Instruction& insn, unsigned reg, unsigned rm, int memory_base,
-                          int displacement) {
+uint8_t* EmitModRmAndTail(uint8_t* at, const Instruction& insn, unsigned reg, unsigned rm, const Mem* memory) {
   if (insn.has(x86::kInsnModrm)) {
-    if (memory_base >= 0) {
-      const unsigned base = static_cast<unsigned>(memory_base) & 7;
-      NACRE_CHECK(base != 4 && base != 5);
-      const bool short_displacement =
-          displacement == static_cast<int8_t>(displacement) && insn.encoding != Encoding::kEvex;
-      const unsigned mod = displacement == 0 ? 0 : short_displacement ? 0x40 : 0x80;
-      *at++ = static_cast<uint8_t>(mod | (reg & 7) << 3 | base);
-      if (displacement == 0) {
-      } else if (short_displacement) {
-        *at++ = static_cast<uint8_t>(displacement);
-      } else {
-        std::memcpy(at, &displacement, 4);
-        at += 4;
-      }
-    } else {
+    if (memory)
+      at = EncodeMemory(at, reg, *memory, insn.encoding != Encoding::kEvex);
+    else
       *at++ = static_cast<uint8_t>(0xc0 | (reg & 7) << 3 | (rm & 7));
-    }
   }
   for (unsigned i = TailAt(insn); i < insn.length; ++i) *at++ = insn.bytes[i];
   return at;
+}
+
+/// The fourth bits of the registers that REX.B and REX.X, or what stands in their place, extend.
+struct HighBits {
+  bool b, x;
+};
+HighBits HighBitsOf(unsigned rm, const Mem* memory) {
+  if (!memory) return {(rm & 8) != 0, (rm & 16) != 0};
+  return {memory->base >= 8, memory->index >= 8};
 }
 
 /// VEX.W chooses the width of a general register, and means nothing outside 64-bit code (SDM 2A 2.3.5.6 and the
@@ -211,7 +206,7 @@ bool WidthIsVexW(const Instruction& insn) {
   return op == 0x16 || op == 0x22 || op == 0xf0;
 }
 
-uint8_t* ReEmitVex(uint8_t* at, const Instruction& insn, const RegisterMap& map, int memory_base, int displacement) {
+uint8_t* ReEmitVex(uint8_t* at, const Instruction& insn, const RegisterMap& map, const Mem* memory) {
   const uint8_t* vex = insn.bytes + insn.prefix_count;
   const bool three = vex[0] == 0xc4;
   const bool long_mode = insn.code_size == x86::CodeSize::k64;
@@ -225,12 +220,12 @@ uint8_t* ReEmitVex(uint8_t* at, const Instruction& insn, const RegisterMap& map,
                 .vvvv = (~last >> 3) & 15u,
                 .rex_needed = false};
   Rename(insn, map, fields);
-  const unsigned rm = memory_base >= 0 ? static_cast<unsigned>(memory_base) : fields.rm;
+  const HighBits high = HighBitsOf(fields.rm, memory);
   *at++ = 0xc4;
-  *at++ = static_cast<uint8_t>((fields.reg >= 8 ? 0 : 0x80) | 0x40 | (rm >= 8 ? 0 : 0x20) | insn.map);
+  *at++ = static_cast<uint8_t>((fields.reg >= 8 ? 0 : 0x80) | (high.x ? 0 : 0x40) | (high.b ? 0 : 0x20) | insn.map);
   *at++ = static_cast<uint8_t>((three ? last & 0x80 : 0) | (~fields.vvvv & 15) << 3 | (last & 7));
   *at++ = insn.opcode;
-  at = EmitModRmAndTail(at, insn, fields.reg, fields.rm, memory_base, displacement);
+  at = EmitModRmAndTail(at, insn, fields.reg, fields.rm, memory);
   if (!long_mode && insn.map == 3 && insn.opcode >= 0x4a && insn.opcode <= 0x4c) at[-1] &= 0x7f;
   return at;
 }
@@ -246,7 +241,7 @@ bool WidthIsEvexW(const Instruction& insn, unsigned prefix) {
 }
 
 /// SDM 2A 2.7.1. Displacements of one byte would count in units of the operand's size; so they get four.
-uint8_t* ReEmitEvex(uint8_t* at, const Instruction& insn, const RegisterMap& map, int memory_base, int displacement) {
+uint8_t* ReEmitEvex(uint8_t* at, const Instruction& insn, const RegisterMap& map, const Mem* memory) {
   const uint8_t* evex = insn.bytes + insn.prefix_count;
   uint8_t p0 = evex[1], p1 = evex[2], p2 = evex[3];
   if (insn.code_size != x86::CodeSize::k64) {  // there are 8 registers
@@ -260,15 +255,15 @@ uint8_t* ReEmitEvex(uint8_t* at, const Instruction& insn, const RegisterMap& map
                 .vvvv = 0,
                 .rex_needed = false};
   Rename(insn, map, fields);
-  const unsigned rm = memory_base >= 0 ? static_cast<unsigned>(memory_base) : fields.rm;
+  const HighBits high = HighBitsOf(fields.rm, memory);
   p0 = static_cast<uint8_t>((p0 & 0x0f) | (fields.reg & 8 ? 0 : 0x80) | (fields.reg & 16 ? 0 : 0x10) |
-                            (rm & 8 ? 0 : 0x20) | (rm & 16 ? 0 : 0x40));
+                            (high.b ? 0 : 0x20) | (high.x ? 0 : 0x40));
   *at++ = 0x62;
   *at++ = p0;
   *at++ = p1;
   *at++ = p2;
   *at++ = insn.opcode;
-  return EmitModRmAndTail(at, insn, fields.reg, fields.rm, memory_base, displacement);
+  return EmitModRmAndTail(at, insn, fields.reg, fields.rm, memory);
 }
 
 }  // namespace
@@ -363,9 +358,9 @@ bool IsNop(const Instruction& insn) {
   }
 }
 
-uint8_t* ReEmit(uint8_t* at, const Instruction& insn, const RegisterMap& map, int memory_base, int displacement) {
-  if (insn.encoding == Encoding::kEvex) return ReEmitEvex(at, insn, map, memory_base, displacement);
-  if (insn.encoding == Encoding::kVex) return ReEmitVex(at, insn, map, memory_base, displacement);
+uint8_t* ReEmit(uint8_t* at, const Instruction& insn, const RegisterMap& map, const Mem* memory) {
+  if (insn.encoding == Encoding::kEvex) return ReEmitEvex(at, insn, map, memory);
+  if (insn.encoding == Encoding::kVex) return ReEmitVex(at, insn, map, memory);
   for (unsigned i = 0; i < insn.prefix_count; ++i) {
     const uint8_t prefix = insn.bytes[i];
     if (prefix == 0x66 || prefix == 0xf2 || prefix == 0xf3 || prefix == 0xf0) *at++ = prefix;
@@ -387,10 +382,10 @@ uint8_t* ReEmit(uint8_t* at, const Instruction& insn, const RegisterMap& map, in
   for (unsigned i = 0; i < insn.operand_count; ++i)
     has_opcode_register |= insn.operand[i].place == OperandPlace::kOpcode;
   if (has_opcode_register && !modrm_added) opcode = static_cast<uint8_t>((opcode & ~7) | (fields.rm & 7));
-  const unsigned rm = memory_base >= 0 ? static_cast<unsigned>(memory_base) : fields.rm;
+  const HighBits high = HighBitsOf(fields.rm, memory);
   const bool uses_reg = insn.has(x86::kInsnModrm), uses_rm = uses_reg || has_opcode_register;
   const auto rex = static_cast<uint8_t>(0x40 | (insn.rex & 8) | (uses_reg && fields.reg >= 8 ? 4 : 0) |
-                                        (uses_rm && rm >= 8 ? 1 : 0));
+                                        (uses_rm && high.b ? 1 : 0) | (memory && high.x ? 2 : 0));
   if (rex != 0x40 || fields.rex_needed) *at++ = rex;
   if (insn.map >= 1) *at++ = 0x0f;
   if (insn.map == 2) *at++ = 0x38;
@@ -400,7 +395,7 @@ uint8_t* ReEmit(uint8_t* at, const Instruction& insn, const RegisterMap& map, in
     *at++ = static_cast<uint8_t>(0xc0 | fields.reg << 3 | (fields.rm & 7));
     return at;
   }
-  return EmitModRmAndTail(at, insn, fields.reg, fields.rm, memory_base, displacement);
+  return EmitModRmAndTail(at, insn, fields.reg, fields.rm, memory);
 }
 
 }  // namespace nacre::engine::jit

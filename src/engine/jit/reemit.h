@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "engine/jit/assembler.h"
 #include "x86/instruction.h"
 
 namespace nacre::engine::jit {
@@ -36,9 +37,8 @@ struct RegisterMap {
   uint8_t host[16];
 };
 
-/// Writes the instruction at `at` and returns the end (at most 20 bytes). `memory_base`: the host register that holds
-/// the host address of its memory operand less `displacement`, or -1 when it has none.
-uint8_t* ReEmit(uint8_t* at, const x86::Instruction& instruction, const RegisterMap& map, int memory_base,
-                int displacement = 0);
+/// Writes the instruction at `at` and returns the end (at most 20 bytes). `memory`: its memory operand on the host,
+/// with a base register; null when it has none.
+uint8_t* ReEmit(uint8_t* at, const x86::Instruction& instruction, const RegisterMap& map, const Mem* memory);
 
 }  // namespace nacre::engine::jit

@@ -71,16 +71,13 @@ void EmitCallAndResume(Assembler& code, const Mem& function, bool scratch_is_add
   code.Load(kHostRsp, NACRE_CONTEXT(return_rsp));
   RestoreFlags(code);
   ReloadRegisters(code);
-  if (scratch_is_address) code.Load(kScratch1, NACRE_CONTEXT(slow_address));
+  if (scratch_is_address) code.Load(kScratch2, NACRE_CONTEXT(slow_address));
   code.JumpMem(NACRE_CONTEXT(resume));
 }
 
-void EmitSlow(Assembler& code, unsigned context, bool write, const uint8_t* leave_spilled) {
-  const size_t tag = offsetof(JitContext, tlb) + context * sizeof(DataTlb) +
-                     (write ? offsetof(DataTlb, write_tag) : offsetof(DataTlb, read_tag));
+void EmitSlowAddress(Assembler& code, const uint8_t* leave_spilled) {
   SaveFlags(code);
-  code.Sub(kScratch1, ContextIndexed(kScratch2, tag));
-  code.Store(NACRE_CONTEXT(slow_address), kScratch1);
+  code.Store(NACRE_CONTEXT(slow_address), kScratch2);
   EmitCallAndResume(code, NACRE_CONTEXT(slow_handler), true, leave_spilled);
 }
 
@@ -124,6 +121,9 @@ uint8_t* EmitStubs(uint8_t* at, int64_t to_exec, Stubs& stubs) {
   code.Store(RipSlot(), kScratch1);
   EmitExit(code, kExitLookup, leave);
 
+  code.Align(16);
+  stubs.slow_address = code.at();
+  EmitSlowAddress(code, leave_spilled);
   for (unsigned context = 0; context < kContexts; ++context) {
     code.Align(16);
     stubs.return_empty[context] = code.at() + to_exec;
@@ -131,9 +131,12 @@ uint8_t* EmitStubs(uint8_t* at, int64_t to_exec, Stubs& stubs) {
     stubs.lookup[context] = code.at();
     EmitLookup(code, context);
     for (unsigned write = 0; write < 2; ++write) {
+      const size_t tag = offsetof(JitContext, tlb) + context * sizeof(DataTlb) +
+                         (write ? offsetof(DataTlb, write_tag) : offsetof(DataTlb, read_tag));
       code.Align(16);
       stubs.slow[context][write] = code.at();
-      EmitSlow(code, context, write != 0, leave_spilled);
+      code.Sub(kScratch2, ContextIndexed(kScratch1, tag));
+      code.JumpTo(stubs.slow_address);
     }
   }
   code.Align(16);

@@ -11,8 +11,8 @@
 
 namespace nacre::engine::jit {
 
-inline constexpr uint8_t kScratch1 = kHostR10;  ///< linear address, offset in the page, then host address
-inline constexpr uint8_t kScratch2 = kHostR11;  ///< TLB index, then free
+inline constexpr uint8_t kScratch1 = kHostR10;  ///< TLB index, then host less linear address
+inline constexpr uint8_t kScratch2 = kHostR11;  ///< linear address, offset in the page, then free
 
 inline constexpr bool IsHomed(unsigned gpr) { return gpr == x86::kR10 || gpr == x86::kR11 || gpr == x86::kR15; }
 /// Host register of a guest register that is not homed.
@@ -29,7 +29,8 @@ struct Stubs {
   const uint8_t* exit_interpret = nullptr;
   const uint8_t* exit_lookup = nullptr;    ///< R10 = RIP
   const uint8_t* lookup[kContexts] = {};   ///< R10 = RIP: through the jump cache
-  const uint8_t* slow[kContexts][2] = {};  ///< [context][write]: R10 = offset as the check left it, R11 = index
+  const uint8_t* slow[kContexts][2] = {};  ///< [context][write]: R11 = offset as the check left it, R10 = index
+  const uint8_t* slow_address = nullptr;   ///< the same with R11 = linear address
   const uint8_t* string = nullptr;         ///< exit_id: a site with a string instruction
   const uint8_t* miss_target = nullptr;    ///< exit_lookup in the executable view: what empty jump cache entries hold
   const uint8_t* return_empty[kContexts] = {};  ///< executable view: what the return stack of a context is empty by

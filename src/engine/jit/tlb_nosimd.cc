@@ -89,7 +89,7 @@ const uint8_t* JitVcpu::FillTlb(unsigned which, uint64_t address, bool write) {
   }
   tlb.read_tag[entry] = 0 - page;
   tlb.write_tag[entry] = translation.writable && !code && (seen & kDirty) ? 0 - page : NoTag(entry);
-  tlb.host[entry] = reinterpret_cast<uint64_t>(host);
+  tlb.addend[entry] = reinterpret_cast<uint64_t>(host) - page;
   const bool large = translation.page_bytes > kPageSize;
   notes.entry[entry] =
       static_cast<uint8_t>((translation.global ? DataNotes::kGlobal : 0) | (large ? DataNotes::kLarge : 0));
@@ -108,7 +108,7 @@ uint8_t* JitVcpu::HostFor(unsigned which, uint64_t address, unsigned size, bool 
   const DataTlb& tlb = context_->tlb[which];
   const unsigned entry = TlbEntry(which, address);
   const uint64_t offset = address + (write ? tlb.write_tag[entry] : tlb.read_tag[entry]);
-  if (offset <= kPageSize - size) return reinterpret_cast<uint8_t*>(tlb.host[entry] + offset);
+  if (offset <= kPageSize - size) return reinterpret_cast<uint8_t*>(tlb.addend[entry] + address);
   if ((address & kPageMask) + size > kPageSize) return nullptr;
   const uint8_t* host = FillTlb(which, address, write);
   return host ? const_cast<uint8_t*>(host) + (address & kPageMask) : nullptr;
@@ -435,7 +435,7 @@ void JitVcpu::ForgetWriteRights(const uint8_t* host_page) {
   const auto host = reinterpret_cast<uint64_t>(host_page);
   const auto forget = [&](DataTlb& tlb, const DataNotes& notes) {
     for (unsigned i = 0; i < notes.entries; ++i)
-      if (tlb.host[i] == host) tlb.write_tag[i] = NoTag(i);
+      if (tlb.addend[i] - tlb.read_tag[i] == host) tlb.write_tag[i] = NoTag(i);
   };
   if (code_page_table_.SupervisorWrites(page_index, config_.index))
     forget(home_->tlb[kContextSupervisor], supervisor_data_);

@@ -164,7 +164,7 @@ void Translator::EmitInterpretExit(uint64_t rip, const Instruction* insn) {
     if (insn->operand_count >= 2) site.from = insn->operand[1].index;
     if (code64() && HasFastMemoryPath(*insn) && insn->address_size == 8) {
       EmitLinearAddress(*insn, rip + insn->length, 0);
-      code_.Store(Context(offsetof(JitContext, slow_address)), kScratch1);
+      code_.Store(Context(offsetof(JitContext, slow_address)), kScratch2);
       site.has_address = true;
     }
   }
@@ -224,16 +224,26 @@ bool Translator::EmitInstruction(unsigned index) {
   if (insn.branch != BranchKind::kNone) return EmitBranch(index);
   if (insn.mnemonic == ZYDIS_MNEMONIC_BT || insn.mnemonic == ZYDIS_MNEMONIC_BTS ||
       insn.mnemonic == ZYDIS_MNEMONIC_BTR || insn.mnemonic == ZYDIS_MNEMONIC_BTC) {
-    if (insn.has_memory() && (insn.opcode & 0xe7) == 0xa3) return EmitBitTest(index);
+    if (insn.has_memory() && (insn.opcode & 0xe7) == 0xa3) {
+      addend_of_ = -1;
+      return EmitBitTest(index);
+    }
   }
   if (IsRepeatedCopy(insn)) {
+    addend_of_ = -1;
     EmitRepeatedCopy(index);
     return true;
   }
-  if (IsGather(insn)) return EmitGather(index);
+  if (IsGather(insn)) {
+    addend_of_ = -1;
+    return EmitGather(index);
+  }
   bool handled = false;
   const bool ok = EmitSpecial(index, handled);
-  if (handled) return ok;
+  if (handled) {
+    if (insn.mnemonic != ZYDIS_MNEMONIC_PUSH && insn.mnemonic != ZYDIS_MNEMONIC_POP) addend_of_ = -1;
+    return ok;
+  }
   if (!CanReEmit(insn)) return false;
   return EmitGeneral(insn, index);
 }
@@ -260,7 +270,7 @@ void Translator::EmitColdPart() {
         code_.JumpTo(stubs_.exit_interpret);
         break;
       case ColdExit::kSlow:
-        code_.JumpTo(stubs_.slow[exit.context][exit.write ? 1 : 0]);
+        code_.JumpTo(exit.restore_rcx ? stubs_.slow_address : stubs_.slow[exit.context][exit.write ? 1 : 0]);
         break;
       case ColdExit::kMiss:
       case ColdExit::kLookup:
@@ -274,6 +284,7 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
   request_ = request;
   exit_flags_ = request.flags & ~uint32_t{kFlagUngrouped};
   cold_count_ = 0;
+  addend_of_ = -1;
   DecodeBlock();
   ComputeLiveness();
   PlanGroups();

@@ -86,7 +86,7 @@ class Translator {
     bool write = false;
     bool flags_live = true;
     bool group = false;
-    uint8_t opmask = 0, opmask_bits = 0;  ///< see Site
+    ElementMask mask = {};
   };
   /// Which of an instruction's two possible accesses.
   enum Part : uint8_t { kOperand, kStack };
@@ -133,10 +133,15 @@ class Translator {
   void TrackBases(const x86::Instruction& insn);
 
   // emit_memory.cc
+  static bool IsRelative(const x86::Instruction& insn);
   Mem EmitAccess(unsigned index, Part part, unsigned size, bool write);
+  Mem EmitRelative(const x86::Instruction& insn);
+  void EmitLoadGroup(int group);
+  void EmitStoreGroup(int group);
   bool CanAddress(const x86::Instruction& insn) const;
   void EmitLinearAddress(const x86::Instruction& insn, uint64_t next_rip, int adjust);
-  void EmitCheck(const Access& access, uint64_t rip);
+  void EmitCheck(const Access& access, uint64_t rip, bool keep_address);
+  void EmitCheckToHost(const Access& access, uint64_t rip);
   bool EmitGeneral(const x86::Instruction& insn, unsigned index);
   bool EmitHighByteMemory(const x86::Instruction& insn, const RegisterMap& map, const Mem& memory);
   bool EmitLea(const x86::Instruction& insn, uint64_t next_rip);
@@ -206,6 +211,7 @@ class Translator {
   std::array<Group, kAccessGroups> groups_{};
   std::array<std::array<int64_t, 2>, kMaxInstructions> access_offset_{};
   unsigned group_count_ = 0;
+  int addend_of_ = -1;  ///< the group whose JitContext::group_host R10 holds
   GroupFailures group_failures_;
   std::array<unsigned, 16> base_version_{};  ///< by Gpr
   std::array<int64_t, 16> base_change_{};    ///< by Gpr: known change since its version began

@@ -49,24 +49,32 @@ struct DataNotes {
 
 /// About one CodePages and one JumpCache.
 struct CodeNotes {
-  static constexpr unsigned kJumps = 2000;
+  static constexpr unsigned kJumps = 2000, kSlots = 128;
   bool non_global = false;
   uint32_t mode_flags = 0;  ///< BlockFlags that the jump cache was filled under
   LinearRange large;
   uint16_t jump_count = 0;  ///< filled entries of the jump cache; more than kJumps: not all of them are in `jump`
   uint16_t jump[kJumps] = {};
-  LinearRange pages;  ///< holds all pages that were noted
-  uint16_t page_seen[kPageSlots] =
-      {};  ///< Which page of the slot may have code in the jump cache: SeenTag, or kSeveral
+  LinearRange pages;        ///< holds all pages that were noted
+  uint16_t slot_count = 0;  ///< used page slots; more than kSlots: not all of them are in `slot`
+  uint16_t slot[kSlots] = {};
+  /// Which page of the slot may have code in the jump cache: SeenTag, or kSeveral.
+  uint16_t page_seen[kPageSlots] = {};
 
   static constexpr uint16_t kSeveral = 0xffff;
   static constexpr uint16_t SeenTag(uint64_t linear_page) {
     return static_cast<uint16_t>(linear_page / kPageSlots % (kSeveral - 1) + 1);
   }
   void NotePage(uint64_t linear_page) {
-    uint16_t& seen = page_seen[linear_page % kPageSlots];
-    seen = seen == 0 || seen == SeenTag(linear_page) ? SeenTag(linear_page) : kSeveral;
     pages.Add(linear_page << 12);
+    const auto at = static_cast<uint16_t>(linear_page % kPageSlots);
+    uint16_t& seen = page_seen[at];
+    if (seen == SeenTag(linear_page)) return;
+    if (seen == 0 && slot_count <= kSlots) {
+      if (slot_count < kSlots) slot[slot_count] = at;
+      ++slot_count;
+    }
+    seen = seen == 0 ? SeenTag(linear_page) : kSeveral;
   }
   bool MayHold(uint64_t linear_page) const {
     const uint16_t seen = page_seen[linear_page % kPageSlots];
@@ -77,11 +85,13 @@ struct CodeNotes {
 /// A page that code was fetched from.
 struct CodePage {
   uint64_t key = 0;  ///< (linear page number * 2 + user) + 1; 0: empty
+  uint64_t generation = 0;
   uint64_t phys_page = 0;
   const uint8_t* host = nullptr;
+  uint32_t id = 0;  ///< of the pair of pages (JitVcpu::PageIdOf); 0: not asked for yet
   bool global = false, large = false;
 };
-inline constexpr unsigned kCodePages = 256;
+inline constexpr unsigned kCodePages = 2048;
 
 /// The private part of a view that generated code does not see. All zero is empty.
 struct AddressSpace {
@@ -89,6 +99,7 @@ struct AddressSpace {
   CodeNotes code;                 ///< of user
   LinearRange global;             ///< holds everything cached here of global pages
   LinearRange large_code;         ///< holds the large pages in `pages`
+  uint64_t generation[2] = {};    ///< of the valid entries of `pages`: those that are not global, and global ones
   CodePage pages[kCodePages];
 };
 

@@ -90,7 +90,13 @@ bool JitVcpu::DeliverableRequest() {
   return (bits & kRequestNmi) && !context_->state.nmi_masked;
 }
 
-uint32_t JitVcpu::PageIdOf(uint64_t linear_page, uint64_t phys_page) {
+/// The id of the pair of `page`, which is that of `rip`; 0 when there are no more ids.
+uint32_t JitVcpu::PageIdOf(uint64_t rip, CodePage& page) {
+  if (page.id == 0) page.id = NewPageId(rip >> 12, page.phys_page);
+  return page.id;
+}
+
+uint32_t JitVcpu::NewPageId(uint64_t linear_page, uint64_t phys_page) {
   uint64_t at = ((linear_page ^ phys_page * 0x9e3779b97f4a7c15) * 0x9e3779b97f4a7c15) >> 48;
   while (true) {
     PageId& entry = page_ids_[at % kPageIds];
@@ -107,7 +113,7 @@ uint32_t JitVcpu::PageIdOf(uint64_t linear_page, uint64_t phys_page) {
 /// The block at `rip`, or kNone: no translation, or (page_id 0) no executable RAM there.
 uint32_t JitVcpu::FindBlock(uint64_t rip, uint32_t flags, uint32_t& page_id) {
   page_id = 0;
-  const CodePage* page = FetchPage(rip);
+  CodePage* page = FetchPage(rip);
   if (!page) return kNone;
   const unsigned context = flags & kFlagContextMask;
   const uint32_t mode = flags & ~uint32_t{kFlagUngrouped};
@@ -116,7 +122,7 @@ uint32_t JitVcpu::FindBlock(uint64_t rip, uint32_t flags, uint32_t& page_id) {
     FlushCode(*context_, context, Code(context));
     filled_under = mode;
   }
-  page_id = PageIdOf(rip >> 12, page->phys_page);
+  page_id = PageIdOf(rip, *page);
   NoteCodePage(rip, *page, context, page_id);
   return store_->Find(page->phys_page << 12 | (rip & kPageMask), rip, flags);
 }

@@ -35,8 +35,8 @@ void JitVcpu::SetFlags(uint64_t rflags) {
 bool JitVcpu::FastInstruction(const Site& site) {
   if (site.next_page) {  // make the page known, so that the next time does not come here
     const uint64_t next_rip = AlignDown(site.rip, kPageSize) + kPageSize;
-    if (const CodePage* page = FetchPage(next_rip))
-      NoteCodePage(next_rip, *page, CurrentFlags() & kFlagContextMask, PageIdOf(next_rip >> 12, page->phys_page));
+    if (CodePage* page = FetchPage(next_rip))
+      NoteCodePage(next_rip, *page, CurrentFlags() & kFlagContextMask, PageIdOf(next_rip, *page));
     return false;
   }
   switch (site.mnemonic) {

@@ -276,9 +276,9 @@ void JitVcpu::Translate() {
   const uint64_t rip = context_->state.rip;
   const uint64_t next_rip = AlignDown(rip, kPageSize) + kPageSize;
   const bool wraps = next_rip == 0 || (!(request.flags & kFlagCode64) && next_rip > 0xffffffff);
-  const CodePage* next =
+  CodePage* next =
       (rip & kPageMask) > kPageSize - 15 * kMaxInstructions && !wraps ? FetchPage(next_rip) : nullptr;
-  const uint32_t next_id = next ? PageIdOf(next_rip >> 12, next->phys_page) : 0;
+  const uint32_t next_id = next ? PageIdOf(next_rip, *next) : 0;
   if (next_id != 0) {  // 0: the table of ids is full, and a check against it would pass for any page
     request.next_page = next->host;
     request.next_phys_page = next->phys_page;

@@ -81,7 +81,8 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   bool ComputeMode();
   uint32_t CurrentFlags() const;
   bool DeliverableRequest();
-  uint32_t PageIdOf(uint64_t linear_page, uint64_t phys_page);
+  uint32_t PageIdOf(uint64_t rip, CodePage& page);
+  uint32_t NewPageId(uint64_t linear_page, uint64_t phys_page);
   uint32_t FindBlock(uint64_t rip, uint32_t flags, uint32_t& page_id);
   void NoteJumpTarget(const Block& block);
   const uint8_t* CachedTarget(uint64_t rip, uint32_t flags) const;
@@ -103,7 +104,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   const uint8_t* FillTlb(unsigned context, uint64_t address, bool write);
   uint8_t* HostFor(unsigned context, uint64_t address, unsigned size, bool write);
   void NoteCodePage(uint64_t rip, const CodePage& page, unsigned context, uint32_t page_id);
-  const CodePage* FetchPage(uint64_t rip);
+  CodePage* FetchPage(uint64_t rip);
   void ResizeTlb(unsigned context, DataNotes& notes, uint32_t entries);
   void LoadTlbMasks();
   void FlushData(JitContext& view, unsigned context, DataNotes& notes, bool whole);

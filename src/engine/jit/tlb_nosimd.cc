@@ -25,6 +25,10 @@ void EmptyEntry(DataTlb& tlb, unsigned entry) {
 
 constexpr uint32_t kFewestTlbEntries = 256;
 
+void Fill(uint64_t* to, uint64_t count, uint64_t value) {
+  asm volatile("rep stosq" : "+D"(to), "+c"(count) : "a"(value) : "memory");
+}
+
 uint64_t CodePageKey(uint64_t linear_page, bool user) { return linear_page * 2 + (user ? 1 : 0) + 1; }
 
 }  // namespace
@@ -114,14 +118,14 @@ uint8_t* JitVcpu::HostFor(unsigned which, uint64_t address, unsigned size, bool 
   return host ? const_cast<uint8_t*>(host) + (address & kPageMask) : nullptr;
 }
 
-const CodePage* JitVcpu::FetchPage(uint64_t rip) {
+CodePage* JitVcpu::FetchPage(uint64_t rip) {
   const CpuState& state = context_->state;
   const bool user = state.cpl() == 3;
   const uint64_t linear_page = rip >> 12;
   const uint64_t key = CodePageKey(linear_page, user);
   AddressSpace& space = spaces_.view(present_space_).space;
   CodePage& page = space.pages[linear_page % kCodePages];
-  if (page.key == key) return &page;
+  if (page.key == key && page.generation == space.generation[page.global]) return &page;
   if (state.code64() && !IsCanonical(rip)) return nullptr;
   const x86::Translation translation =
       x86::WalkPages(memory_, state, GuestVirt(rip),
@@ -131,8 +135,10 @@ const CodePage* JitVcpu::FetchPage(uint64_t rip) {
   const uint8_t* host = memory_.HostPointer(GuestPhys(phys_page << 12), kPageSize);
   if (!host) return nullptr;
   page.key = key;
+  page.generation = space.generation[translation.global];
   page.phys_page = phys_page;
   page.host = host;
+  page.id = 0;
   page.global = translation.global;
   page.large = translation.page_bytes > kPageSize;
   if (page.large) space.large_code.Add(rip);
@@ -187,8 +193,8 @@ void JitVcpu::FlushData(JitContext& view, unsigned context, DataNotes& notes, bo
 }
 
 void JitVcpu::EmptyJumpCache(JumpCache& cache) {
-  for (uint64_t& negated_rip : cache.negated_rip) negated_rip = 0;
-  for (uint64_t& target : cache.target) target = reinterpret_cast<uint64_t>(stubs_.miss_target);
+  Fill(cache.negated_rip, kJumpCacheEntries, 0);
+  Fill(cache.target, kJumpCacheEntries, reinterpret_cast<uint64_t>(stubs_.miss_target));
 }
 
 /// Returns of `context` look their target up from now on: what was pushed may be code of other bytes, or of pages that
@@ -221,8 +227,14 @@ void JitVcpu::FlushCode(JitContext& view, unsigned context, CodeNotes& notes) {
   }
   EmptyReturnStack(context);
   notes.jump_count = 0;
-  for (uint32_t& id : view.code_pages[context].page_id) id = 0;
-  for (uint16_t& seen : notes.page_seen) seen = 0;
+  uint32_t* const page_id = view.code_pages[context].page_id;
+  if (notes.slot_count <= CodeNotes::kSlots) {
+    for (unsigned i = 0; i < notes.slot_count; ++i) page_id[notes.slot[i]] = notes.page_seen[notes.slot[i]] = 0;
+  } else {
+    Fill(reinterpret_cast<uint64_t*>(page_id), kPageSlots * sizeof(uint32_t) / 8, 0);
+    Fill(reinterpret_cast<uint64_t*>(notes.page_seen), sizeof notes.page_seen / 8, 0);
+  }
+  notes.slot_count = 0;
   notes.pages = {};
   notes.non_global = false;
   notes.large = {};
@@ -277,8 +289,8 @@ void JitVcpu::FlushSpace(unsigned index, bool whole) {
   for (const unsigned context : {kContextUser, kContextSupervisorAc})
     FlushData(view, context, space.data[context - kContextUser], whole);
   if (whole || space.code.non_global) FlushCode(view, kContextUser, space.code);
-  for (CodePage& page : space.pages)
-    if (whole || !page.global) page.key = 0;
+  ++space.generation[0];
+  if (whole) ++space.generation[1];
 }
 
 void JitVcpu::OnTlbFlush(bool include_global) {
@@ -341,8 +353,11 @@ void JitVcpu::OnTlbFlushPcidPage(uint16_t pcid, GuestVirt address) {
 }
 
 void JitVcpu::FlushAllCode() {
-  for (unsigned i = 0; i < kSpaces; ++i)
-    if (!space_void_[i]) FlushCode(spaces_.view(i).context, kContextUser, spaces_.view(i).space.code);
+  for (unsigned i = 0; i < kSpaces; ++i) {
+    if (space_void_[i]) continue;
+    FlushCode(spaces_.view(i).context, kContextUser, spaces_.view(i).space.code);
+    for (uint64_t& generation : spaces_.view(i).space.generation) ++generation;  // for the ids
+  }
   for (const unsigned context : {kContextSupervisor, kContextSupervisorAc})
     FlushCode(*context_, context, Code(context));
 }

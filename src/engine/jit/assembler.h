@@ -120,6 +120,20 @@ class Assembler {
 
   void Add(unsigned reg, const Mem& mem) { Op(reg, mem, 0x03); }
   void Sub(unsigned reg, const Mem& mem) { Op(reg, mem, 0x2b); }
+  void Compare(unsigned left, const Mem& right) { Op(left, right, 0x3b); }
+  void SubImm8(const Mem& mem, uint8_t value) {
+    Op(5, mem, 0x83, false);
+    Byte(value);
+  }
+  void MultiplyImm(unsigned reg, unsigned source, int32_t value) {
+    Op(reg, source, 0x69);
+    Value(value);
+  }
+  void Negate(unsigned reg) { Op(3, reg, 0xf7); }
+  void ShiftRight(unsigned reg, uint8_t count) {
+    Op(5, reg, 0xc1);
+    Byte(count);
+  }
   void Compare(unsigned left, unsigned right) { Op(right, left, 0x39); }
   void Not(unsigned reg) { Op(2, reg, 0xf7); }
   void CompareImm32(unsigned reg, uint32_t value) {

@@ -53,7 +53,8 @@ struct Block {
   uint16_t look_first = 0;       ///< page offsets of successors' bytes that decided which flags are dead at the end:
   uint16_t look_last = 0;        ///< [first, last], empty when first > last
   uint8_t instruction_count = 0;
-  uint8_t body = 0;  ///< from `code` to where links enter
+  uint8_t place_count = 0;  ///< more than instructions in a loop (emit_loop.cc)
+  uint8_t body = 0;         ///< from `code` to where links enter
   bool valid = false;
 
   uint32_t entry() const { return code + body; }

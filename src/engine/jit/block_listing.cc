@@ -217,9 +217,9 @@ BlockListing ListBlock(const TranslationView& view, const TranslateRequest& requ
   const Block& block = view.store.block(index);
   BlockListing listing{.rip = block.rip, .phys = block.phys, .flags = block.flags, .host_bytes = block.host_size};
   std::vector<uint32_t> starts;
-  for (unsigned i = 0; i < std::max<unsigned>(1, block.instruction_count); ++i) {
+  for (unsigned i = 0; i < std::max<unsigned>(1, block.place_count); ++i) {
     InstructionPlace place;
-    if (block.instruction_count != 0) place = view.store.places()[block.map_begin + i];
+    if (block.place_count != 0) place = view.store.places()[block.map_begin + i];
     x86::Instruction insn;
     char text[128] = "(undecodable)";
     const uint64_t rip = block.rip + place.guest_offset;

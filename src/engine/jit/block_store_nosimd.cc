@@ -159,7 +159,7 @@ uint32_t BlockStore::FindByCode(uint32_t offset) const {
 uint16_t BlockStore::GuestOffset(const Block& block, uint32_t offset) const {
   const uint32_t in_block = offset - block.code;
   uint16_t guest_offset = 0;
-  for (unsigned i = 0; i < block.instruction_count; ++i) {
+  for (unsigned i = 0; i < block.place_count; ++i) {
     const InstructionPlace& place = places_[block.map_begin + i];
     if (place.host_offset > in_block) break;
     guest_offset = place.guest_offset;

@@ -19,6 +19,7 @@ inline constexpr unsigned kContextSupervisor = 0, kContextUser = 1, kContextSupe
 inline constexpr unsigned kTlbEntries = 4096;  ///< the most that a TLB can have
 inline constexpr unsigned kPageSlots = 4096;
 inline constexpr unsigned kAccessGroups = 8;
+inline constexpr unsigned kLoopStreams = 6;
 inline constexpr unsigned kJumpCacheEntries = 16384;
 
 /// A direct-mapped TLB of 4 KiB pages, indexed by the low bits of the page number, as many as JitContext::tlb_mask
@@ -77,6 +78,11 @@ struct JitContext {
   /// Of each access group of the running block: host less linear address, or where Translator::IsRelative does not
   /// hold, the host address of its start.
   uint64_t group_host[kAccessGroups] = {};
+  // The running loop's (emit_loop.cc).
+  uint64_t stream_host[kLoopStreams] = {};  ///< of each stream: host less linear address, plus what of the latter stays
+  uint32_t loop_wait = 0;                   ///< rounds of the plain body that are left before a look
+  uint64_t loop_rounds = 0;                 ///< while they are counted: rounds that stay on the pages, less one
+  uint64_t loop_limit = 0;                  ///< what the counting register is after the last of them
   // Registers of a gather or scatter on its way through JitVcpu::FastGather; slow_address: its base address.
   alignas(64) uint8_t gather_index[64] = {};
   uint8_t gather_value[64] = {};

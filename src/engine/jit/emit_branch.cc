@@ -86,6 +86,10 @@ void Translator::EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool p
 
 void Translator::EmitConditional(unsigned index) {
   const Instruction& insn = insns_[index];
+  if (stream_count_ != 0) {
+    EmitLoop(index);
+    return;
+  }
   const uint64_t next = TruncateRip(NextRip(index));
   const uint64_t target = TruncateRip(NextRip(index) + insn.immediate);
   const unsigned condition = insn.opcode & 15;

@@ -190,6 +190,7 @@ void Translator::EmitStoreGroup(int group) {
 Mem Translator::EmitAccess(unsigned index, Part part, unsigned size, bool write) {
   const Instruction& insn = insns_[index];
   const PlannedAccess& planned = plan_[index][part];
+  if (in_strip_ && part == kOperand && stream_of_[index] >= 0) return EmitStreamAccess(index);
   const bool relative = IsRelative(insn);
   if (planned.group >= 0 && !planned.leader) {
     EmitLoadGroup(planned.group);

@@ -199,6 +199,99 @@ jit_test_two_spaces:             # rdi rounds over two PCIDs, no load of CR3 flu
     .globl jit_test_two_spaces_end
 jit_test_two_spaces_end:
 
+    .globl jit_test_loops
+jit_test_loops:                  # loops of one block over arrays that lie across pages; sums in rax
+    xor eax, eax
+    lea rdi, [rsp-0x7ff35]       # 0x2000cb
+    mov ecx, 0x3001
+1:  mov [rdi+rcx-1], cl          # backwards, bytes
+    sub rcx, 1
+    jnz 1b
+    mov r10, rdi                 # two streams that move apart; registers that live in memory
+    lea r11, [rdi+0x2ff8]
+    mov ecx, 700
+2:  mov r15, [r10]
+    add r15, [r11]
+    mov [r10], r15
+    add rax, r15
+    add r10, 8
+    sub r11, 16
+    sub ecx, 1
+    jnz 2b
+    xor ecx, ecx                 # scaled, several offsets, changes in between
+3:  mov rdx, [rdi+rcx*4]
+    add rcx, 1
+    xor rdx, [rdi+rcx*4+4]
+    mov [rdi+rcx*4-2], rdx
+    inc rcx
+    add rax, rdx
+    add rax, [rsp-0x60000]
+    cmp rcx, 2500
+    jne 3b
+    mov rsi, rdi                 # vectors that cross pages in the middle
+    lea rbp, [rdi+0x2800]
+4:  movups xmm0, [rsi]
+    movups xmm1, [rsi+16]
+    paddd xmm0, xmm1
+    movups [rsi+32], xmm0
+    pxor xmm2, xmm0
+    add rsi, 48
+    cmp rsi, rbp
+    jb 4b
+    movq rdx, xmm2
+    add rax, rdx
+    mov rsi, rdi                 # four streams, high bytes, a flag that lives through the round
+    lea rbx, [rdi+0x1000]
+    lea rbp, [rdi+0x2000]
+    lea r9, [rdi+0x2900]
+    mov ecx, 1000
+    clc
+5:  mov dx, [rsi]
+    adc dh, [rbx]
+    mov [rbp], dh
+    sbb [r9], dl
+    lea rsi, [rsi+1]
+    lea rbx, [rbx+1]
+    lea rbp, [rbp+1]
+    lea r9, [r9+1]
+    dec ecx
+    jnz 5b
+    mov ecx, 1000
+6:  mov dx, [rsi]
+    add dh, [rbx]
+    mov [rbp], dh
+    sub [r9], dl
+    dec rsi
+    dec rbx
+    inc rbp
+    inc r9
+    sub ecx, 1
+    jnz 6b
+    xor edx, edx                 # a column; then out of memory
+    mov rsi, rdi
+    mov ecx, 30
+7:  add rax, [rsi+rdx]
+    add rdx, 0x1f0
+    sub ecx, 1
+    jnz 7b
+    mov rsi, 0xfffe01
+    mov ecx, 100
+8:  add rax, [rsi]
+    add rsi, 8
+    sub ecx, 1
+    jnz 8b
+    mov ecx, 0x3000
+    mov rsi, rdi
+9:  imul rax, rax, 31
+    movzx edx, byte ptr [rsi]
+    add rax, rdx
+    inc rsi
+    dec rcx
+    jnz 9b
+    hlt
+    .globl jit_test_loops_end
+jit_test_loops_end:
+
     .globl jit_test_strings
 jit_test_strings:
     cld
@@ -263,6 +356,7 @@ NACRE_PROGRAM(flags)
 NACRE_PROGRAM(crossing)
 NACRE_PROGRAM(self_modifying)
 NACRE_PROGRAM(indirect)
+NACRE_PROGRAM(loops)
 NACRE_PROGRAM(spin)
 NACRE_PROGRAM(spin_indirect)
 NACRE_PROGRAM(strings)
@@ -511,8 +605,8 @@ INSTANTIATE_TEST_SUITE_P(Jit, EveryProgram,
                                          NamedProgram{"high_bytes", k_high_bytes}, NamedProgram{"flags", k_flags},
                                          NamedProgram{"crossing", k_crossing},
                                          NamedProgram{"self_modifying", k_self_modifying},
-                                         NamedProgram{"indirect", k_indirect}, NamedProgram{"strings", k_strings},
-                                         NamedProgram{"vector", k_vector}),
+                                         NamedProgram{"indirect", k_indirect}, NamedProgram{"loops", k_loops},
+                                         NamedProgram{"strings", k_strings}, NamedProgram{"vector", k_vector}),
                          [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace

@@ -212,6 +212,11 @@ void Translator::EmitRepeatedCopy(unsigned index) {
   store_.site(id).retry = Offset(code_.at());
 }
 
+/// The code of an instruction begins here.
+void Translator::NotePlace(unsigned index) {
+  store_.places().push_back({static_cast<uint16_t>(code_.at() - start_), offsets_[index]});
+}
+
 bool Translator::EmitInstruction(unsigned index) {
   const Instruction& insn = insns_[index];
   if (insn.has(x86::kInsnBadLock)) return false;
@@ -288,10 +293,12 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
   DecodeBlock();
   ComputeLiveness();
   PlanGroups();
+  PlanLoop();
 
   code_ = Assembler(at_);
   code_.Align(16);
   uint8_t* const start = code_.at();
+  start_ = start;
   EmitIndirectEntry();
   Block block;
   block.phys = request.phys;
@@ -301,13 +308,14 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
   block.body = static_cast<uint8_t>(code_.at() - start);
   block.map_begin = static_cast<uint32_t>(store_.places().size());
 
+  if (stream_count_ != 0) EmitLoopEntry();
   unsigned done = 0;
   const uint32_t own_flags = exit_flags_;
   bool open = true;  // control falls out of the last instruction
   for (; done < count_ && open; ++done) {
     uint8_t* const before = code_.at();
     const unsigned cold_before = cold_count_;
-    store_.places().push_back({static_cast<uint16_t>(before - start), offsets_[done]});
+    NotePlace(done);
     if (crosses_page_ && done + 1 == count_) EmitNextPageCheck(done);
     if (!EmitInstruction(done)) {
       code_ = Assembler(before);
@@ -344,6 +352,7 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
   block.look_first = static_cast<uint16_t>(look_first_);
   block.look_last = static_cast<uint16_t>(look_last_);
   block.instruction_count = static_cast<uint8_t>(done);
+  block.place_count = static_cast<uint8_t>(store_.places().size() - block.map_begin);
   block.host_size = static_cast<uint32_t>(code_.at() - start);
   NACRE_CHECK(block.host_size <= kBlockReserve);
   at_ = code_.at();

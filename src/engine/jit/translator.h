@@ -103,6 +103,23 @@ class Translator {
     bool constant() const { return base == x86::kNoRegister && index == x86::kNoRegister; }
     bool operator==(const AddressForm&) const = default;
   };
+  /// Accesses of a loop that move by the same step in each round (emit_loop.cc).
+  struct Stream {
+    int64_t low = 0, high = 0;  ///< range of the first round, relative to the form
+    AddressForm form;
+    unsigned leader = 0;                ///< an instruction with such an access
+    uint8_t moving = x86::kNoRegister;  ///< the register that changes from round to round, and
+    uint8_t moving_scale = 1;
+    int64_t step = 0;  ///< by how many bytes that moves the stream
+    bool write = false;
+  };
+  struct StreamAccess {
+    AddressForm form;
+    int64_t offset = 0;       ///< as FormOf
+    int64_t base_change = 0;  ///< of the registers, from the start of the round
+    int64_t index_change = 0;
+    bool known = false;
+  };
   struct Group {
     int64_t low = 0, high = 0;
     AddressForm form;
@@ -119,6 +136,7 @@ class Translator {
   void EmitInterpretExit(uint64_t rip, const x86::Instruction* insn);
   void EmitNextPageCheck(unsigned index);
   void EmitRepeatedCopy(unsigned index);
+  void NotePlace(unsigned index);
   void EmitColdPart();
   uint64_t RipOf(unsigned index) const { return request_.rip + offsets_[index]; }
   uint64_t NextRip(unsigned index) const { return RipOf(index) + insns_[index].length; }
@@ -131,6 +149,16 @@ class Translator {
   void PlanAccess(unsigned index, Part part, const AddressForm& form, int64_t offset, unsigned size, bool write);
   bool FormOf(unsigned index, AddressForm& form, int64_t& offset) const;
   void TrackBases(const x86::Instruction& insn);
+
+  // emit_loop.cc
+  void PlanLoop();
+  void MakeStreams();
+  void PinStreams();
+  void EmitLoopEntry();
+  void EmitLoop(unsigned index);
+  void EmitStreamSetUp(unsigned stream, bool first_to_count);
+  void EmitLoopLimit();
+  Mem EmitStreamAccess(unsigned index);
 
   // emit_memory.cc
   static bool IsRelative(const x86::Instruction& insn);
@@ -198,6 +226,7 @@ class Translator {
   uint8_t* code_start_;
   uint8_t* at_;
   Assembler code_{nullptr};
+  const uint8_t* start_ = nullptr;  ///< of the block in the making
 
   TranslateRequest request_;
   unsigned count_ = 0;  ///< decoded instructions
@@ -215,6 +244,16 @@ class Translator {
   GroupFailures group_failures_;
   std::array<unsigned, 16> base_version_{};  ///< by Gpr
   std::array<int64_t, 16> base_change_{};    ///< by Gpr: known change since its version began
+  std::array<Stream, kLoopStreams> streams_{};
+  unsigned stream_count_ = 0;  ///< 0: the block is no loop, or one without streams
+  bool in_strip_ = false;      ///< the loop's body is emitted for the second time, by streams
+  uint8_t counter_ = 0;        ///< the register that tells when to leave the pages
+  int64_t counter_step_ = 0;
+  std::array<int8_t, kMaxInstructions> stream_of_{};
+  std::array<uint8_t*, kLoopStreams> loop_misses_{};
+  std::array<int8_t, 2> pinned_{};       ///< streams in R10 and R11; -1: none
+  const uint8_t* loop_start_ = nullptr;  ///< of the plain body
+  std::array<StreamAccess, kMaxInstructions> stream_access_{};
   std::array<ColdExit, kMaxInstructions * 6> cold_;
   unsigned cold_count_ = 0;
   unsigned look_first_ = 0, look_last_ = 0;  ///< see Block

@@ -71,6 +71,7 @@ int guest_setjmp(reg* environment) __attribute__((returns_twice));
 void guest_longjmp(reg* environment) __attribute__((noreturn));
 void guest_enter_user(reg ip, reg sp, reg flags, reg cs, reg ss, reg argument);
 void guest_main(void);
+void guest_interrupt(struct frame* frame);  // what every vector without a handler does
 
 // Runs code; an exception in it comes back here as guest_last.
 #define TRY(...)                                \

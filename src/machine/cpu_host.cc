@@ -91,7 +91,7 @@ void CpuHost::Nmi() {
 void CpuHost::Init() {
   if (kvm_paravirt_) kvm_paravirt_->ResetCpu(index_);
   if (kvm_clock_) kvm_clock_->ResetCpu(index_);
-  if (runner_) runner_->Request(engine::kRequestInit);
+  if (runner_) runner_->Init();
 }
 
 void CpuHost::Sipi(uint8_t vector) {

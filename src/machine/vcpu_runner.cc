@@ -24,8 +24,15 @@ void VcpuRunner::Request(uint32_t bits) {
   Wake();
 }
 
+void VcpuRunner::Init() {
+  sipi_.store(kNoSipi);
+  accepts_sipi_.store(index_ != 0);  // the bootstrap processor starts at the reset vector
+  Request(engine::kRequestInit);
+}
+
 void VcpuRunner::StartUp(uint8_t vector) {
-  sipi_.store(vector, std::memory_order_release);
+  if (!accepts_sipi_.exchange(false)) return;
+  sipi_.store(vector);
   Wake();
 }
 
@@ -62,6 +69,7 @@ void VcpuRunner::Resume() {
     const std::lock_guard lock(mutex_);
     command_ = Command::kRun;
     asked_.store(false, std::memory_order_release);
+    if (sipi_.load() == kNoSipi) accepts_sipi_.store(state_.wait_for_sipi);
     vcpu_->ClearRequest(engine::kRequestStop);
   }
   changed_.notify_all();
@@ -79,6 +87,7 @@ void VcpuRunner::ThreadMain() {
     vcpu_->Import(state_);
     RunUntilAsked();
     vcpu_->Export(state_);
+    SettleInit();
     lock.lock();
   }
 }
@@ -119,25 +128,39 @@ void VcpuRunner::RunUntilAsked() {
 
 void VcpuRunner::OnInit() {
   vcpu_->Export(state_);
-  sipi_.store(kNoSipi);
   x86::InitCpuState(state_, index_ == 0);
   vcpu_->Import(state_);
+}
+
+void VcpuRunner::SettleInit() {
+  if (vcpu_->pending_requests() & engine::kRequestInit) {
+    vcpu_->ClearRequest(engine::kRequestInit);
+    x86::InitCpuState(state_, index_ == 0);
+  }
+  if (state_.wait_for_sipi) TakeSipi();
+}
+
+bool VcpuRunner::TakeSipi() {
+  const int vector = sipi_.exchange(kNoSipi);
+  if (vector == kNoSipi) return false;
+  vcpu_->ClearRequest(engine::kRequestNmi);  // had no effect on a CPU that waited
+  // SDM 3A 9.4.4.1: execution starts at 000VV000h.
+  x86::Segment& cs = state_.segment[x86::kCs];
+  cs.selector = static_cast<uint16_t>(vector << 8);
+  cs.base = static_cast<uint64_t>(vector) << 12;
+  state_.rip = 0;
+  state_.wait_for_sipi = false;
+  state_.halted = false;
+  return true;
 }
 
 bool VcpuRunner::WaitForSipi() {
   for (;;) {
     const uint32_t wakes = wakes_.load(std::memory_order_acquire);
     if (asked()) return false;
-    if (const int vector = sipi_.exchange(kNoSipi); vector != kNoSipi) {
-      // SDM 3A 9.4.4.1: execution starts at 000VV000h.
-      x86::Segment& cs = state_.segment[x86::kCs];
-      cs.selector = static_cast<uint16_t>(vector << 8);
-      cs.base = static_cast<uint64_t>(vector) << 12;
-      state_.rip = 0;
-      state_.wait_for_sipi = false;
-      state_.halted = false;
-      // The INIT that came before it, while this CPU waited already, changes nothing.
-      vcpu_->ClearRequest(engine::kRequestInit);
+    // An INIT changes nothing for a CPU that waits already; one that comes after this stays for Run.
+    vcpu_->ClearRequest(engine::kRequestInit);
+    if (TakeSipi()) {
       vcpu_->Import(state_);
       return true;
     }

@@ -2,8 +2,8 @@
 // The host thread of one virtual CPU: runs the engine, sleeps while the guest has halted, goes through INIT and SIPI,
 // and parks when the machine pauses, resets or ends.
 //
-// Threads: Request, ClearRequest and StartUp from any thread, with or without the device lock. Park, Resume and the
-// state by one control thread, never under the device lock (a vCPU that is about to park may be waiting for it).
+// Threads: Request, ClearRequest, Init and StartUp from any thread, with or without the device lock. Park, Resume and
+// the state by one control thread, never under the device lock (a vCPU that is about to park may be waiting for it).
 
 #include <atomic>
 #include <condition_variable>
@@ -42,7 +42,9 @@ class VcpuRunner {
 
   void Request(uint32_t bits);
   void ClearRequest(uint32_t bits) { vcpu_->ClearRequest(bits); }
-  /// A SIPI; ignored unless the CPU waits for one.
+  /// An INIT. From now on, whatever the thread is at, the next SIPI counts and those before it do not.
+  void Init();
+  /// A SIPI; ignored unless an INIT came and no SIPI since.
   void StartUp(uint8_t vector);
 
   /// A CPU that sleeps looks again at whether it may go on.
@@ -68,6 +70,9 @@ class VcpuRunner {
   /// False: asked to park.
   bool WaitForSipi();
   void OnInit();
+  /// Leaving: an INIT and a SIPI that have come become part of the state.
+  void SettleInit();
+  bool TakeSipi();
   void Sleep(uint32_t since);
   void SleepUntilAsked();
   bool asked() const { return asked_.load(std::memory_order_acquire); }
@@ -84,7 +89,8 @@ class VcpuRunner {
 
   std::atomic<bool> asked_ = false;  ///< command_ is not kRun: leave the engine
   std::atomic<uint32_t> wakes_ = 0;  ///< counts everything that a sleeping CPU must look at
-  std::atomic<int> sipi_ = kNoSipi;
+  std::atomic<bool> accepts_sipi_ = false;
+  std::atomic<int> sipi_ = kNoSipi;  ///< accepted, not yet acted on
   uint64_t runs_ = 0, halts_ = 0;
   std::thread thread_;  ///< last: it uses the rest
 };

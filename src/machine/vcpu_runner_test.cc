@@ -166,19 +166,57 @@ TEST_F(VcpuRunnerTest, InitAndStartUp) {
   runner_->Resume();
   std::this_thread::sleep_for(std::chrono::milliseconds(5));
   EXPECT_EQ(vcpu_->runs_, 0u);
-  runner_->Request(engine::kRequestInit);  // what every kernel sends first
+  runner_->Init();  // what every kernel sends first
   runner_->StartUp(0x9a);
   Eventually([&] { return vcpu_->runs_ > 0; });
+  runner_->StartUp(0x12);  // ignored
   runner_->Park();
   EXPECT_FALSE(runner_->state().wait_for_sipi);
   EXPECT_EQ(runner_->state().segment[x86::kCs].base, 0x9a000u);
   EXPECT_EQ(runner_->state().segment[x86::kCs].selector, 0x9a00);
   EXPECT_EQ(runner_->state().rip, 0u);
   runner_->Resume();
-  runner_->Request(engine::kRequestInit);
+  runner_->Init();
   Eventually([&] { return (vcpu_->requests_ & engine::kRequestInit) == 0; });
   runner_->Park();
   EXPECT_TRUE(runner_->state().wait_for_sipi);
+  // A reset leaves nothing of what came before it.
+  x86::InitCpuState(runner_->state(), false);
+  runner_->Resume();
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  runner_->Park();
+  EXPECT_TRUE(runner_->state().wait_for_sipi);
+}
+
+// A SIPI right behind the INIT, before the CPU's thread has seen either.
+TEST_F(VcpuRunnerTest, StartUpBeforeInitIsActedOn) {
+  Make(1);
+  vcpu_->after_ = ExitReason::kBudget;  // busy
+  runner_->state().wait_for_sipi = false;
+  for (unsigned round = 1; round <= 200; ++round) {
+    const unsigned runs = vcpu_->runs_;
+    runner_->Resume();
+    Eventually([&] { return vcpu_->runs_ != runs; });
+    runner_->Init();
+    runner_->StartUp(static_cast<uint8_t>(round));
+    runner_->StartUp(0);
+    if (round % 2) Eventually([&] { return (vcpu_->requests_ & engine::kRequestInit) == 0; });
+    if (round % 3) std::this_thread::yield();
+    runner_->Park();
+    ASSERT_FALSE(runner_->state().wait_for_sipi) << round;
+    ASSERT_EQ(runner_->state().segment[x86::kCs].base, round << 12);
+  }
+}
+
+TEST_F(VcpuRunnerTest, BootstrapProcessorIgnoresStartUp) {
+  Make(0);
+  runner_->Resume();
+  runner_->Init();
+  runner_->StartUp(0x9a);
+  Eventually([&] { return (vcpu_->requests_ & engine::kRequestInit) == 0; });
+  runner_->Park();
+  EXPECT_FALSE(runner_->state().wait_for_sipi);
+  EXPECT_EQ(runner_->state().segment[x86::kCs].base, 0xffff0000u);
 }
 
 }  // namespace

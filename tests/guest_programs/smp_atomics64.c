@@ -19,10 +19,10 @@ static const struct operation* operation;
 static uint64_t one_each(void) { return (uint64_t)smp_count * rounds; }
 static uint64_t none(void) { return 0; }
 
-#define STEP(name, text, type)                                    \
-  static void name(unsigned cpu, void* at, unsigned i) {          \
-    (void)cpu;                                                    \
-    (void)i;                                                      \
+#define STEP(name, text, type)                                                 \
+  static void name(unsigned cpu, void* at, unsigned i) {                       \
+    (void)cpu;                                                                 \
+    (void)i;                                                                   \
     __asm__ volatile(text : "+m"(*(type*)at) : "r"((type)1) : "memory", "cc"); \
   }
 STEP(inc8, "lock incb %0", uint8_t)
@@ -125,14 +125,22 @@ static void own_bit(unsigned cpu, void* at, unsigned i) {
 }
 
 static const struct operation operations[] = {
-    {"inc8", 1, 1, inc8, one_each},       {"add16", 2, 1, add16, one_each},
-    {"add32", 4, 1, add32, one_each},     {"sub64", 8, 1, sub64, one_each},
-    {"inc64", 8, 1, inc64, one_each},     {"not64", 8, 1, not64, none},
-    {"neg32", 4, 1, neg32, none},         {"xadd64", 8, 1, xadd64, one_each},
-    {"adc64", 8, 1, adc64, one_each},     {"cmpxchg32", 4, 1, cmpxchg32, one_each},
-    {"cmpxchg64", 8, 1, cmpxchg64, one_each}, {"cmpxchg8b", 8, 1, cmpxchg8b, one_each},
-    {"cmpxchg16b", 8, 16, cmpxchg16b, one_each}, {"bts lock", 4, 1, bts_lock, none},
-    {"xchg lock", 4, 1, xchg_lock, none}, {"own bits", 4, 1, own_bit, none},
+    {"inc8", 1, 1, inc8, one_each},
+    {"add16", 2, 1, add16, one_each},
+    {"add32", 4, 1, add32, one_each},
+    {"sub64", 8, 1, sub64, one_each},
+    {"inc64", 8, 1, inc64, one_each},
+    {"not64", 8, 1, not64, none},
+    {"neg32", 4, 1, neg32, none},
+    {"xadd64", 8, 1, xadd64, one_each},
+    {"adc64", 8, 1, adc64, one_each},
+    {"cmpxchg32", 4, 1, cmpxchg32, one_each},
+    {"cmpxchg64", 8, 1, cmpxchg64, one_each},
+    {"cmpxchg8b", 8, 1, cmpxchg8b, one_each},
+    {"cmpxchg16b", 8, 16, cmpxchg16b, one_each},
+    {"bts lock", 4, 1, bts_lock, none},
+    {"xchg lock", 4, 1, xchg_lock, none},
+    {"own bits", 4, 1, own_bit, none},
 };
 
 static void work(unsigned cpu) {

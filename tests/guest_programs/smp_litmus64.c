@@ -1,5 +1,5 @@
-// Litmus tests of x86's memory model (SDM 3A 8.2; Owens, Sarkar, Sewell: "A better x86 memory model: x86-TSO"): outcomes
-// that it forbids must not appear; those that it allows are counted and printed.
+// Litmus tests of x86's memory model (SDM 3A 8.2; Owens, Sarkar, Sewell: "A better x86 memory model: x86-TSO"):
+// outcomes that it forbids must not appear; those that it allows are counted and printed.
 #include "smp.h"
 
 enum { kSlots = 512, kRounds = 12 };
@@ -22,7 +22,9 @@ struct test {
 };
 static const struct test* test;
 
-static void put(volatile uint64_t* at, uint64_t value) { __asm__ volatile("movq %1, %0" : "=m"(*at) : "r"(value) : "memory"); }
+static void put(volatile uint64_t* at, uint64_t value) {
+  __asm__ volatile("movq %1, %0" : "=m"(*at) : "r"(value) : "memory");
+}
 static uint64_t get(volatile uint64_t* at) {
   uint64_t value;
   __asm__ volatile("movq %1, %0" : "=r"(value) : "m"(*at) : "memory");
@@ -203,7 +205,7 @@ static void litmus(void) {
       continue;
     }
     unsigned count = 0;
-    for (unsigned round = 0; round < kRounds; ++round) {
+    for (unsigned round = 0; smp_more(round, kRounds); ++round) {
       memset(x, 0, sizeof(x));
       memset(y, 0, sizeof(y));
       for (unsigned cpu = 0; cpu < 4; ++cpu) progress[cpu][0] = 0;

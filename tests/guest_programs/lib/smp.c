@@ -31,6 +31,55 @@ void smp_count_interrupt(struct frame* frame) {
   apic_eoi();
 }
 
+static void (*volatile call)(void);
+static volatile unsigned calls_left;
+static void on_call(struct frame* frame) {
+  (void)frame;
+  call();
+  __atomic_sub_fetch(&calls_left, 1, __ATOMIC_SEQ_CST);
+  apic_eoi();
+}
+
+void smp_call_others(void (*function)(void)) {
+  call = function;
+  calls_left = smp_count - 1;
+  compiler_barrier();
+  apic_command(0xc4000 | kCallVector, 0);
+  while (calls_left != 0) pause();
+}
+
+#define RECOVERABLE(access) \
+  "leaq 1f(%%rip), %%rax\n movq %%rax, %%gs:%c3\n movl $0, %0\n " access "\n movl $1, %0\n 1: movq $0, %%gs:%c3"
+
+bool smp_try_store(volatile void* at, uint64_t value) {
+  int done;
+  __asm__ volatile(RECOVERABLE("movq %2, (%1)")
+                   : "=&r"(done)
+                   : "r"(at), "r"(value), "i"(offsetof(struct smp_cpu, recover))
+                   : "rax", "memory");
+  return done;
+}
+
+bool smp_try_load(const volatile void* at, uint64_t* value) {
+  int done;
+  uint64_t loaded = 0;
+  __asm__ volatile(RECOVERABLE("movq (%2), %1")
+                   : "=&r"(done), "+&r"(loaded)
+                   : "r"(at), "i"(offsetof(struct smp_cpu, recover))
+                   : "rax", "memory");
+  *value = loaded;
+  return done;
+}
+
+extern uint64_t pml4[512];
+static uint64_t t3[512] __attribute__((aligned(4096))), t2[512] __attribute__((aligned(4096)));
+volatile uint64_t smp_page_table[512] __attribute__((aligned(4096)));
+void smp_map_pages(void) {
+  t2[0] = (reg)smp_page_table | 7;
+  t3[0] = (reg)t2 | 7;
+  pml4[1] = (reg)t3 | 7;
+}
+
 static void ignore(struct frame* frame) {
   (void)frame;
   apic_eoi();
@@ -98,6 +147,7 @@ void smp_start(void) {
   memcpy((void*)(reg)SMP_TRAMPOLINE, smp_trampoline, (size_t)(smp_trampoline_end - smp_trampoline));
   for (unsigned v = 0x20; v < 0x100; ++v) guest_handlers[v] = smp_count_interrupt;
   guest_handlers[kWorkVector] = ignore;
+  guest_handlers[kCallVector] = on_call;
   guest_handlers[kPF] = page_fault;
   setup(0);
   // Who is there? All that answer; CPUID says how many to wait for, where it knows.
@@ -139,6 +189,12 @@ void smp_barrier(struct smp_barrier* barrier, unsigned count) {
     return;
   }
   while (barrier->round == round) pause();
+}
+
+bool smp_more(unsigned i, unsigned wanted) {
+  static uint64_t end;
+  if (i == 0) end = rdtsc() + 2000000000ull;
+  return i < wanted && (i < 10 || rdtsc() < end);
 }
 
 uint32_t smp_random(uint32_t* state) {

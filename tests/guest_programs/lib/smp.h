@@ -4,18 +4,18 @@
 
 #include "guest.h"
 
-enum { kMaxCpus = 32, kWorkVector = 0xf0, kLine = 64 };
+enum { kMaxCpus = 32, kWorkVector = 0xf0, kCallVector = 0xf1, kLine = 64 };
 #define SMP_TRAMPOLINE 0x8000
 
 struct smp_cpu {
   struct smp_cpu* self;
   unsigned index;
-  volatile reg recover;            // #PF handler: go on here (0: the fault is unexpected)
-  volatile unsigned faults;        // #PF taken that way
+  volatile reg recover;      // #PF handler: go on here (0: the fault is unexpected)
+  volatile unsigned faults;  // #PF taken that way
   volatile reg fault_address;
   volatile unsigned interrupts[256];
   void (*volatile work)(unsigned cpu);
-  volatile unsigned starts;        // times it came through the trampoline
+  volatile unsigned starts;  // times it came through the trampoline
 } __attribute__((aligned(64)));
 
 extern unsigned smp_count;  // after smp_start: processors, the boot processor among them
@@ -44,14 +44,27 @@ void apic_eoi(void);
 void apic_command(uint32_t low, unsigned destination);
 static inline void smp_ipi(unsigned cpu, unsigned vector) { apic_command(0x4000 | vector, cpu); }
 static inline void smp_nmi(unsigned cpu) { apic_command(0x4400, cpu); }
+// Runs the function in an interrupt on all other processors and returns when all are through it.
+void smp_call_others(void (*function)(void));
 void smp_init(unsigned cpu);  // INIT, without SIPI
 void smp_sipi(unsigned cpu);
 bool smp_wait_started(unsigned cpu, unsigned starts);
 
+// The access, false if it raised a page fault.
+bool smp_try_store(volatile void* at, uint64_t value);
+bool smp_try_load(const volatile void* at, uint64_t* value);
+// A page of its own for each index below 512, at SMP_PAGES: the entry says what is mapped. Supervisor or user, by its
+// bits.
+#define SMP_PAGES 0x8000000000ull
+extern volatile uint64_t smp_page_table[512];
+void smp_map_pages(void);
 static inline void pause(void) { __asm__ volatile("pause"); }
 static inline void compiler_barrier(void) { __asm__ volatile("" ::: "memory"); }
 static inline void fence(void) { __asm__ volatile("mfence" ::: "memory"); }
 // About so many microseconds, by the time-stamp counter at some GHz.
 void smp_delay(unsigned microseconds);
+// For loops whose rounds wait for other processors, which a busy host runs seldom: all of `wanted` rounds, or a few of
+// them when a second has passed since the loop began (i == 0).
+bool smp_more(unsigned i, unsigned wanted);
 uint32_t smp_random(uint32_t* state);
 void put_number(const char* name, uint64_t value);  // "  name 0x..."

@@ -194,7 +194,7 @@ void smp_barrier(struct smp_barrier* barrier, unsigned count) {
 bool smp_more(unsigned i, unsigned wanted) {
   static uint64_t end;
   if (i == 0) end = rdtsc() + 2000000000ull;
-  return i < wanted && (i < 10 || rdtsc() < end);
+  return i < wanted && (i < 4 || rdtsc() < end);
 }
 
 uint32_t smp_random(uint32_t* state) {

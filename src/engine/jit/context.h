@@ -18,7 +18,7 @@ inline constexpr unsigned kContexts = 3;
 inline constexpr unsigned kContextSupervisor = 0, kContextUser = 1, kContextSupervisorAc = 2;
 inline constexpr unsigned kTlbEntries = 4096;  ///< the most that a TLB can have
 inline constexpr unsigned kPageSlots = 4096;
-inline constexpr unsigned kAccessGroups = 8;
+inline constexpr unsigned kAccessGroups = 16;
 inline constexpr unsigned kLoopStreams = 6;
 inline constexpr unsigned kJumpCacheEntries = 16384;
 

@@ -102,7 +102,7 @@ unsigned BlockStore::InvalidateRange(uint64_t page_index, unsigned first, unsign
     }
     const uint64_t rip = blocks_[main].rip;
     for (JumpCache* cache : caches) {
-      const uint64_t entry = rip & kJumpMask;
+      const uint64_t entry = JumpIndex(rip);
       if (cache->negated_rip[entry] == uint64_t{0} - rip) {
         cache->negated_rip[entry] = ~uint64_t{0};
         cache->target[entry] = reinterpret_cast<uint64_t>(miss_target);

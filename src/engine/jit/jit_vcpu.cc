@@ -85,7 +85,7 @@ Status JitVcpu::Prepare() {
   context_->self = reinterpret_cast<uint64_t>(this);
   context_->slow_handler = reinterpret_cast<uint64_t>(&SlowMemoryEntry);
   context_->string_handler = reinterpret_cast<uint64_t>(&SlowStringEntry);
-  context_->jump_mask = kJumpMask;
+  context_->jump_mask = kJumpBits;
   x86::ResetCpuState(context_->state);
   tools_ = NACRE_TRY(TranslationTools::Create(options_.debug, config_.index, buffer_,
                                               static_cast<uint32_t>(code_start - buffer_.write_base())));
@@ -164,7 +164,7 @@ bool JitVcpu::ServeRequests(ExitReason& reason) {
   CpuState& state = context.state;
   pending_link_ = kNone;
   context.go.store(1);
-  context.jump_mask.store(kJumpMask);
+  context.jump_mask.store(kJumpBits);
   context.no_request.store(1);
   const uint32_t bits = requests_.load();
   if (bits & kRequestEngine) {
@@ -276,8 +276,7 @@ void JitVcpu::Translate() {
   const uint64_t rip = context_->state.rip;
   const uint64_t next_rip = AlignDown(rip, kPageSize) + kPageSize;
   const bool wraps = next_rip == 0 || (!(request.flags & kFlagCode64) && next_rip > 0xffffffff);
-  CodePage* next =
-      (rip & kPageMask) > kPageSize - 15 * kMaxInstructions && !wraps ? FetchPage(next_rip) : nullptr;
+  CodePage* next = (rip & kPageMask) > kPageSize - 15 * kMaxInstructions && !wraps ? FetchPage(next_rip) : nullptr;
   const uint32_t next_id = next ? PageIdOf(next_rip, *next) : 0;
   if (next_id != 0) {  // 0: the table of ids is full, and a check against it would pass for any page
     request.next_page = next->host;

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "cli/debug_options.h"
+#include "engine/jit/jit_engine.h"
 
 namespace nacre::cli {
 
@@ -39,6 +40,15 @@ Status SetMemory(RunOptions& options, std::string_view value) {
   if (*size < kMinMemory || *size > kMaxMemory || *size % kPageSize != 0)
     return Fail("--memory {}: give a size from 4M to 512G, for example --memory 512M", value);
   options.machine.memory_bytes = *size;
+  return {};
+}
+
+Status SetCodeCache(RunOptions& options, std::string_view value) {
+  const auto size = ParseSize(value);
+  if (!size) return Fail("--code-cache {}: {}", value, size.error().message);
+  if (*size < engine::jit::kMinCodeCache || *size > engine::jit::kMaxCodeCache)
+    return Fail("--code-cache {}: give a size from 4M to 1G", value);
+  options.machine.code_cache_bytes = *size;
   return {};
 }
 
@@ -195,6 +205,7 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"--cpus", "N", "the guest's CPUs (1), each a thread of the host", SetCpus},
     {"--cpu", "MODEL", "x86-64-v2, x86-64-v3 (where the host has it, the default), x86-64-v4 or host", SetCpuModel},
     {"--engine", "ENGINE", "auto, jit or interp (`nacre doctor` tells what auto is here)", SetEngine},
+    {"--code-cache", "SIZE", "memory for translations, for each CPU (96M; 48M with several)", SetCodeCache},
     {"--net", "KIND", "user[,forward=tcp:127.0.0.1:2222-:22] or none (user)", SetNetwork},
     {"--serial", "WHERE", "the serial port ttyS0: stdio, file:PATH or none (stdio, or none with --console stdio)", SetSerial},
     {"--console", "WHERE", "the virtio console hvc0: stdio, file:PATH or none (none)", SetConsole},
@@ -218,6 +229,8 @@ constexpr std::array kOptions = std::to_array<Option>({
      [](RunOptions& o, std::string_view v) -> Status { o.machine.jit_debug.symbols_file = v; return {}; }},
     {"--jit-stress", "MODE[,MODE...]", "make rare events frequent: flush[=N], interrupt[=N], invalidate[=N], cache, tlb",
      [](RunOptions& o, std::string_view v) { return ParseJitStress(o.machine.jit_debug, v); }},
+    {"--check-reuse", "", "compare each translation that is used again with a new one",
+     [](RunOptions& o, std::string_view) -> Status { o.machine.jit_debug.check_reuse = true; return {}; }},
     {"--help", "", "this text", [](RunOptions& o, std::string_view) -> Status { o.help = true; return {}; }},
 });
 

@@ -86,8 +86,8 @@ Status Machine::BuildCpus() {
 Result<std::unique_ptr<engine::Engine>> Machine::MakeEngine() const {
   if (config_.engine == EngineKind::kInterp) return engine::interp::CreateInterpEngine();
   // Each CPU has a code cache of its own.
-  const uint64_t code_cache_bytes = std::max(256 * kMiB / config_.cpu_count, 32 * kMiB);
-  return engine::jit::CreateJitEngine({.code_cache_bytes = code_cache_bytes,
+  const uint64_t usual = config_.cpu_count == 1 ? 96 * kMiB : 48 * kMiB;
+  return engine::jit::CreateJitEngine({.code_cache_bytes = config_.code_cache_bytes ? config_.code_cache_bytes : usual,
                                        .lockstep = config_.lockstep,
                                        .lockstep_from = config_.lockstep_from,
                                        .debug = config_.jit_debug});

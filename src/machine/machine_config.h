@@ -50,8 +50,9 @@ struct MachineConfig {
   std::string cpu_model = "default";
   EngineKind engine = EngineKind::kJit;
   engine::jit::JitDebugOptions jit_debug = {};
-  uint64_t lockstep_from = 0;  ///< RIP at which lockstep starts to compare
-  bool lockstep = false;       ///< jit: run beside interp and stop at the first difference
+  uint64_t code_cache_bytes = 0;  ///< of each CPU, for translations; 0: as the number of CPUs suggests
+  uint64_t lockstep_from = 0;     ///< RIP at which lockstep starts to compare
+  bool lockstep = false;          ///< jit: run beside interp and stop at the first difference
 
   std::vector<DiskConfig> disks;
   std::vector<NetworkConfig> networks;

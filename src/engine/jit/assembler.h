@@ -107,12 +107,6 @@ class Assembler {
       Value(value);
     }
   }
-  /// Always in ten bytes: MOV r64, imm64.
-  void LoadImm64(unsigned reg, uint64_t value) {
-    Rex(true, 0, -1, static_cast<int>(reg));
-    Byte(static_cast<uint8_t>(0xb8 | (reg & 7)));
-    Value(value);
-  }
   /// PEXT reg, source, mem (BMI2, flag-free): gathers the bits of `source` under the mask in memory.
   void Pext(unsigned reg, unsigned source, const Mem& mask) { Vex(reg, source, mask, 0xf5, 2); }
   /// PDEP, likewise.

@@ -1,14 +1,18 @@
 #pragma once
 // Translated blocks and what hangs on them. A block is a run of guest instructions within one page, translated for one
 // set of mode flags. Found by (physical address, RIP, flags); linked to others by patched jumps. Compiled into code
-// that runs with guest vectors live (block_store_nosimd.cc): no allocation behind the caller's back there. One thread.
+// that runs with guest vectors live (block_store_nosimd.cc, block_reuse_nosimd.cc): no allocation there. One thread.
+//
+// Room is divided into segments, each with a part of the code buffer and a part of the records, filled one after the
+// other; when all are full, the oldest is emptied. A block's records (Block, links, sites, and the lists behind them)
+// lie together, so that a block is copied or dropped as a whole. Records are named by their offset.
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
 
-#include "engine/jit/chunked_vector.h"
 #include "engine/jit/context.h"
 #include "memory/address.h"
 
@@ -35,6 +39,13 @@ enum BlockFlags : uint32_t {
 
 inline constexpr uint32_t kNone = 0xffffffff;
 inline constexpr unsigned kMaxInstructions = 64;
+/// The most code and records that one block can take.
+inline constexpr uint32_t kBlockCodeReserve = kMaxInstructions * 512;
+inline constexpr uint32_t kBlockRecordReserve = 32 * 1024;
+
+/// What a link across pages expects in the slot of its target page while the id is not known: no page has it, negated
+/// or not.
+inline constexpr int32_t kUnknownPage = INT32_MIN;
 
 struct Block {
   uint64_t phys = 0;
@@ -44,10 +55,22 @@ struct Block {
   uint32_t flags = 0;
   uint32_t page = 0;  ///< GuestMemory's index of its page
   uint32_t next_in_bucket = kNone;
-  uint32_t next_in_page = kNone;
-  uint32_t first_incoming = kNone;
-  uint32_t alias_of = kNone;     ///< a stand-in on the second page of a block whose last instruction crosses pages
-  uint32_t map_begin = 0;        ///< first InstructionPlace
+  uint32_t next_in_page = kNone, previous_in_page = kNone;
+  uint32_t first_incoming = kNone;  ///< link
+  uint32_t first_link = kNone;      ///< the block's own, chained by Link::next_of_block
+  uint32_t alias_of = kNone;        ///< a stand-in on the second page of a block whose last instruction crosses pages
+  uint32_t alias = kNone;           ///< ... and the stand-in
+  uint32_t next_emitted = kNone;    ///< the block after it in its segment
+  // Reuse: blocks of the same bytes and flags at several addresses are a family, a ring, the first of which is in the
+  // table of contents.
+  uint32_t next_content = kNone;
+  uint32_t next_relative = kNone, previous_relative = kNone;
+  uint32_t born = 0;             ///< on the clock of BlockStore::Enter
+  uint32_t record_bytes = 0;     ///< of the whole group that starts with this Block
+  uint16_t hot_size = 0;         ///< host code without its cold part
+  uint16_t places = 0;           ///< bytes from this Block to its InstructionPlaces; fixups, looks and bytes follow
+  uint16_t fixup_count = 0;      ///< Fixups
+  uint16_t look_count = 0;       ///< Looks: what else than the body was looked at
   uint16_t guest_length = 0;     ///< bytes, within the page
   uint16_t undefined_flags = 0;  ///< arithmetic flags that the manual leaves undefined at the end (for lockstep)
   uint16_t look_first = 0;       ///< page offsets of successors' bytes that decided which flags are dead at the end:
@@ -56,6 +79,7 @@ struct Block {
   uint8_t place_count = 0;  ///< more than instructions in a loop (emit_loop.cc)
   uint8_t body = 0;         ///< from `code` to where links enter
   bool valid = false;
+  bool listed = false;  ///< first of its family: in the table of contents
 
   uint32_t entry() const { return code + body; }
 };
@@ -67,7 +91,8 @@ struct Link {
   uint32_t stub = 0;           ///< where it points while unlinked
   uint32_t page_id_place = 0;  ///< links across pages: the 32-bit immediate that names the target page; else 0
   uint32_t page_id = 0;        ///< 0: not known yet
-  uint32_t next_incoming = kNone;
+  uint32_t next_incoming = kNone, previous_incoming = kNone;
+  uint32_t next_of_block = kNone;
   uint32_t target_block = kNone;
   uint16_t target_flags = 0;
   uint16_t live_flags = 0;  ///< arithmetic flags that are right when the link is taken
@@ -105,20 +130,84 @@ struct InstructionPlace {
   uint16_t guest_offset = 0;
 };
 
-/// Storage of everything above; emptied as a whole when the code cache is full.
+/// A place in a block's code that depends on where the block, its records or its guest address are. Whatever the
+/// translator emits that does must be noted as one, or the block marked as not reusable.
+struct Fixup {
+  enum Kind : uint8_t {
+    kStub,       ///< 32-bit displacement to a stub
+    kLink,       ///< 32-bit offset of a Link; exactly one for each link
+    kLinkAgain,  ///< another one of the same link
+    kSite,       ///< 32-bit offset of a Site; exactly one for each site
+    kRip64,      ///< 64-bit constant that moves with RIP
+    kRipSigned,  ///< ... sign-extended from 32 bits
+    kRipZero,    ///< ... zero-extended from 32 bits
+    kRipWrap,    ///< ... counted modulo 4 GiB
+    kPageSlot,   ///< 32-bit displacement of JitContext::code_pages[].page_id[slot of a page relative to RIP]
+  };
+  uint16_t at = 0;  ///< from the block's start
+  Kind kind = kStub;
+  bool stub_follows = false;  ///< behind the 32 bits stands a jump to a stub
+};
+
+/// Bytes of the page, beside the block's own, that were decoded to know which flags are dead at its end.
+struct Look {
+  uint16_t offset = 0, length = 0;
+};
+inline constexpr unsigned kMaxLooks = 8;
+
+/// Storage of everything above.
 class BlockStore {
  public:
-  /// `code`: the code buffer in its writable view, to which all offsets refer.
-  BlockStore(uint64_t guest_pages, uint8_t* code);
+  /// `code`: the code buffer in its writable view, to which all offsets refer, usable from `code_begin` on.
+  /// `record_bytes` is address space; pages are taken as they are touched.
+  BlockStore(uint64_t guest_pages, uint8_t* code, uint32_t code_begin, uint32_t code_end, uint64_t record_bytes);
+  ~BlockStore();
+  BlockStore(const BlockStore&) = delete;
+  BlockStore& operator=(const BlockStore&) = delete;
+
+  /// Blocks that go leave no way to them in these (null: none), which grow and shrink while the store lives; their
+  /// entries lead to `miss_target` then. `exec`: the code buffer in its executable view, in which targets are.
+  void WatchJumpCaches(std::span<JumpCache* const> caches, const uint8_t* exec, const uint8_t* miss_target);
 
   uint32_t Find(uint64_t phys, uint64_t rip, uint32_t flags) const;
-  /// Adds a filled block; `page_index` is GuestMemory's.
-  uint32_t Add(const Block& block, uint64_t page_index);
-  /// Makes writes to the first `bytes` bytes of a second page invalidate block `of`.
+
+  // Translation: Begin, then links and sites and code from code_at() on, then Finish.
+  /// False: the current segment is full.
+  bool HasRoom() const;
+  /// Goes on to the next segment and drops what it holds. Returns how many blocks that were.
+  unsigned NextSegment();
+  uint32_t Begin();
+  uint32_t AddLink(uint32_t block, const Link& link);
+  uint32_t AddSite(const Site& site);
+  struct Lists {
+    std::span<const InstructionPlace> places;
+    std::span<const Fixup> fixups;
+    std::span<const Look> looks;
+    const uint8_t* page = nullptr;  ///< the guest's bytes
+    bool reusable = false;
+  };
+  /// The block, which the caller has filled in but for what follows from its lists, becomes findable.
+  void Finish(uint32_t block, const Lists& lists, uint64_t page_index);
+  /// Makes writes to the first `bytes` bytes of a second page invalidate block `of`, which must be the newest.
   void AddAlias(uint32_t of, uint64_t page_index, uint64_t phys_page_start, unsigned bytes);
+
+  // Reuse (block_reuse_nosimd.cc)
+  struct Wanted {
+    uint64_t phys = 0, rip = 0, page_index = 0;
+    const uint8_t* page = nullptr;
+    uint32_t flags = 0;
+  };
+  /// A block of the same bytes and flags, dead or alive, made into the wanted one: revived, moved or copied. kNone:
+  /// there is none, or no room.
+  uint32_t Reuse(const Wanted& wanted);
+  /// Takes a block out of use for good.
+  void Forget(uint32_t block);
+  std::span<const Fixup> FixupsOf(const Block& block) const;
   /// Unlinks and forgets the blocks of a page that overlap [first, last] (byte offsets in the page). Returns how many.
-  unsigned InvalidateRange(uint64_t page_index, unsigned first, unsigned last, std::span<JumpCache* const> caches,
-                           const uint8_t* miss_target);
+  /// `for_good`: their translation is not to be used again for the same bytes.
+  unsigned InvalidateRange(uint64_t page_index, unsigned first, unsigned last, bool for_good = false);
+  /// The same for all blocks with an instruction that crosses pages: the ids of pages that they hold are void.
+  void InvalidateCrossing();
   bool PageHasBlocks(uint64_t page_index) const { return page_first_[page_index] != kNone; }
   /// Points a link at a block from now on. `page_id`: the pair of pages under which the target was found, used by links
   /// across pages.
@@ -127,40 +216,94 @@ class BlockStore {
   uint32_t FindByCode(uint32_t offset) const;
   /// Offset of the guest instruction in `block` that the code at `offset` belongs to.
   uint16_t GuestOffset(const Block& block, uint32_t offset) const;
+  /// Drops everything.
   void Clear();
 
-  Block& block(uint32_t index) { return blocks_[index]; }
-  Link& link(uint32_t index) { return links_[index]; }
-  Site& site(uint32_t index) { return sites_[index]; }
+  std::span<const InstructionPlace> PlacesOf(const Block& block) const;
 
-  uint32_t AddLink(const Link& link) {
-    links_.push_back(link);
-    return static_cast<uint32_t>(links_.size() - 1);
-  }
-  uint32_t AddSite(const Site& site) {
-    sites_.push_back(site);
-    return static_cast<uint32_t>(sites_.size() - 1);
-  }
-  ChunkedVector<InstructionPlace>& places() { return places_; }
-  std::span<const uint32_t> pages_with_blocks() const { return pages_; }
+  Block& block(uint32_t id) { return *At<Block>(id); }
+  const Block& block(uint32_t id) const { return *At<Block>(id); }
+  Link& link(uint32_t id) { return *At<Link>(id); }
+  const Link& link(uint32_t id) const { return *At<Link>(id); }
+  Site& site(uint32_t id) { return *At<Site>(id); }
+  uint32_t code_at() const { return segments_[current_].code_at; }
+  /// Code and records of all segments.
+  uint64_t code_bytes() const;
+  uint64_t record_bytes() const;
+
+  struct Counters {
+    uint64_t revived = 0, moved = 0, copied = 0;  ///< blocks that Reuse found
+    uint64_t taken = 0;                           ///< ... of `moved`: those that were valid where they stood
+    uint64_t reused_instructions = 0;
+    uint64_t segments_dropped = 0, blocks_dropped = 0;
+  };
+  const Counters& counters() const { return counters_; }
 
  private:
   static constexpr uint32_t kBuckets = 1 << 18;
-  static uint32_t Bucket(uint64_t phys, uint64_t rip, uint32_t flags);
-  void Remove(uint32_t index);
-  void RemoveFromPage(uint32_t index);
-  void Disconnect(uint32_t link);
+  static constexpr uint32_t kContents = 1 << 16;
+  static constexpr unsigned kMaxSegments = 16;
+  static constexpr uint32_t kGranule = 4096;   ///< bytes of code for each entry of first_in_granule_
+  static constexpr unsigned kMaxTries = 32;    ///< candidates of one content hash that are compared
+  static constexpr unsigned kFamilyTries = 8;  ///< relatives that are asked whether they are dead
+  /// A block may be moved away from an address where it is valid when that many others have been entered since: code at
+  /// several addresses of one program must not fight for it.
+  static constexpr uint32_t kOld = 16384;
 
+  struct Segment {
+    uint32_t code_begin = 0, code_end = 0, code_at = 0;
+    uint32_t record_begin = 0, record_end = 0, record_at = 0;
+    uint32_t first_block = kNone, last_block = kNone;
+  };
+
+  template <typename T>
+  T* At(uint32_t id) const {
+    return reinterpret_cast<T*>(records_ + id);
+  }
+  template <typename T>
+  uint32_t Allocate() {
+    Segment& segment = segments_[current_];
+    const uint32_t id = segment.record_at;
+    segment.record_at += (sizeof(T) + 7) & ~size_t{7};
+    return id;
+  }
+  static uint32_t Bucket(uint64_t phys, uint64_t rip, uint32_t flags);
+  void Emitted(uint32_t id);
+  void Enter(uint32_t id, uint64_t page_index);
+  void Remove(uint32_t id);
+  void RemoveFromPage(uint32_t id);
+  void Invalidate(uint32_t id, bool for_good);
+  void ForgetJumps(const Block& block);
+  void ForgetJumps(const Segment& segment);
+  void Disconnect(uint32_t link);
+  void DropSegment(Segment& segment);
   void PatchJump(const Link& link, uint32_t target);
 
+  // block_reuse_nosimd.cc
+  std::span<const Look> LooksOf(const Block& block) const;
+  const uint8_t* BytesOf(const Block& block) const;
+  static uint32_t ContentHash(const uint8_t* bytes, unsigned room, uint32_t flags, unsigned page_offset);
+  bool SameContent(const Block& block, const Wanted& wanted) const;
+  bool CanMove(const Block& block, uint64_t rip) const;
+  void List(uint32_t id);
+  void Unlist(uint32_t id);
+  void UnlistFamily(uint32_t id);
+  uint32_t Copy(uint32_t id);
+  void Relocate(uint32_t id, uint32_t code_delta, uint32_t record_delta, uint64_t rip);
+
   uint8_t* code_;
-  ChunkedVector<Block> blocks_;
-  ChunkedVector<Link> links_;
-  ChunkedVector<Site> sites_;
-  ChunkedVector<InstructionPlace> places_;
+  uint8_t* records_ = nullptr;
+  uint64_t record_capacity_;
+  std::span<JumpCache* const> jump_caches_;
+  uint64_t exec_ = 0, miss_target_ = 0;
+  std::vector<Segment> segments_;
+  unsigned current_ = 0;
+  uint32_t clock_ = 0;  ///< blocks that have been entered
   std::vector<uint32_t> buckets_;
-  std::vector<uint32_t> page_first_;  ///< by page index
-  std::vector<uint32_t> pages_;       ///< pages that ever got a block since Clear
+  std::vector<uint32_t> contents_;
+  std::vector<uint32_t> page_first_;        ///< by page index
+  std::vector<uint32_t> first_in_granule_;  ///< by code offset / kGranule
+  Counters counters_;
 };
 
 }  // namespace nacre::engine::jit

@@ -219,7 +219,7 @@ BlockListing ListBlock(const TranslationView& view, const TranslateRequest& requ
   std::vector<uint32_t> starts;
   for (unsigned i = 0; i < std::max<unsigned>(1, block.place_count); ++i) {
     InstructionPlace place;
-    if (block.place_count != 0) place = view.store.places()[block.map_begin + i];
+    if (block.place_count != 0) place = view.store.PlacesOf(block)[i];
     x86::Instruction insn;
     char text[128] = "(undecodable)";
     const uint64_t rip = block.rip + place.guest_offset;

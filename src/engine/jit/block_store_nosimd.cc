@@ -1,11 +1,47 @@
+#include <sys/mman.h>
+
 #include <algorithm>
 
+#include "base/check.h"
 #include "engine/jit/block.h"
 
 namespace nacre::engine::jit {
 
-BlockStore::BlockStore(uint64_t guest_pages, uint8_t* code)
-    : code_(code), buckets_(kBuckets, kNone), page_first_(guest_pages, kNone) {}
+BlockStore::BlockStore(uint64_t guest_pages, uint8_t* code, uint32_t code_begin, uint32_t code_end,
+                       uint64_t record_bytes)
+    : code_(code),
+      record_capacity_(AlignDown(record_bytes, kPageSize)),
+      buckets_(kBuckets, kNone),
+      contents_(kContents, kNone),
+      page_first_(guest_pages, kNone),
+      first_in_granule_(code_end / kGranule + 1, kNone) {
+  void* records =
+      mmap(nullptr, record_capacity_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  NACRE_CHECK(records != MAP_FAILED);
+  (void)madvise(records, record_capacity_, MADV_HUGEPAGE);  // fewer faults; refusal costs speed only
+  records_ = static_cast<uint8_t*>(records);
+  const uint64_t code_room = AlignDown(code_end - code_begin, kGranule);
+  const uint64_t count = std::min(
+      {uint64_t{kMaxSegments}, code_room / (2 * kBlockCodeReserve), record_capacity_ / (2 * kBlockRecordReserve)});
+  NACRE_CHECK(count > 0);
+  segments_.resize(count);
+  const auto code_step = static_cast<uint32_t>(AlignDown(code_room / count, kGranule));
+  const auto record_step = static_cast<uint32_t>(AlignDown(record_capacity_ / count, kPageSize));
+  auto code_at = static_cast<uint32_t>(AlignUp(code_begin, kGranule));
+  uint32_t record_at = 0;
+  for (Segment& segment : segments_) {
+    segment = {.code_begin = code_at,
+               .code_end = std::min(code_at + code_step, code_end),
+               .code_at = code_at,
+               .record_begin = record_at,
+               .record_end = record_at + record_step,
+               .record_at = record_at};
+    code_at += code_step;
+    record_at += record_step;
+  }
+}
+
+BlockStore::~BlockStore() { munmap(records_, record_capacity_); }
 
 uint32_t BlockStore::Bucket(uint64_t phys, uint64_t rip, uint32_t flags) {
   uint64_t hash = (phys ^ (rip >> 12) * 0x9e3779b97f4a7c15 ^ flags) * 0x9e3779b97f4a7c15;
@@ -13,168 +49,290 @@ uint32_t BlockStore::Bucket(uint64_t phys, uint64_t rip, uint32_t flags) {
 }
 
 uint32_t BlockStore::Find(uint64_t phys, uint64_t rip, uint32_t flags) const {
-  uint32_t index = buckets_[Bucket(phys, rip, flags)];
-  while (index != kNone) {
-    const Block& candidate = blocks_[index];
-    if (candidate.phys == phys && candidate.rip == rip && candidate.flags == flags) return index;
-    index = candidate.next_in_bucket;
+  uint32_t id = buckets_[Bucket(phys, rip, flags)];
+  while (id != kNone) {
+    const Block& candidate = block(id);
+    if (candidate.phys == phys && candidate.rip == rip && candidate.flags == flags) return id;
+    id = candidate.next_in_bucket;
   }
   return kNone;
 }
 
-uint32_t BlockStore::Add(const Block& block, uint64_t page_index) {
-  const auto index = static_cast<uint32_t>(blocks_.size());
-  blocks_.push_back(block);
-  Block& added = blocks_.back();
-  added.valid = true;
-  added.page = static_cast<uint32_t>(page_index);
-  uint32_t& bucket = buckets_[Bucket(block.phys, block.rip, block.flags)];
-  added.next_in_bucket = bucket;
-  bucket = index;
-  if (page_first_[page_index] == kNone) pages_.push_back(static_cast<uint32_t>(page_index));
-  added.next_in_page = page_first_[page_index];
-  page_first_[page_index] = index;
-  return index;
+bool BlockStore::HasRoom() const {
+  const Segment& segment = segments_[current_];
+  return segment.code_end - segment.code_at >= kBlockCodeReserve &&
+         segment.record_end - segment.record_at >= kBlockRecordReserve;
+}
+
+unsigned BlockStore::NextSegment() {
+  current_ = (current_ + 1) % static_cast<unsigned>(segments_.size());
+  const uint64_t before = counters_.blocks_dropped;
+  if (segments_[current_].first_block != kNone) {
+    ++counters_.segments_dropped;
+    DropSegment(segments_[current_]);
+  }
+  return static_cast<unsigned>(counters_.blocks_dropped - before);
+}
+
+void BlockStore::DropSegment(Segment& segment) {
+  ForgetJumps(segment);
+  for (uint32_t id = segment.first_block; id != kNone;) {
+    Block& dropped = block(id);
+    if (dropped.valid && dropped.alias_of == kNone) {
+      Invalidate(id, false);
+      ++counters_.blocks_dropped;
+    }
+    if (dropped.alias_of == kNone) {
+      for (uint32_t out = dropped.first_link; out != kNone; out = link(out).next_of_block) Disconnect(out);
+      Unlist(id);
+    }
+    id = dropped.next_emitted;
+  }
+  segment.code_at = segment.code_begin;
+  segment.record_at = segment.record_begin;
+  segment.first_block = segment.last_block = kNone;
+  for (uint32_t i = segment.code_begin / kGranule; i < (segment.code_end + kGranule - 1) / kGranule; ++i)
+    first_in_granule_[i] = kNone;
+}
+
+uint32_t BlockStore::Begin() {
+  Segment& segment = segments_[current_];
+  segment.code_at = (segment.code_at + 15) & ~uint32_t{15};
+  const uint32_t id = Allocate<Block>();
+  block(id) = Block{.code = segment.code_at, .next_relative = id, .previous_relative = id};
+  return id;
+}
+
+uint32_t BlockStore::AddLink(uint32_t of, const Link& added) {
+  const uint32_t id = Allocate<Link>();
+  link(id) = added;
+  link(id).next_of_block = block(of).first_link;
+  block(of).first_link = id;
+  return id;
+}
+
+uint32_t BlockStore::AddSite(const Site& added) {
+  const uint32_t id = Allocate<Site>();
+  site(id) = added;
+  return id;
+}
+
+/// Appends to the segment's list, by which FindByCode and DropSegment find it.
+void BlockStore::Emitted(uint32_t id) {
+  Segment& segment = segments_[current_];
+  if (segment.last_block != kNone) block(segment.last_block).next_emitted = id;
+  if (segment.first_block == kNone) segment.first_block = id;
+  segment.last_block = id;
+  uint32_t& first = first_in_granule_[block(id).code / kGranule];
+  if (first == kNone) first = id;
+}
+
+/// Makes a block findable and its page's.
+void BlockStore::Enter(uint32_t id, uint64_t page_index) {
+  Block& entered = block(id);
+  entered.valid = true;
+  entered.born = ++clock_;
+  entered.page = static_cast<uint32_t>(page_index);
+  uint32_t& bucket = buckets_[Bucket(entered.phys, entered.rip, entered.flags)];
+  entered.next_in_bucket = bucket;
+  bucket = id;
+  uint32_t& first = page_first_[page_index];
+  entered.previous_in_page = kNone;
+  entered.next_in_page = first;
+  if (first != kNone) block(first).previous_in_page = id;
+  first = id;
 }
 
 void BlockStore::AddAlias(uint32_t of, uint64_t page_index, uint64_t phys_page_start, unsigned bytes) {
-  Block alias;
-  alias.phys = phys_page_start;
-  alias.code = blocks_[of].code;  // keeps FindByCode's order
-  alias.flags = kNone;            // no lookup asks for it
-  alias.alias_of = of;
-  alias.guest_length = static_cast<uint16_t>(bytes);
-  alias.look_first = 1;  // no look-ahead
-  Add(alias, page_index);
+  const uint32_t id = Allocate<Block>();
+  Block& alias = block(id);
+  alias = Block{.phys = phys_page_start,
+                .code = block(of).code,
+                .flags = kNone,  // no lookup asks for it
+                .alias_of = of,
+                .record_bytes = sizeof(Block),
+                .guest_length = static_cast<uint16_t>(bytes),
+                .look_first = 1};  // no look-ahead
+  block(of).alias = id;
+  Emitted(id);
+  Enter(id, page_index);
 }
 
-void BlockStore::RemoveFromPage(uint32_t index) {
-  uint32_t* at = &page_first_[blocks_[index].page];
-  while (*at != index) at = &blocks_[*at].next_in_page;
-  *at = blocks_[index].next_in_page;
+void BlockStore::RemoveFromPage(uint32_t id) {
+  Block& removed = block(id);
+  if (removed.previous_in_page != kNone)
+    block(removed.previous_in_page).next_in_page = removed.next_in_page;
+  else
+    page_first_[removed.page] = removed.next_in_page;
+  if (removed.next_in_page != kNone) block(removed.next_in_page).previous_in_page = removed.previous_in_page;
+  removed.next_in_page = removed.previous_in_page = kNone;
 }
 
-void BlockStore::PatchJump(const Link& link, uint32_t target) {
-  const uint32_t distance = target - (link.displacement + 4);
-  __builtin_memcpy(code_ + link.displacement, &distance, 4);
+void BlockStore::PatchJump(const Link& patched, uint32_t target) {
+  const uint32_t distance = target - (patched.displacement + 4);
+  __builtin_memcpy(code_ + patched.displacement, &distance, 4);
 }
 
-void BlockStore::Remove(uint32_t index) {
-  Block& block = blocks_[index];
-  uint32_t* at = &buckets_[Bucket(block.phys, block.rip, block.flags)];
-  while (*at != index) at = &blocks_[*at].next_in_bucket;
-  *at = block.next_in_bucket;
-  for (uint32_t incoming = block.first_incoming; incoming != kNone;) {
-    Link& link = links_[incoming];
-    PatchJump(link, link.stub);
-    link.target_block = kNone;
-    const uint32_t next = link.next_incoming;
-    link.next_incoming = kNone;
-    incoming = next;
+/// Nothing leads to the block any more.
+void BlockStore::Remove(uint32_t id) {
+  Block& removed = block(id);
+  uint32_t* at = &buckets_[Bucket(removed.phys, removed.rip, removed.flags)];
+  while (*at != id) at = &block(*at).next_in_bucket;
+  *at = removed.next_in_bucket;
+  RemoveFromPage(id);
+  for (uint32_t incoming = removed.first_incoming; incoming != kNone;) {
+    Link& from = link(incoming);
+    PatchJump(from, from.stub);
+    from.target_block = kNone;
+    incoming = from.next_incoming;
+    from.next_incoming = from.previous_incoming = kNone;
   }
-  block.first_incoming = kNone;
-  block.valid = false;
+  removed.first_incoming = kNone;
+  removed.valid = false;
 }
 
-unsigned BlockStore::InvalidateRange(uint64_t page_index, unsigned first, unsigned last,
-                                     std::span<JumpCache* const> caches, const uint8_t* miss_target) {
+/// Takes a valid block (no alias) and its alias out of use.
+void BlockStore::Invalidate(uint32_t id, bool for_good) {
+  Block& main = block(id);
+  if (main.alias != kNone && block(main.alias).valid) Remove(main.alias);
+  Remove(id);
+  if (for_good) UnlistFamily(id);
+}
+
+void BlockStore::WatchJumpCaches(std::span<JumpCache* const> caches, const uint8_t* exec, const uint8_t* miss_target) {
+  jump_caches_ = caches;
+  exec_ = reinterpret_cast<uint64_t>(exec);
+  miss_target_ = reinterpret_cast<uint64_t>(miss_target);
+}
+
+void BlockStore::ForgetJumps(const Block& of) {
+  const uint64_t entry = of.rip & kJumpMask;
+  for (JumpCache* cache : jump_caches_) {
+    if (!cache || cache->negated_rip[entry] != uint64_t{0} - of.rip) continue;
+    cache->negated_rip[entry] = ~uint64_t{0};
+    cache->target[entry] = miss_target_;
+  }
+}
+
+void BlockStore::ForgetJumps(const Segment& segment) {
+  const uint64_t first = exec_ + segment.code_begin, bytes = segment.code_end - segment.code_begin;
+  for (JumpCache* cache : jump_caches_) {
+    if (!cache) continue;
+    for (unsigned i = 0; i < kJumpCacheEntries; ++i) {
+      if (cache->target[i] - first >= bytes) continue;
+      cache->negated_rip[i] = ~uint64_t{0};
+      cache->target[i] = miss_target_;
+    }
+  }
+}
+
+unsigned BlockStore::InvalidateRange(uint64_t page_index, unsigned first, unsigned last, bool for_good) {
   unsigned removed = 0;
-  uint32_t* at = &page_first_[page_index];
-  while (*at != kNone) {
-    Block& block = blocks_[*at];
-    const auto begin = static_cast<unsigned>(block.phys & kPageMask);
-    const unsigned end = begin + block.guest_length;
+  for (uint32_t id = page_first_[page_index]; id != kNone;) {
+    const Block& candidate = block(id);
+    const auto begin = static_cast<unsigned>(candidate.phys & kPageMask);
+    const unsigned end = begin + candidate.guest_length;
     const bool body = end > first && begin <= last;
-    const bool look_ahead = block.look_first <= last && block.look_last >= first && block.look_first <= block.look_last;
-    if (!body && !look_ahead) {
-      at = &block.next_in_page;
-      continue;
+    const bool look_ahead =
+        candidate.look_first <= last && candidate.look_last >= first && candidate.look_first <= candidate.look_last;
+    const uint32_t next = candidate.next_in_page;
+    if (body || look_ahead) {
+      const uint32_t main = candidate.alias_of != kNone ? candidate.alias_of : id;
+      ForgetJumps(block(main));
+      Invalidate(main, for_good);
+      ++removed;
+      // With an alias on this very page `next` may have gone as well.
+      id = next != kNone && !block(next).valid ? page_first_[page_index] : next;
+    } else {
+      id = next;
     }
-    const uint32_t index = *at;
-    *at = block.next_in_page;
-    uint32_t main = index;
-    if (block.alias_of != kNone) {
-      Remove(index);
-      main = block.alias_of;
-      if (!blocks_[main].valid) continue;
-      RemoveFromPage(main);
-      at = &page_first_[page_index];  // the main block may stand on this very page in front of `at`
-    }
-    const uint64_t rip = blocks_[main].rip;
-    for (JumpCache* cache : caches) {
-      const uint64_t entry = JumpIndex(rip);
-      if (cache->negated_rip[entry] == uint64_t{0} - rip) {
-        cache->negated_rip[entry] = ~uint64_t{0};
-        cache->target[entry] = reinterpret_cast<uint64_t>(miss_target);
-      }
-    }
-    Remove(main);
-    ++removed;
   }
   return removed;
 }
 
-void BlockStore::Disconnect(uint32_t link_index) {
-  Link& link = links_[link_index];
-  if (link.target_block == kNone) return;
-  uint32_t* at = &blocks_[link.target_block].first_incoming;
-  while (*at != link_index) at = &links_[*at].next_incoming;
-  *at = link.next_incoming;
-  link.next_incoming = kNone;
-  link.target_block = kNone;
+void BlockStore::InvalidateCrossing() {
+  for (const Segment& segment : segments_)
+    for (uint32_t id = segment.first_block; id != kNone; id = block(id).next_emitted)
+      if (block(id).alias_of != kNone && block(id).valid) {
+        ForgetJumps(block(block(id).alias_of));
+        Invalidate(block(id).alias_of, true);
+      }
 }
 
-void BlockStore::Connect(uint32_t link_index, uint32_t block_index, uint32_t page_id) {
-  Link& link = links_[link_index];
-  if (link.page_id_place && link.page_id != page_id) {
-    const uint32_t immediate = link.page_id_negated ? 0 - page_id : page_id;
-    __builtin_memcpy(code_ + link.page_id_place, &immediate, 4);
-    link.page_id = page_id;
+void BlockStore::Disconnect(uint32_t id) {
+  Link& from = link(id);
+  if (from.target_block == kNone) return;
+  if (from.previous_incoming != kNone)
+    link(from.previous_incoming).next_incoming = from.next_incoming;
+  else
+    block(from.target_block).first_incoming = from.next_incoming;
+  if (from.next_incoming != kNone) link(from.next_incoming).previous_incoming = from.previous_incoming;
+  from.next_incoming = from.previous_incoming = kNone;
+  from.target_block = kNone;
+}
+
+void BlockStore::Connect(uint32_t link_id, uint32_t block_id, uint32_t page_id) {
+  Link& from = link(link_id);
+  if (from.page_id_place && from.page_id != page_id) {
+    const uint32_t immediate = from.page_id_negated ? 0 - page_id : page_id;
+    __builtin_memcpy(code_ + from.page_id_place, &immediate, 4);
+    from.page_id = page_id;
   }
-  if (link.target_block == block_index) return;
-  Disconnect(link_index);
-  PatchJump(link, blocks_[block_index].entry());
-  link.target_block = block_index;
-  Block& target = blocks_[block_index];
-  link.next_incoming = target.first_incoming;
-  target.first_incoming = link_index;
+  if (from.target_block == block_id) return;
+  Disconnect(link_id);
+  Block& target = block(block_id);
+  PatchJump(from, target.entry());
+  from.target_block = block_id;
+  from.previous_incoming = kNone;
+  from.next_incoming = target.first_incoming;
+  if (target.first_incoming != kNone) link(target.first_incoming).previous_incoming = link_id;
+  target.first_incoming = link_id;
 }
 
 uint32_t BlockStore::FindByCode(uint32_t offset) const {
-  // Blocks are emitted at rising offsets.
-  size_t low = 0, high = blocks_.size();
-  while (low < high) {
-    const size_t middle = (low + high) / 2;
-    if (blocks_[middle].code <= offset)
-      low = middle + 1;
-    else
-      high = middle;
+  // Blocks of a segment are emitted at rising offsets, and none is longer than kBlockCodeReserve.
+  const Segment* segment = nullptr;
+  for (const Segment& one : segments_)
+    if (offset >= one.code_begin && offset < one.code_at) segment = &one;
+  if (!segment) return kNone;
+  for (uint32_t granule = offset / kGranule; granule >= segment->code_begin / kGranule; --granule) {
+    uint32_t id = first_in_granule_[granule];
+    if (id == kNone || block(id).code > offset) {
+      if (granule == 0) return kNone;
+      continue;
+    }
+    for (; id != kNone && block(id).code <= offset; id = block(id).next_emitted)
+      if (offset < block(id).code + block(id).host_size) return id;
+    return kNone;
   }
-  while (low > 0 && blocks_[low - 1].alias_of != kNone) --low;
-  if (low == 0) return kNone;
-  const Block& block = blocks_[low - 1];
-  return offset < block.code + block.host_size ? static_cast<uint32_t>(low - 1) : kNone;
+  return kNone;
 }
 
-uint16_t BlockStore::GuestOffset(const Block& block, uint32_t offset) const {
-  const uint32_t in_block = offset - block.code;
+uint16_t BlockStore::GuestOffset(const Block& of, uint32_t offset) const {
+  const uint32_t in_block = offset - of.code;
   uint16_t guest_offset = 0;
-  for (unsigned i = 0; i < block.place_count; ++i) {
-    const InstructionPlace& place = places_[block.map_begin + i];
+  for (const InstructionPlace& place : PlacesOf(of)) {
     if (place.host_offset > in_block) break;
     guest_offset = place.guest_offset;
   }
   return guest_offset;
 }
 
+uint64_t BlockStore::code_bytes() const {
+  uint64_t bytes = 0;
+  for (const Segment& segment : segments_) bytes += segment.code_at - segment.code_begin;
+  return bytes;
+}
+
+uint64_t BlockStore::record_bytes() const {
+  uint64_t bytes = 0;
+  for (const Segment& segment : segments_) bytes += segment.record_at - segment.record_begin;
+  return bytes;
+}
+
 void BlockStore::Clear() {
-  blocks_.clear();
-  links_.clear();
-  sites_.clear();
-  places_.clear();
-  std::fill(buckets_.begin(), buckets_.end(), kNone);
-  for (uint32_t page : pages_) page_first_[page] = kNone;
-  pages_.clear();
+  for (Segment& segment : segments_) DropSegment(segment);
+  current_ = 0;
 }
 
 }  // namespace nacre::engine::jit

@@ -16,10 +16,10 @@ struct JitStress {
   uint32_t flush = 0;       ///< all cached translations of addresses are flushed
   uint32_t interrupt = 0;   ///< a request comes that turns out to be nothing
   uint32_t invalidate = 0;  ///< the translations of the page are thrown away
-  bool tiny_cache = false;  ///< kTinyCacheBytes of translated code
+  bool tiny_cache = false;  ///< kTinyCacheBytes for translations
   bool tiny_tlb = false;    ///< kTinyTlbEntries in each data TLB
 
-  static constexpr uint64_t kTinyCacheBytes = 512 * kKiB;
+  static constexpr uint64_t kTinyCacheBytes = kMiB;
   static constexpr unsigned kTinyTlbEntries = 8;  ///< at least 4: see NoTag
 
   bool at_entries() const { return flush != 0 || interrupt != 0 || invalidate != 0; }
@@ -36,6 +36,7 @@ struct JitDebugOptions {
   std::string dump_file = {};            ///< where to; empty: standard error
   bool perf_map = false;                 ///< see PerfMap
   std::string symbols_file = {};         ///< of the guest's kernel, for the perf map
+  bool check_reuse = false;              ///< blocks used again are compared with a translation made now
   JitStress stress = {};
 
   bool dump() const { return dump_all || !dump_rips.empty(); }

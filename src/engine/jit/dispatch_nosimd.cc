@@ -101,7 +101,7 @@ uint32_t JitVcpu::NewPageId(uint64_t linear_page, uint64_t phys_page) {
   while (true) {
     PageId& entry = page_ids_[at % kPageIds];
     if (entry.id == 0) {
-      if (next_page_id_ >= kPageIds / 2) return 0;  // the table is full until the next reset of the code
+      if (next_page_id_ - first_page_id_ >= kPageIds / 2) return 0;  // the table is full until RenewPageIds
       entry = {linear_page, phys_page, next_page_id_++};
       return entry.id;
     }
@@ -128,7 +128,7 @@ uint32_t JitVcpu::FindBlock(uint64_t rip, uint32_t flags, uint32_t& page_id) {
 }
 
 void JitVcpu::NoteJumpTarget(const Block& block) {
-  const uint64_t entry = JumpIndex(block.rip);
+  const uint64_t entry = block.rip & kJumpMask;
   if (entry == 0) return;
   const unsigned context = block.flags & kFlagContextMask;
   JumpCache& cache = context_->jump_cache[context];
@@ -145,7 +145,7 @@ void JitVcpu::NoteJumpTarget(const Block& block) {
 const uint8_t* JitVcpu::CachedTarget(uint64_t rip, uint32_t flags) const {
   const unsigned context = flags & kFlagContextMask;
   if (single_ || pending_link_ != kNone || Code(context).mode_flags != flags) return nullptr;
-  const uint64_t entry = JumpIndex(rip);
+  const uint64_t entry = rip & kJumpMask;
   const JumpCache& cache = context_->jump_cache[context];
   if (entry == 0 || cache.negated_rip[entry] + rip != 0) return nullptr;
   const auto* code = reinterpret_cast<const uint8_t*>(cache.target[entry]);
@@ -181,7 +181,7 @@ JitVcpu::Need JitVcpu::Dispatch() {
     if (DeliverableRequest()) return Need::kRequests;
     if (context.go.load(std::memory_order_relaxed) == 0) {  // a request that cannot be delivered yet, or a stale poll
       context.go.store(1);
-      context.jump_mask.store(kJumpBits);
+      context.jump_mask.store(kJumpMask);
       if (requests_.load() == 0) context.no_request.store(1);
       continue;
     }
@@ -193,11 +193,11 @@ JitVcpu::Need JitVcpu::Dispatch() {
     const uint8_t* code = CachedTarget(context.state.rip, flags);
     if (!code) {
       uint32_t page_id = 0;
-      const uint32_t index = FindBlock(context.state.rip, flags, page_id);
+      uint32_t index = FindBlock(context.state.rip, flags, page_id);
       // A full table of page ids is emptied by Translate; until then nothing may be linked under id 0, which every
       // unknown page has.
-      const bool ids_full = next_page_id_ >= kPageIds / 2 - 2;
-      if (index == kNone) return page_id || ids_full ? Need::kTranslate : Need::kInterpret;
+      if (index == kNone && page_id && !reuse_in_translate_) index = Reuse(context.state.rip, flags);
+      if (index == kNone) return page_id || PageIdsFull() ? Need::kTranslate : Need::kInterpret;
       const Block& block = store_->block(index);
       const bool linked = !single_ && !options_.debug.stress.unlinked();
       if (linked && pending_link_ != kNone && page_id != 0) store_->Connect(pending_link_, index, page_id);
@@ -287,7 +287,7 @@ uint64_t JitVcpu::SlowMemory() {
     if (translator_->group_failures().Note(site.rip)) {
       const uint32_t index = store_->FindByCode(site.retry);
       const auto at = static_cast<unsigned>(site.rip & kPageMask);
-      if (index != kNone) store_->InvalidateRange(store_->block(index).page, at, at, jump_caches(), stubs_.miss_target);
+      if (index != kNone) store_->InvalidateRange(store_->block(index).page, at, at, true);
     }
     context.exit_code = kExitUngrouped;
     return 0;

@@ -10,9 +10,6 @@ using x86::OperandKind;
 
 namespace {
 
-/// No page has this id, negated or not.
-constexpr int32_t kUnknownPage = INT32_MIN;
-
 Mem SavedRcx() { return Context(offsetof(JitContext, saved_rcx)); }
 
 }  // namespace
@@ -23,7 +20,7 @@ uint32_t Translator::NewLink(uint8_t* displacement, uint64_t target_rip, uint32_
   link.target_rip = target_rip;
   link.target_flags = static_cast<uint16_t>(target_flags & ~uint32_t{kFlagUngrouped});
   link.live_flags = LiveAt(target_rip);
-  const uint32_t id = store_.AddLink(link);
+  const uint32_t id = store_.AddLink(block_, link);
   cold_[cold_count_++] = {.kind = ColdExit::kLink, .displacement = displacement, .id = id};
   return id;
 }
@@ -53,6 +50,7 @@ void Translator::EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool p
     }
     if (test_page) {
       code_.Load(kHostRcx, slot_id, false);
+      NoteFixup(code_.at() - 4, Fixup::kPageSlot);
       code_.Lea(kHostRcx, {.base = kHostRcx, .disp = kUnknownPage}, false);
       id_place = code_.at() - 4;
       uint8_t* same = code_.JumpIfRcxZero();
@@ -68,6 +66,7 @@ void Translator::EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool p
     }
     if (test_page) {
       code_.CompareImm32(slot_id, static_cast<uint32_t>(kUnknownPage));
+      NoteFixup(code_.at() - 8, Fixup::kPageSlot);
       id_place = code_.at() - 4;
       cross_exit.displacement = code_.JumpIf(5);
     }
@@ -121,7 +120,7 @@ void Translator::EmitCounterBranch(unsigned index) {
 /// R10 = `rip`, or away. Uses R11.
 void Translator::EmitRipCheck(uint64_t rip, bool flags_live, ColdExit::Kind otherwise) {
   ColdExit exit{.kind = otherwise, .restore_rcx = flags_live};
-  EmitGuestRipConstant(kScratch2, rip);
+  EmitRipImm(kScratch2, rip, code64());
   if (flags_live) {
     code_.Store(SavedRcx(), kHostRcx);
     code_.Not(kScratch2);
@@ -155,7 +154,7 @@ void Translator::EmitReturnPoint(unsigned index) {
 void Translator::EmitPushReturnAddress(unsigned index) {
   const unsigned size = code64() ? 8 : 4;
   const Mem stack = EmitStackAccess(index, size, true);
-  EmitGuestRipConstant(kScratch2, TruncateRip(NextRip(index)));
+  EmitRipImm(kScratch2, TruncateRip(NextRip(index)), code64());
   code_.Store(stack, kScratch2, code64());
   EmitAddressPlus(kHostR15, kHostR15, -static_cast<int32_t>(size));
 }

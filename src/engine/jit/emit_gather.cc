@@ -58,8 +58,7 @@ bool Translator::EmitGather(unsigned index) {
   site.opmask = insn.opmask;
   site.opmask_bits = static_cast<uint8_t>(bytes / (index_bytes > memory->size ? index_bytes : memory->size));
   const uint32_t id = store_.AddSite(site);
-  code_.StoreImm32(Context(offsetof(JitContext, exit_id)), id);
-  code_.JumpTo(stubs_.string);
+  EmitExitTo(stubs_.string, id, Fixup::kSite);
   store_.site(id).retry = Offset(code_.at());
 
   at = code_.at();

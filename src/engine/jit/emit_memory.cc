@@ -56,9 +56,7 @@ bool Translator::CanAddress(const Instruction& insn) const {
 void Translator::EmitLinearAddress(const Instruction& insn, uint64_t next_rip, int adjust) {
   const bool wide = insn.address_size == 8;
   if (insn.base == x86::kRipRegister) {
-    uint64_t address = next_rip + static_cast<uint64_t>(insn.displacement + adjust);
-    if (!wide) address &= 0xffffffff;
-    EmitGuestRipConstant(kScratch2, address);
+    EmitRipImm(kScratch2, next_rip + static_cast<uint64_t>(insn.displacement + adjust), wide);
   } else if (insn.base == x86::kNoRegister && insn.index == x86::kNoRegister) {
     const auto address = static_cast<uint64_t>(insn.displacement + adjust);
     code_.LoadImm(kScratch2, wide ? address : address & 0xffffffff);
@@ -227,8 +225,7 @@ bool Translator::EmitLea(const Instruction& insn, uint64_t next_rip) {
   Mem mem;
   mem.disp = static_cast<int32_t>(insn.displacement);
   if (insn.base == x86::kRipRegister) {
-    const uint64_t value = static_cast<uint64_t>(insn.displacement) + next_rip;
-    EmitGuestRipConstant(host, wide ? value : value & 0xffffffff);
+    EmitRipImm(host, static_cast<uint64_t>(insn.displacement) + next_rip, wide);
   } else if (insn.base == x86::kNoRegister && insn.index == x86::kNoRegister) {
     const auto value = static_cast<uint64_t>(insn.displacement);
     code_.LoadImm(host, wide ? value : value & 0xffffffff);

@@ -545,21 +545,82 @@ TEST(Jit, DeviceWritesToCodeInvalidateIt) {
   EXPECT_EQ(machine.RunToHalt().gpr[x86::kRax], 5000u);
 }
 
-TEST(Jit, AFullCodeCacheStartsAnew) {
-  // A chain of many blocks in a small cache: every page of a 10 MiB area holds a jump to the next.
-  Machine machine(Jit({.code_cache_bytes = 4 * kMiB}), k_indirect);
-  const uint64_t first = 3 * kMiB, last = 13 * kMiB;
+/// A chain of many small blocks, no two alike: INC and a jump to the next every 16 bytes, from `first` to `last`, and
+/// HLT there.
+void PutChain(Machine& machine, uint64_t first, uint64_t last) {
   for (uint64_t at = first; at < last; at += 16) {
-    const uint8_t jump[] = {0xff, 0xc0, 0xe9, 0x09, 0, 0, 0};  // inc eax; jmp +9
-    ASSERT_TRUE(machine.memory().Write(GuestPhys(at), jump));
+    uint8_t link[] = {0xff, 0xc0, 0xb9, 0, 0, 0, 0, 0xeb, 0x07};  // inc eax; mov ecx, number; jmp +7
+    StoreLe<uint32_t>(link + 3, static_cast<uint32_t>(at - first));
+    ASSERT_TRUE(machine.memory().Write(GuestPhys(at), link));
   }
   const uint8_t halt = 0xf4;
   ASSERT_TRUE(machine.memory().Write(GuestPhys(last), {&halt, 1}));
+}
+
+uint64_t RunFrom(Machine& machine, uint64_t rip) {
   CpuState state = LongModeState();
-  state.rip = first;
+  state.rip = rip;
   machine.vcpu().Import(state);
-  EXPECT_EQ(machine.RunToHalt().gpr[x86::kRax], (last - first) / 16);
-  EXPECT_GT(machine.Statistic("code cache resets"), 0u);
+  return machine.RunToHalt().gpr[x86::kRax];
+}
+
+TEST(Jit, AFullCodeCacheDropsItsOldestPart) {
+  Machine machine(Jit({.code_cache_bytes = 4 * kMiB}), k_indirect);
+  const uint64_t first = 3 * kMiB, last = 13 * kMiB;
+  PutChain(machine, first, last);
+  const uint64_t blocks = (last - first) / 16;
+  for (int round = 0; round < 3; ++round) EXPECT_EQ(RunFrom(machine, first), blocks);
+  EXPECT_GT(machine.Statistic("code segments dropped"), 16u) << "every part was filled more than once";
+  EXPECT_EQ(machine.Statistic("code cache resets"), 0u);
+  EXPECT_LE(machine.Statistic("host code, bytes") + machine.Statistic("records of blocks, bytes"), 4 * kMiB);
+  // What was used last is still there.
+  const uint64_t before = machine.Statistic("translated blocks");
+  EXPECT_EQ(RunFrom(machine, last - 160), 10u);
+  EXPECT_EQ(machine.Statistic("translated blocks"), before);
+}
+
+TEST(Jit, TheSameBytesInAnotherPageAreNotTranslatedAgain) {
+  Machine machine(Jit({.debug = {.check_reuse = true}}), k_indirect);
+  const uint64_t first = 3 * kMiB, second = 5 * kMiB, bytes = 64 * kKiB;
+  PutChain(machine, first, first + bytes);
+  PutChain(machine, second, second + bytes);
+  EXPECT_EQ(RunFrom(machine, first), bytes / 16);
+  EXPECT_EQ(RunFrom(machine, second), bytes / 16);
+  EXPECT_GT(machine.Statistic("reused blocks checked"), bytes / 16 - 32) << "all but those at the ends of pages";
+  EXPECT_EQ(RunFrom(machine, first), bytes / 16);
+  EXPECT_EQ(machine.Statistic("blocks reused: moved"), 0u) << "both are in use";
+}
+
+TEST(Jit, TextPatchedForthAndBackIsNotTranslatedAgain) {
+  Machine machine(Jit({.debug = {.check_reuse = true}}), k_indirect);
+  const uint64_t at = 3 * kMiB;
+  PutChain(machine, at, at + 160);
+  EXPECT_EQ(RunFrom(machine, at), 10u);
+  const uint8_t add_five[] = {0x83, 0xc0, 0x05, 0xeb, 0x0b};  // add eax, 5; jmp +11
+  const uint8_t add_one[] = {0xff, 0xc0, 0xb9, 0x20, 0};
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_TRUE(machine.memory().Write(GuestPhys(at + 32), add_five));
+    EXPECT_EQ(RunFrom(machine, at), 14u);
+    ASSERT_TRUE(machine.memory().Write(GuestPhys(at + 32), add_one));
+    EXPECT_EQ(RunFrom(machine, at), 10u);
+  }
+  EXPECT_GE(machine.Statistic("blocks reused: in their old place"), 8u);
+  EXPECT_LE(machine.Statistic("translated blocks"), 16u);
+}
+
+TEST(Jit, BytesThatWereOnlyLookedAtAreCompared) {
+  // The first block's CMP sets flags that its successor overwrites, in one page, and reads, in another.
+  Machine machine(Jit(), k_indirect);
+  const uint8_t head[] = {0x31, 0xc0, 0x83, 0xf8, 0x01, 0xeb, 0x00};  // xor eax, eax; cmp eax, 1; jmp +0
+  const uint8_t dead[] = {0x48, 0x8b, 0x0c, 0x25, 0,   0,
+                          0x30, 0,    0x85, 0xc0, 0xf4};  // mov rcx, [3M]; test eax, eax; hlt
+  const uint8_t live[] = {0x48, 0x8b, 0x0c, 0x25, 0, 0, 0x30, 0, 0x11, 0xc0, 0xf4};  // ...; adc eax, eax; hlt
+  for (const auto& [at, tail] : {std::pair{3 * kMiB, dead}, {4 * kMiB, live}}) {
+    ASSERT_TRUE(machine.memory().Write(GuestPhys(at), head));
+    ASSERT_TRUE(machine.memory().Write(GuestPhys(at + sizeof head), {tail, sizeof dead}));
+  }
+  EXPECT_EQ(RunFrom(machine, 3 * kMiB), 0u);
+  EXPECT_EQ(RunFrom(machine, 4 * kMiB), 1u);
 }
 
 struct NamedProgram {

@@ -2,6 +2,7 @@
 
 #include <asm/prctl.h>
 #include <cpuid.h>
+#include <immintrin.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -64,13 +65,20 @@ Result<std::unique_ptr<JitVcpu>> JitVcpu::Create(const VcpuConfig& config, const
 Status JitVcpu::Prepare() {
   config_.exclusive = &member_;
   if (options_.debug.stress.tiny_cache) options_.code_cache_bytes = JitStress::kTinyCacheBytes;
+  // A block takes somewhat more room for its records than for its code.
+  const uint64_t code_bytes = AlignDown(options_.code_cache_bytes * 7 / 16, kPageSize);
   using Backing = codegen::CodeBuffer::Backing;
-  buffer_ = NACRE_TRY(codegen::CodeBuffer::Create(options_.code_cache_bytes,
-                                                  options_.debug.perf_map ? Backing::kAnonymous : Backing::kFile));
+  buffer_ = NACRE_TRY(
+      codegen::CodeBuffer::Create(code_bytes, options_.debug.perf_map ? Backing::kAnonymous : Backing::kFile));
   const int64_t to_exec = buffer_.exec_base() - buffer_.write_base();
   uint8_t* code_start = EmitStubs(buffer_.write_base(), to_exec, stubs_);
-  store_ = std::make_unique<BlockStore>(memory_.size_bytes() / kPageSize, buffer_.write_base());
-  translator_ = std::make_unique<Translator>(*config_.model, buffer_, *store_, stubs_, code_start);
+  store_ = std::make_unique<BlockStore>(
+      memory_.size_bytes() / kPageSize, buffer_.write_base(), static_cast<uint32_t>(code_start - buffer_.write_base()),
+      static_cast<uint32_t>(buffer_.size_bytes()), options_.code_cache_bytes - code_bytes);
+  store_->WatchJumpCaches(jump_caches_, buffer_.exec_base(), stubs_.miss_target);
+  translator_ = std::make_unique<Translator>(*config_.model, buffer_, *store_, stubs_);
+  start_ns_ = NowNs();
+  start_ticks_ = __rdtsc();
   interp::StateListener* listener = this;
   interpreter_ = std::make_unique<interp::Interpreter>(config_, listener);
   fault_range_ = NACRE_TRY(HostFaultRange::Register(buffer_.exec_base(), buffer_.size_bytes(), *this));
@@ -85,11 +93,12 @@ Status JitVcpu::Prepare() {
   context_->self = reinterpret_cast<uint64_t>(this);
   context_->slow_handler = reinterpret_cast<uint64_t>(&SlowMemoryEntry);
   context_->string_handler = reinterpret_cast<uint64_t>(&SlowStringEntry);
-  context_->jump_mask = kJumpBits;
+  context_->jump_mask = kJumpMask;
   x86::ResetCpuState(context_->state);
   tools_ = NACRE_TRY(TranslationTools::Create(options_.debug, config_.index, buffer_,
                                               static_cast<uint32_t>(code_start - buffer_.write_base())));
   stressed_ = options_.debug.stress.at_entries();
+  reuse_in_translate_ = options_.lockstep || options_.debug.check_reuse || tools_;
   if (options_.lockstep) lockstep_ = NACRE_TRY(Lockstep::Create(config_));
   return {};
 }
@@ -164,7 +173,7 @@ bool JitVcpu::ServeRequests(ExitReason& reason) {
   CpuState& state = context.state;
   pending_link_ = kNone;
   context.go.store(1);
-  context.jump_mask.store(kJumpBits);
+  context.jump_mask.store(kJumpMask);
   context.no_request.store(1);
   const uint32_t bits = requests_.load();
   if (bits & kRequestEngine) {
@@ -216,23 +225,33 @@ bool JitVcpu::ServeRequests(ExitReason& reason) {
   return result == interp::StepResult::kShutdown && AfterStep(result, reason);
 }
 
+/// Pages keep their holder until the next write to them.
 void JitVcpu::ResetCode() {
   ++counters_.cache_resets;
-  for (uint32_t page : store_->pages_with_blocks()) code_page_table_.Release(page, config_.index);
   store_->Clear();
-  translator_->Reset();
   FlushAllCode();
-  std::fill(page_ids_.begin(), page_ids_.end(), PageId{});
-  next_page_id_ = 1;
   pending_link_ = kNone;
   interpret_site_ = kNone;
+}
+
+/// Empties the full table of page ids. Ids are not given twice, so links and slots that hold old ones stay right.
+void JitVcpu::RenewPageIds() {
+  std::fill(page_ids_.begin(), page_ids_.end(), PageId{});
+  store_->InvalidateCrossing();
+  if (next_page_id_ > uint32_t{1} << 30) {
+    ResetCode();
+    next_page_id_ = 1;
+  }
+  first_page_id_ = next_page_id_;
 }
 
 /// Asks the host for pages of the code buffer in batches, in both views: a fault for each would cost several times
 /// more.
 void JitVcpu::PopulateCode() {
   constexpr uint64_t kBatch = 512 * kKiB;
-  if (translator_->code_bytes() + kBatch / 4 < populated_ || populated_ >= buffer_.size_bytes()) return;
+  const uint64_t at = store_->code_at();
+  if (at + kBatch / 4 < populated_ || populated_ >= buffer_.size_bytes()) return;
+  populated_ = std::max(populated_, AlignDown(at, kPageSize));
   const uint64_t bytes = std::min(kBatch, buffer_.size_bytes() - populated_);
   // Failure costs speed only: the pages then come one by one.
   (void)madvise(buffer_.write_base() + populated_, bytes, MADV_POPULATE_WRITE);
@@ -258,44 +277,61 @@ void JitVcpu::OnSafepointWork(uint64_t host_page) {
   code_page_table_.DropWriter(memory_.PageIndex(host), config_.index);
 }
 
+/// Gives the translator the page after that of the block, if it is mapped.
+void JitVcpu::AddNextPage(TranslateRequest& request) {
+  request.next_page_asked = true;
+  const uint64_t next_rip = AlignDown(request.rip, kPageSize) + kPageSize;
+  if (next_rip == 0 || (!(request.flags & kFlagCode64) && next_rip > 0xffffffff)) return;
+  CodePage* next = FetchPage(next_rip);
+  const uint32_t next_id = next ? PageIdOf(next_rip, *next) : 0;
+  if (next_id == 0) return;  // also when the table of ids is full: a check against it would pass for any page
+  request.next_page = next->host;
+  request.next_phys_page = next->phys_page;
+  request.next_page_index = memory_.PageIndex(next->host);
+  request.next_page_id = next_id;
+  HoldCodePage(next->host);
+}
+
+void JitVcpu::ShowTools(const TranslateRequest& request, uint32_t block) {
+  if (tools_) tools_->OnTranslated({*store_, stubs_, buffer_}, request, block, store_->block(block).hot_size);
+}
+
 void JitVcpu::Translate() {
-  const int64_t start = NowNs();
-  PopulateCode();
-  if (next_page_id_ >= kPageIds / 2 - 2) ResetCode();
-  const CodePage* page = FetchPage(context_->state.rip);
+  const uint64_t start = __rdtsc();
+  if (PageIdsFull()) RenewPageIds();
+  const uint64_t rip = context_->state.rip;
+  const CodePage* page = FetchPage(rip);
   if (!page) return;  // the next dispatch finds out why
-  const GuestPhys phys(page->phys_page << 12 | (context_->state.rip & kPageMask));
+  const uint32_t flags = CurrentFlags() | (ungrouped_ ? uint32_t{kFlagUngrouped} : 0);
   const uint64_t page_index = memory_.PageIndex(page->host);
-  HoldCodePage(page->host);
-  TranslateRequest request{.rip = context_->state.rip,
-                           .phys = phys.value,
+  TranslateRequest request{.rip = rip,
+                           .phys = page->phys_page << 12 | (rip & kPageMask),
                            .page = page->host,
                            .page_index = page_index,
-                           .flags = CurrentFlags() | (ungrouped_ ? uint32_t{kFlagUngrouped} : 0),
+                           .flags = flags,
                            .max_instructions = single_ && !lockstep_ ? 1u : kMaxInstructions};
-  const uint64_t rip = context_->state.rip;
-  const uint64_t next_rip = AlignDown(rip, kPageSize) + kPageSize;
-  const bool wraps = next_rip == 0 || (!(request.flags & kFlagCode64) && next_rip > 0xffffffff);
-  CodePage* next = (rip & kPageMask) > kPageSize - 15 * kMaxInstructions && !wraps ? FetchPage(next_rip) : nullptr;
-  const uint32_t next_id = next ? PageIdOf(next_rip, *next) : 0;
-  if (next_id != 0) {  // 0: the table of ids is full, and a check against it would pass for any page
-    request.next_page = next->host;
-    request.next_phys_page = next->phys_page;
-    request.next_page_index = memory_.PageIndex(next->host);
-    request.next_page_id = next_id;
-    HoldCodePage(next->host);
+  const bool held = (code_page_table_.holders(page_index) & CodePageTable::Bit(config_.index)) != 0;
+  HoldCodePage(request.page);
+  PopulateCode();
+  if (!held || reuse_in_translate_) {  // Dispatch has not tried
+    const uint32_t reused = Reuse(rip, flags);
+    if (reused != kNone && options_.debug.check_reuse) CheckReuse(request, reused);
+    if (reused != kNone) return ShowTools(request, reused);
   }
-  uint32_t block = translator_->Translate(request);
-  if (block == kNone) {
-    ResetCode();
-    HoldCodePage(request.page);
-    request.next_page = nullptr;  // its mark and its id are gone; the interpreter does what crosses into it
-    block = translator_->Translate(request);
-    NACRE_CHECK(block != kNone);
+  uint32_t made = kNone;
+  while ((made = translator_->Translate(request)) == kNone || made == kWantsNextPage) {
+    if (made == kWantsNextPage) {
+      AddNextPage(request);
+    } else {
+      store_->NextSegment();
+      EmptyReturnStacks();
+      pending_link_ = kNone;
+      PopulateCode();
+    }
   }
   ++counters_.translations;
-  counters_.translate_ns += static_cast<uint64_t>(NowNs() - start);
-  if (tools_) tools_->OnTranslated({*store_, stubs_, buffer_}, request, block, translator_->hot_bytes());
+  counters_.translate_ticks += __rdtsc() - start;
+  ShowTools(request, made);
 }
 
 void JitVcpu::NoteCodeWrite(GuestPhys address, uint64_t size_bytes) {
@@ -320,10 +356,9 @@ void JitVcpu::ApplyCodeWrites() {
       const uint64_t page_index = memory_.PageIndex(host);
       const auto first = static_cast<unsigned>(at & kPageMask);
       const auto last = static_cast<unsigned>((end - 1) & kPageMask);
-      const unsigned removed = store_->InvalidateRange(page_index, first, last, jump_caches(), stubs_.miss_target);
+      const unsigned removed = store_->InvalidateRange(page_index, first, last);
       counters_.invalidations += removed;
-      if (removed != 0)
-        for (const unsigned context : {kContextSupervisor, kContextUser}) EmptyReturnStack(context);
+      if (removed != 0) EmptyReturnStacks();
       if (!store_->PageHasBlocks(page_index)) code_page_table_.Release(page_index, config_.index);
       at = end;
     }
@@ -409,11 +444,28 @@ ExitReason JitVcpu::RunEntered(uint64_t instruction_budget) {
 
 std::vector<Statistic> JitVcpu::Statistics() const {
   const JitCounters& c = counters_;
+  const BlockStore::Counters& reuse = store_->counters();
+  const uint64_t translated = translator_->translated_instructions();
+  const double ns_per_tick = static_cast<double>(NowNs() - start_ns_) / static_cast<double>(__rdtsc() - start_ticks_);
+  const auto translate_ns = static_cast<uint64_t>(static_cast<double>(c.translate_ticks) * ns_per_tick);
+  const auto reuse_ns = static_cast<uint64_t>(static_cast<double>(c.reuse_ticks) * ns_per_tick);
   std::vector<Statistic> out = {
       {"translated blocks", c.translations},
-      {"translated instructions", translator_->translated_instructions()},
-      {"translation time, ns", c.translate_ns},
-      {"host code, bytes", translator_->code_bytes()},
+      {"translated instructions", translated},
+      {"translation time, ns", translate_ns},
+      {"translation time per guest instruction, ns", translate_ns / std::max<uint64_t>(translated, 1)},
+      {"blocks reused: in their old place", reuse.revived},
+      {"blocks reused: moved", reuse.moved},
+      {"blocks reused: copied", reuse.copied},
+      {"reused instructions", reuse.reused_instructions},
+      {"reuse time, ns", reuse_ns},
+      {"translation and reuse time per guest instruction, ns",
+       (translate_ns + reuse_ns) / std::max<uint64_t>(translated + reuse.reused_instructions, 1)},
+      {"reused blocks checked", c.reuse_checked},
+      {"host code, bytes", store_->code_bytes()},
+      {"records of blocks, bytes", store_->record_bytes()},
+      {"code segments dropped", reuse.segments_dropped},
+      {"blocks dropped with them", reuse.blocks_dropped},
       {"dispatches", c.dispatches},
       {"unlinked exits", c.links},
       {"lookup exits", c.lookups},
@@ -494,7 +546,7 @@ class JitEngine : public Engine, public memory::CodeWriteListener {
 }  // namespace
 
 Result<std::unique_ptr<Engine>> CreateJitEngine(const JitOptions& options) {
-  if (options.code_cache_bytes < 4 * kMiB || options.code_cache_bytes > kGiB)
+  if (options.code_cache_bytes < kMinCodeCache || options.code_cache_bytes > kMaxCodeCache)
     return Fail("code cache of {} bytes: give between 4M and 1G", options.code_cache_bytes);
   return std::make_unique<JitEngine>(options);
 }

@@ -37,7 +37,8 @@ struct JitCounters {
   uint64_t wild_accesses = 0;  ///< of translated code, to addresses of the host that are not mapped
   uint64_t page_faults = 0;    ///< delivered without the interpreter
   uint64_t fast = 0;           ///< done by FastInstruction and SlowString
-  uint64_t translate_ns = 0;
+  uint64_t reuse_checked = 0, reuse_incomparable = 0;
+  uint64_t translate_ticks = 0, reuse_ticks = 0;  ///< of the time stamp counter
 };
 
 /// What the vCPUs of one machine share. Code caches are their own (ADR 0005).
@@ -123,12 +124,12 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   void ForgetWriteRights(const uint8_t* host_page);
   void EmptyJumpCache(JumpCache& cache);
   void EmptyReturnStack(unsigned context);
+  void EmptyReturnStacks();
   void UseReturnStack(unsigned context);
   void SetGsBase();
   DataNotes& Data(unsigned context);
   CodeNotes& Code(unsigned context);
   const CodeNotes& Code(unsigned context) const { return const_cast<JitVcpu*>(this)->Code(context); }
-  std::span<JumpCache* const> jump_caches() const { return {jump_caches_.data(), jump_cache_count_}; }
 
   // fast_system_nosimd.cc: instructions that the interpreter would do, without saving the vectors. False: not this
   // case.
@@ -154,9 +155,15 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   uint64_t WholeFlags() const;
   void SetFlags(uint64_t rflags);
 
+  // block_reuse_nosimd.cc
+  uint32_t Reuse(uint64_t rip, uint32_t flags);
+
   // jit_vcpu.cc: guest vectors are saved
   ExitReason RunEntered(uint64_t instruction_budget);
   void Translate();
+  void AddNextPage(TranslateRequest& request);
+  void ShowTools(const TranslateRequest& request, uint32_t block);
+  void CheckReuse(const TranslateRequest& request, uint32_t reused);  // reuse_check.cc
   void HoldCodePage(const uint8_t* host_page);
   void OnSafepointWork(uint64_t host_page) override;
   bool ServeRequests(ExitReason& reason);
@@ -164,6 +171,8 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   bool AfterStep(interp::StepResult result, ExitReason& reason);
   void ApplyCodeWrites();
   void ResetCode();
+  void RenewPageIds();
+  bool PageIdsFull() const { return next_page_id_ - first_page_id_ >= kPageIds / 2 - 2; }
   void PopulateCode();
   void GatherFlags();   ///< state.rflags becomes whole
   void ScatterFlags();  ///< ... and is taken apart again: see JitContext
@@ -197,6 +206,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   std::unique_ptr<Translator> translator_;
   std::unique_ptr<interp::Interpreter> interpreter_;
   std::unique_ptr<Lockstep> lockstep_;
+  bool reuse_in_translate_ = false;          ///< Dispatch leaves the search for earlier translations to Translate
   std::unique_ptr<TranslationTools> tools_;  ///< null: nobody asked
   std::string error_;
 
@@ -220,11 +230,13 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   uint32_t stress_flush_ = 0, stress_invalidate_ = 0, stress_interrupt_ = 0;  ///< entries since the last time
   bool single_ = false;      ///< a budget is in force: one instruction a block
   uint32_t mode_flags_ = 0;  ///< BlockFlags without the context
-  uint64_t populated_ = 0;   ///< bytes at the start of the code buffer that the host has given pages for
+  int64_t start_ns_ = 0;     ///< when the counter stood at start_ticks_
+  uint64_t start_ticks_ = 0;
+  uint64_t populated_ = 0;  ///< bytes at the start of the code buffer that the host has given pages for
   uint32_t pending_link_ = kNone;
   uint32_t interpret_site_ = kNone;
   std::vector<PageId> page_ids_;
-  uint32_t next_page_id_ = 1;
+  uint32_t first_page_id_ = 1, next_page_id_ = 1;  ///< those in page_ids_, and the next to be given
   uint32_t first_tlb_entries_ = 0, most_tlb_entries_ = 0;
   unsigned present_space_ = 0;
   std::array<uint32_t, kSpaces> space_pcid_{};  ///< kNoPcid: what it holds, if anything, is nobody's
@@ -232,8 +244,8 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   std::array<uint64_t, kSpaces> space_used_{};
   uint64_t space_clock_ = 0;
   DataNotes supervisor_data_;
-  CodeNotes supervisor_code_[2];  ///< without and with AC
-  std::array<JumpCache*, kSpaces + 2> jump_caches_{};
+  CodeNotes supervisor_code_[2];                       ///< without and with AC
+  std::array<JumpCache*, kSpaces + 2> jump_caches_{};  ///< null: none
   unsigned jump_cache_count_ = 0;
   JitCounters counters_;
   std::vector<uint64_t> interpreted_by_mnemonic_;

@@ -25,7 +25,7 @@ class ScratchTranslator {
  private:
   explicit ScratchTranslator(x86::CpuModel model) : model_(std::move(model)) {}
 
-  static constexpr uint64_t kPages = 2;
+  static constexpr uint64_t kPages = 2, kBufferBytes = 4 * kMiB;
   x86::CpuModel model_;
   codegen::CodeBuffer buffer_;
   Stubs stubs_;

@@ -25,8 +25,7 @@ void JitVcpu::Stress() {
   if (!std::exchange(stress_invalidated_, false) && Due(stress.invalidate, stress_invalidate_)) {
     stress_invalidated_ = true;
     if (const CodePage* page = FetchPage(context_->state.rip)) {
-      counters_.invalidations +=
-          store_->InvalidateRange(memory_.PageIndex(page->host), 0, kPageSize - 1, jump_caches(), stubs_.miss_target);
+      counters_.invalidations += store_->InvalidateRange(memory_.PageIndex(page->host), 0, kPageSize - 1, true);
       pending_link_ = kNone;
     }
   }

@@ -204,6 +204,11 @@ void JitVcpu::EmptyReturnStack(unsigned context) {
   (context == return_stack_ ? context_->return_rsp : saved_return_rsp_[context]) = return_stacks_.bottom(context);
 }
 
+void JitVcpu::EmptyReturnStacks() {
+  EmptyReturnStack(kContextSupervisor);
+  EmptyReturnStack(kContextUser);
+}
+
 /// The stack of the privilege level that runs next. The supervisor's begins anew when it is entered from user mode: the
 /// way out pops nothing.
 void JitVcpu::UseReturnStack(unsigned context) {

@@ -13,8 +13,6 @@ using x86::Instruction;
 namespace {
 
 constexpr uint16_t kAllFlags = static_cast<uint16_t>(x86::rflags::kArithmetic);
-/// The most host code that one block can take, hot and cold.
-constexpr size_t kBlockReserve = kMaxInstructions * 512;
 /// How far LiveAt looks into a successor.
 constexpr unsigned kLookAhead = 6;
 
@@ -63,9 +61,38 @@ bool Translator::IsTransparent(const Instruction& insn) {
   }
 }
 
-Translator::Translator(const x86::CpuModel& model, codegen::CodeBuffer& buffer, BlockStore& store, const Stubs& stubs,
-                       uint8_t* code_start)
-    : model_(model), buffer_(buffer), store_(store), stubs_(stubs), code_start_(code_start), at_(code_start) {}
+Translator::Translator(const x86::CpuModel& model, codegen::CodeBuffer& buffer, BlockStore& store, const Stubs& stubs)
+    : model_(model), buffer_(buffer), store_(store), stubs_(stubs) {}
+
+void Translator::NoteFixup(const uint8_t* at, Fixup::Kind kind, bool stub_follows) {
+  NACRE_CHECK(fixup_count_ < fixups_.size());
+  fixups_[fixup_count_++] = {.at = static_cast<uint16_t>(at - start_), .kind = kind, .stub_follows = stub_follows};
+}
+
+/// Leaves through a stub with exit_id set. `kind`: what `id` is.
+void Translator::EmitExitTo(const uint8_t* stub, uint32_t id, Fixup::Kind kind) {
+  code_.StoreImm32(Context(offsetof(JitContext, exit_id)), id);
+  NoteFixup(code_.at() - 4, kind, true);
+  code_.JumpTo(stub);
+}
+
+void Translator::EmitStubJump(const uint8_t* stub) {
+  code_.JumpTo(stub);
+  NoteFixup(code_.at() - 4, Fixup::kStub);
+}
+
+/// A constant that is the block's RIP plus something known; without `wide` modulo 4 GiB.
+void Translator::EmitRipImm(unsigned reg, uint64_t value, bool wide) {
+  code_.LoadImm(reg, wide ? value : value & 0xffffffff);
+  if (!wide)
+    NoteFixup(code_.at() - 4, Fixup::kRipWrap);
+  else if (value <= 0xffffffff)
+    NoteFixup(code_.at() - 4, Fixup::kRipZero);
+  else if (static_cast<int64_t>(value) == static_cast<int32_t>(value))
+    NoteFixup(code_.at() - 4, Fixup::kRipSigned);
+  else
+    NoteFixup(code_.at() - 8, Fixup::kRip64);
+}
 
 void Translator::DecodeBlock() {
   const CodeSize code_size = code64() ? CodeSize::k64 : CodeSize::k32;
@@ -73,7 +100,7 @@ void Translator::DecodeBlock() {
   const auto page_offset = static_cast<unsigned>(request_.phys & kPageMask);
   count_ = 0;
   ends_undecodable_ = false;
-  crosses_page_ = false;
+  crosses_page_ = truncated_ = false;
   while (count_ < request_.max_instructions) {
     const unsigned at = page_offset + offset;
     if (at >= kPageSize) break;
@@ -86,6 +113,7 @@ void Translator::DecodeBlock() {
       std::copy_n(request_.next_page, 15 - room, bytes + room);
       status = x86::Decode(bytes, code_size, insn);
     }
+    truncated_ = status == x86::DecodeStatus::kTruncated;
     // Invalid, or the next page is not there: the interpreter finds out.
     if (status != x86::DecodeStatus::kOk || !model_.Adapt(insn)) {
       ends_undecodable_ = true;
@@ -102,19 +130,42 @@ void Translator::DecodeBlock() {
   }
 }
 
+void Translator::NoteLook(unsigned at, unsigned bytes) {
+  look_first_ = std::min(look_first_, at);
+  look_last_ = std::max(look_last_, at + bytes);
+  for (Look& look : std::span(looks_).first(look_count_)) {
+    if (at < look.offset || at > look.offset + look.length) continue;
+    look.length = static_cast<uint16_t>(std::max<unsigned>(look.length, at + bytes - look.offset));
+    return;
+  }
+  if (look_count_ < kMaxLooks)
+    looks_[look_count_++] = {.offset = static_cast<uint16_t>(at), .length = static_cast<uint16_t>(bytes)};
+  else
+    reusable_ = false;
+}
+
 /// Arithmetic flags that may be read before they are written from `rip` on. Only code on the same page can be looked
 /// at.
 uint16_t Translator::LiveAt(uint64_t rip) {
   if (!SamePage(rip)) return kAllFlags;
+  for (unsigned i = 0; i < looked_count_; ++i)
+    if (looked_[i].rip == rip) return looked_[i].live;
+  const uint16_t live = LookAhead(rip);
+  if (looked_count_ < looked_.size()) looked_[looked_count_++] = {.rip = rip, .live = live};
+  return live;
+}
+
+uint16_t Translator::LookAhead(uint64_t rip) {
   const CodeSize code_size = code64() ? CodeSize::k64 : CodeSize::k32;
   auto at = static_cast<unsigned>(rip & kPageMask);
   uint16_t undecided = kAllFlags, live = 0;
   Instruction insn;
   for (unsigned i = 0; i < kLookAhead && undecided; ++i) {
     const size_t room = std::min<size_t>(15, kPageSize - at);
-    look_first_ = std::min(look_first_, at);
-    look_last_ = std::max(look_last_, static_cast<unsigned>(at + room));
-    if (room == 0 || x86::Decode({request_.page + at, room}, code_size, insn) != x86::DecodeStatus::kOk) break;
+    const bool decoded =
+        room != 0 && x86::Decode({request_.page + at, room}, code_size, insn) == x86::DecodeStatus::kOk;
+    NoteLook(at, decoded ? insn.length : static_cast<unsigned>(room));
+    if (!decoded) break;
     live |= insn.flags_read & undecided;
     undecided &= static_cast<uint16_t>(~(insn.flags_read | insn.flags_written));
     // A call's own access to the stack keeps the flags.
@@ -134,6 +185,8 @@ void Translator::ComputeLiveness() {
   uint16_t live = kAllFlags;
   look_first_ = kPageSize;
   look_last_ = 0;
+  look_count_ = 0;
+  looked_count_ = 0;
   if (count_ > 0) {
     const unsigned last = count_ - 1;
     const Instruction& insn = insns_[last];
@@ -207,14 +260,14 @@ void Translator::EmitRepeatedCopy(unsigned index) {
   site.string = (insn.opcode & 0xfe) == 0xa4 ? StringKind::kMove : StringKind::kStore;
   site.size = (insn.opcode & 1) ? insn.operand_size : 1;
   const uint32_t id = store_.AddSite(site);
-  code_.StoreImm32(Context(offsetof(JitContext, exit_id)), id);
-  code_.JumpTo(stubs_.string);
+  EmitExitTo(stubs_.string, id, Fixup::kSite);
   store_.site(id).retry = Offset(code_.at());
 }
 
 /// The code of an instruction begins here.
 void Translator::NotePlace(unsigned index) {
-  store_.places().push_back({static_cast<uint16_t>(code_.at() - start_), offsets_[index]});
+  NACRE_CHECK(place_count_ < places_.size());
+  places_[place_count_++] = {static_cast<uint16_t>(code_.at() - start_), offsets_[index]};
 }
 
 bool Translator::EmitInstruction(unsigned index) {
@@ -258,70 +311,88 @@ void Translator::EmitColdPart() {
     const ColdExit& exit = cold_[i];
     code_.Bind32(exit.displacement);
     if (exit.restore_rcx) code_.Load(kHostRcx, Context(offsetof(JitContext, saved_rcx)));
-    if (exit.kind == ColdExit::kLookup || exit.kind == ColdExit::kMiss) {
-      code_.JumpTo(exit.kind == ColdExit::kLookup ? stubs_.lookup[context()] : stubs_.exit_lookup);
-      continue;
-    }
-    if (exit.kind == ColdExit::kLink) store_.link(exit.id).stub = Offset(code_.at());
-    code_.StoreImm32(Context(offsetof(JitContext, exit_id)), exit.id);
     switch (exit.kind) {
       case ColdExit::kLink:
-        code_.JumpTo(stubs_.exit_link);
+        store_.link(exit.id).stub = Offset(code_.at());
+        EmitExitTo(stubs_.exit_link, exit.id, Fixup::kLink);
         break;
       case ColdExit::kPoll:
-        code_.JumpTo(stubs_.exit_poll);
+        EmitExitTo(stubs_.exit_poll, exit.id, Fixup::kLinkAgain);
         break;
       case ColdExit::kInterpret:
-        code_.JumpTo(stubs_.exit_interpret);
+        EmitExitTo(stubs_.exit_interpret, exit.id, Fixup::kSite);
         break;
       case ColdExit::kSlow:
-        code_.JumpTo(exit.restore_rcx ? stubs_.slow_address : stubs_.slow[exit.context][exit.write ? 1 : 0]);
+        EmitExitTo(exit.restore_rcx ? stubs_.slow_address : stubs_.slow[exit.context][exit.write ? 1 : 0], exit.id,
+                   Fixup::kSite);
         break;
       case ColdExit::kMiss:
+        EmitStubJump(stubs_.exit_lookup);
+        break;
       case ColdExit::kLookup:
+        EmitStubJump(stubs_.lookup[context()]);
         break;
     }
   }
 }
 
+/// The block's record, from what the passes found out. `done`: instructions that were emitted.
+void Translator::Finish(Block& block, unsigned done) {
+  // The bytes that decided the block's end were looked at, too: those of an instruction left to the interpreter.
+  unsigned length = done == 0 ? 0 : static_cast<unsigned>(offsets_[done - 1]) + insns_[done - 1].length;
+  if (done == 0 || insns_[done - 1].branch == BranchKind::kNone) length += 15;
+  const auto page_offset = static_cast<unsigned>(request_.phys & kPageMask);
+  length = std::min<unsigned>(length, static_cast<unsigned>(kPageSize) - page_offset);
+  block.phys = request_.phys;
+  block.rip = request_.rip;
+  block.flags = request_.flags;
+  block.guest_length = static_cast<uint16_t>(length);
+  for (unsigned i = 0; i < done; ++i)
+    block.undefined_flags =
+        static_cast<uint16_t>((block.undefined_flags & ~insns_[i].flags_written) | insns_[i].flags_undefined);
+  block.look_first = static_cast<uint16_t>(look_first_);
+  block.look_last = static_cast<uint16_t>(look_last_);
+  block.instruction_count = static_cast<uint8_t>(done);
+  block.place_count = static_cast<uint8_t>(place_count_);
+  block.host_size = static_cast<uint32_t>(code_.at() - start_);
+  NACRE_CHECK(block.host_size <= kBlockCodeReserve);
+  translated_instructions_ += done;
+}
+
 uint32_t Translator::Translate(const TranslateRequest& request) {
-  if (static_cast<size_t>(at_ - buffer_.write_base()) + kBlockReserve > buffer_.size_bytes()) return kNone;
+  if (!store_.HasRoom()) return kNone;
   request_ = request;
   exit_flags_ = request.flags & ~uint32_t{kFlagUngrouped};
   cold_count_ = 0;
   addend_of_ = -1;
+  fixup_count_ = place_count_ = 0;
+  reusable_ = true;
   DecodeBlock();
+  if (truncated_ && !request.next_page_asked) return kWantsNextPage;
+  if (truncated_ || crosses_page_) reusable_ = false;
   ComputeLiveness();
   PlanGroups();
   PlanLoop();
 
-  code_ = Assembler(at_);
-  code_.Align(16);
-  uint8_t* const start = code_.at();
-  start_ = start;
+  block_ = store_.Begin();
+  start_ = buffer_.write_base() + store_.block(block_).code;
+  code_ = Assembler(buffer_.write_base() + store_.block(block_).code);
   EmitIndirectEntry();
-  Block block;
-  block.phys = request.phys;
-  block.rip = request.rip;
-  block.flags = request.flags;
-  block.code = Offset(start);
-  block.body = static_cast<uint8_t>(code_.at() - start);
-  block.map_begin = static_cast<uint32_t>(store_.places().size());
-
+  store_.block(block_).body = static_cast<uint8_t>(code_.at() - start_);
   if (stream_count_ != 0) EmitLoopEntry();
   unsigned done = 0;
   const uint32_t own_flags = exit_flags_;
   bool open = true;  // control falls out of the last instruction
   for (; done < count_ && open; ++done) {
     uint8_t* const before = code_.at();
-    const unsigned cold_before = cold_count_;
+    const unsigned cold_before = cold_count_, fixups_before = fixup_count_;
     NotePlace(done);
     if (crosses_page_ && done + 1 == count_) EmitNextPageCheck(done);
-    EmitEarlyChecks(done);
     if (!EmitInstruction(done)) {
       code_ = Assembler(before);
       cold_count_ = cold_before;
-      store_.places().pop_back();
+      fixup_count_ = fixups_before;
+      --place_count_;
       EmitInterpretExit(RipOf(done), &insns_[done]);
       open = false;
       break;
@@ -339,29 +410,19 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
     else
       EmitLinkExit(next, exit_flags_, next <= request.rip);  // poll where the address space wraps
   }
-  hot_bytes_ = static_cast<uint32_t>(code_.at() - start);
+  store_.block(block_).hot_size = static_cast<uint16_t>(code_.at() - start_);
   EmitColdPart();
-
-  // An instruction left to the interpreter counts as looked at: its bytes decided the block's end.
-  unsigned length = done == 0 ? 0 : static_cast<unsigned>(offsets_[done - 1]) + insns_[done - 1].length;
-  const auto page_offset = static_cast<unsigned>(request.phys & kPageMask);
-  length = std::min<unsigned>(length + 15, static_cast<unsigned>(kPageSize) - page_offset);
-  block.guest_length = static_cast<uint16_t>(std::max(1u, length));
-  for (unsigned i = 0; i < done; ++i)
-    block.undefined_flags =
-        static_cast<uint16_t>((block.undefined_flags & ~insns_[i].flags_written) | insns_[i].flags_undefined);
-  block.look_first = static_cast<uint16_t>(look_first_);
-  block.look_last = static_cast<uint16_t>(look_last_);
-  block.instruction_count = static_cast<uint8_t>(done);
-  block.place_count = static_cast<uint8_t>(store_.places().size() - block.map_begin);
-  block.host_size = static_cast<uint32_t>(code_.at() - start);
-  NACRE_CHECK(block.host_size <= kBlockReserve);
-  at_ = code_.at();
-  translated_instructions_ += done;
-  const uint32_t index = store_.Add(block, request.page_index);
-  if (crosses_page_ && done == count_)
-    store_.AddAlias(index, request.next_page_index, request.next_phys_page << 12, 15);
-  return index;
+  const bool crosses = crosses_page_ && done == count_;
+  Finish(store_.block(block_), done);
+  store_.Finish(block_,
+                {.places = std::span(places_).first(place_count_),
+                 .fixups = std::span(fixups_).first(fixup_count_),
+                 .looks = std::span(looks_).first(look_count_),
+                 .page = request.page,
+                 .reusable = reusable_},
+                request.page_index);
+  if (crosses) store_.AddAlias(block_, request.next_page_index, request.next_phys_page << 12, 15);
+  return block_;
 }
 
 }  // namespace nacre::engine::jit

@@ -16,6 +16,9 @@
 
 namespace nacre::engine::jit {
 
+/// Instead of a block: an instruction reaches into the next page.
+inline constexpr uint32_t kWantsNextPage = kNone - 1;
+
 struct TranslateRequest {
   uint64_t rip = 0;  ///< linear (CS base is 0 in all translated code)
   uint64_t phys = 0;
@@ -23,7 +26,9 @@ struct TranslateRequest {
   uint64_t page_index = 0;
   uint32_t flags = 0;
   unsigned max_instructions = kMaxInstructions;
-  // The page after it, if it is mapped for execution: an instruction may cross into it.
+  // The page after it, if it is mapped for execution: an instruction may cross into it. Looked for when the translator
+  // wants it.
+  bool next_page_asked = false;
   const uint8_t* next_page = nullptr;
   uint64_t next_phys_page = 0;  ///< page number
   uint64_t next_page_index = 0;
@@ -57,18 +62,12 @@ class GroupFailures {
 
 class Translator {
  public:
-  Translator(const x86::CpuModel& model, codegen::CodeBuffer& buffer, BlockStore& store, const Stubs& stubs,
-             uint8_t* code_start);
+  Translator(const x86::CpuModel& model, codegen::CodeBuffer& buffer, BlockStore& store, const Stubs& stubs);
 
-  /// The new block, or kNone when the code buffer is full (Reset, then try again).
+  /// The new block; kNone when the store's segment is full; kWantsNextPage.
   uint32_t Translate(const TranslateRequest& request);
-  /// Forgets all code (the store is cleared by the caller).
-  void Reset() { at_ = code_start_; }
   GroupFailures& group_failures() { return group_failures_; }
   uint64_t translated_instructions() const { return translated_instructions_; }
-  /// Host code of the latest translation without its cold part.
-  uint32_t hot_bytes() const { return hot_bytes_; }
-  uint64_t code_bytes() const { return static_cast<uint64_t>(at_ - code_start_); }
 
  private:
   /// A jump out of the hot part, whose code is emitted after it.
@@ -100,6 +99,7 @@ class Translator {
   struct AddressForm {
     uint8_t base = x86::kNoRegister, index = x86::kNoRegister, scale = 1;
     unsigned base_version = 0, index_version = 0;
+    bool rip_relative = false;  ///< kept apart from absolute: in a block used elsewhere their distance is another
     bool constant() const { return base == x86::kNoRegister && index == x86::kNoRegister; }
     bool operator==(const AddressForm&) const = default;
   };
@@ -125,24 +125,13 @@ class Translator {
     AddressForm form;
     unsigned count = 0;
     bool write = false;
-    // Checked before instruction `early_at` instead of by its first access, between which its address changes by
-    // `early_change`.
-    int early_at = -1;
-    int32_t early_change = 0;
-    uint8_t first = 0;
-    Part first_part = kOperand;
-  };
-  /// The latest instruction before which the flags are dead, and what was known of the registers there.
-  struct EarlyPlace {
-    int index = -1;
-    std::array<unsigned, 16> version{};
-    std::array<int64_t, 16> change{};
   };
 
   // translator.cc
   void DecodeBlock();
   void ComputeLiveness();
   uint16_t LiveAt(uint64_t rip);
+  uint16_t LookAhead(uint64_t rip);
   static bool IsTransparent(const x86::Instruction& insn);
   bool EmitInstruction(unsigned index);  ///< false: the interpreter must do it; the block ends before it
   void EmitInterpretExit(uint64_t rip, const x86::Instruction* insn);
@@ -150,6 +139,13 @@ class Translator {
   void EmitRepeatedCopy(unsigned index);
   void NotePlace(unsigned index);
   void EmitColdPart();
+  void Finish(Block& block, unsigned done);
+  // What depends on the block's place goes through these, so that the block can be used elsewhere (see Fixup).
+  void NoteFixup(const uint8_t* at, Fixup::Kind kind, bool stub_follows = false);
+  void EmitExitTo(const uint8_t* stub, uint32_t id, Fixup::Kind kind);
+  void EmitStubJump(const uint8_t* stub);
+  void EmitRipImm(unsigned reg, uint64_t value, bool wide);
+  void NoteLook(unsigned at, unsigned bytes);
   uint64_t RipOf(unsigned index) const { return request_.rip + offsets_[index]; }
   uint64_t NextRip(unsigned index) const { return RipOf(index) + insns_[index].length; }
   bool code64() const { return (request_.flags & kFlagCode64) != 0; }
@@ -160,9 +156,7 @@ class Translator {
   void PlanGroups();
   void PlanAccess(unsigned index, Part part, const AddressForm& form, int64_t offset, unsigned size, bool write);
   bool FormOf(unsigned index, AddressForm& form, int64_t& offset) const;
-  void PlanEarlyCheck(Group& group, unsigned index, Part part);
   void TrackBases(const x86::Instruction& insn);
-  void EmitEarlyChecks(unsigned index);
 
   // emit_loop.cc
   void PlanLoop();
@@ -229,23 +223,21 @@ class Translator {
   uint32_t Offset(const uint8_t* in_write_view) const {
     return static_cast<uint32_t>(in_write_view - buffer_.write_base());
   }
-  /// The one way to put a constant that depends on the block's RIP in a register: MOV r64, imm64.
-  void EmitGuestRipConstant(unsigned reg, uint64_t value) { code_.LoadImm64(reg, value); }
   bool SamePage(uint64_t rip) const { return (rip ^ request_.rip) < kPageSize; }
 
   const x86::CpuModel& model_;
   codegen::CodeBuffer& buffer_;
   BlockStore& store_;
   const Stubs& stubs_;
-  uint8_t* code_start_;
-  uint8_t* at_;
   Assembler code_{nullptr};
-  const uint8_t* start_ = nullptr;  ///< of the block in the making
+  uint32_t block_ = kNone;          ///< the one in the making
+  const uint8_t* start_ = nullptr;  ///< its code
 
   TranslateRequest request_;
   unsigned count_ = 0;  ///< decoded instructions
   bool ends_undecodable_ = false;
   bool crosses_page_ = false;  ///< the last instruction does
+  bool truncated_ = false;     ///< the last instruction would
   uint32_t exit_flags_ = 0;    ///< mode flags after the last instruction (STAC and CLAC change them)
   std::array<x86::Instruction, kMaxInstructions> insns_;
   std::array<uint16_t, kMaxInstructions> offsets_{};
@@ -268,11 +260,22 @@ class Translator {
   std::array<int8_t, 2> pinned_{};       ///< streams in R10 and R11; -1: none
   const uint8_t* loop_start_ = nullptr;  ///< of the plain body
   std::array<StreamAccess, kMaxInstructions> stream_access_{};
-  EarlyPlace early_;
   std::array<ColdExit, kMaxInstructions * 6> cold_;
   unsigned cold_count_ = 0;
   unsigned look_first_ = 0, look_last_ = 0;  ///< see Block
-  uint32_t hot_bytes_ = 0;
+  struct Looked {
+    uint64_t rip = 0;
+    uint16_t live = 0;
+  };
+  std::array<Looked, 2> looked_{};  ///< what LiveAt has found for this block's successors
+  unsigned looked_count_ = 0;
+  std::array<InstructionPlace, kMaxInstructions> places_;
+  unsigned place_count_ = 0;
+  std::array<Fixup, kMaxInstructions * 8> fixups_;
+  unsigned fixup_count_ = 0;
+  std::array<Look, kMaxLooks> looks_;
+  unsigned look_count_ = 0;
+  bool reusable_ = false;
   uint64_t translated_instructions_ = 0;
 };
 

@@ -1,0 +1,328 @@
+// Translations used again. The same bytes come back at another linear address (every process has its libraries
+// elsewhere), in another physical page (copies, pages freed and read again), or in their old place (patched text,
+// generated code): their translation is then revived, moved or copied, and what depends on its place is adjusted.
+// Bytes are compared in full, those that were only looked at included.
+
+#include <immintrin.h>
+
+#include <memory>
+
+#include "engine/jit/jit_vcpu.h"
+
+namespace nacre::engine::jit {
+namespace {
+
+/// No memcpy and memcmp of the library here: they would use the guest's vector registers.
+void CopyWords(uint8_t* to, const uint8_t* from, uint32_t bytes) {
+  for (uint32_t i = 0; i < bytes; i += 8) __builtin_memcpy(to + i, from + i, 8);
+}
+
+bool Same(const uint8_t* a, const uint8_t* b, unsigned bytes) {
+  for (; bytes >= 8; bytes -= 8, a += 8, b += 8)
+    if (LoadLe<uint64_t>(a) != LoadLe<uint64_t>(b)) return false;
+  for (; bytes > 0; --bytes)
+    if (*a++ != *b++) return false;
+  return true;
+}
+
+constexpr unsigned kHashed = 8;
+
+/// Bytes at the start of a block that are compared: the hashed ones always.
+unsigned ComparedLength(const Block& block) {
+  const auto room = static_cast<unsigned>(kPageSize - (block.phys & kPageMask));
+  const unsigned hashed = room < kHashed ? room : kHashed;
+  return block.guest_length > hashed ? block.guest_length : hashed;
+}
+
+void AddTo32(uint8_t* at, uint32_t delta) { StoreLe<uint32_t>(at, LoadLe<uint32_t>(at) + delta); }
+
+}  // namespace
+
+std::span<const InstructionPlace> BlockStore::PlacesOf(const Block& of) const {
+  return {reinterpret_cast<const InstructionPlace*>(reinterpret_cast<const uint8_t*>(&of) + of.places),
+          of.place_count};
+}
+
+std::span<const Fixup> BlockStore::FixupsOf(const Block& of) const {
+  return {reinterpret_cast<const Fixup*>(std::to_address(PlacesOf(of).end())), of.fixup_count};
+}
+
+std::span<const Look> BlockStore::LooksOf(const Block& of) const {
+  return {reinterpret_cast<const Look*>(std::to_address(FixupsOf(of).end())), of.look_count};
+}
+
+const uint8_t* BlockStore::BytesOf(const Block& of) const {
+  return reinterpret_cast<const uint8_t*>(std::to_address(LooksOf(of).end()));
+}
+
+uint32_t BlockStore::ContentHash(const uint8_t* bytes, unsigned room, uint32_t flags, unsigned page_offset) {
+  uint64_t hash = 0;
+  if (room >= kHashed) {
+    hash = LoadLe<uint64_t>(bytes);
+  } else {
+    for (unsigned i = 0; i < room; ++i) hash = hash << 8 | bytes[i];
+  }
+  hash = (hash ^ flags ^ uint64_t{page_offset} << 40) * 0x9e3779b97f4a7c15;
+  hash = (hash ^ hash >> 32) * 0x9e3779b97f4a7c15;
+  return static_cast<uint32_t>(hash >> 40) & (kContents - 1);
+}
+
+void BlockStore::Finish(uint32_t id, const Lists& lists, uint64_t page_index) {
+  Segment& segment = segments_[current_];
+  Block& done = block(id);
+  done.places = static_cast<uint16_t>(segment.record_at - id);
+  done.fixup_count = static_cast<uint16_t>(lists.reusable ? lists.fixups.size() : 0);
+  done.look_count = static_cast<uint16_t>(lists.reusable ? lists.looks.size() : 0);
+  uint8_t* at = records_ + segment.record_at;
+  const auto append = [&at](const void* from, size_t bytes) {
+    __builtin_memcpy(at, from, bytes);
+    at += bytes;
+  };
+  for (const InstructionPlace& place : lists.places) append(&place, sizeof place);
+  if (lists.reusable) {
+    for (const Fixup& fixup : lists.fixups) append(&fixup, sizeof fixup);
+    for (const Look& look : lists.looks) append(&look, sizeof look);
+    const uint8_t* body = lists.page + (done.phys & kPageMask);
+    for (unsigned i = 0; i < ComparedLength(done); ++i) *at++ = body[i];
+    for (const Look& look : lists.looks)
+      for (unsigned i = 0; i < look.length; ++i) *at++ = lists.page[look.offset + i];
+  }
+  segment.record_at = static_cast<uint32_t>((at - records_ + 7) & ~ptrdiff_t{7});
+  segment.code_at = done.code + done.host_size;
+  done.record_bytes = segment.record_at - id;
+  Emitted(id);
+  Enter(id, page_index);
+  if (lists.reusable) List(id);
+}
+
+void BlockStore::List(uint32_t id) {
+  Block& listed = block(id);
+  const auto offset = static_cast<unsigned>(listed.phys & kPageMask);
+  uint32_t& first = contents_[ContentHash(BytesOf(listed), kPageSize - offset, listed.flags, offset)];
+  listed.next_content = first;
+  listed.listed = true;
+  first = id;
+}
+
+/// Leaves its family; the next relative takes its place in the table.
+void BlockStore::Unlist(uint32_t id) {
+  Block& leaving = block(id);
+  const uint32_t heir = leaving.next_relative != id ? leaving.next_relative : kNone;
+  if (heir != kNone) {
+    block(heir).previous_relative = leaving.previous_relative;
+    block(leaving.previous_relative).next_relative = heir;
+  }
+  leaving.next_relative = leaving.previous_relative = id;
+  if (!leaving.listed) return;
+  leaving.listed = false;
+  const auto offset = static_cast<unsigned>(leaving.phys & kPageMask);
+  uint32_t* at = &contents_[ContentHash(BytesOf(leaving), kPageSize - offset, leaving.flags, offset)];
+  while (*at != id) at = &block(*at).next_content;
+  if (heir != kNone) {
+    block(heir).listed = true;
+    block(heir).next_content = leaving.next_content;
+    *at = heir;
+  } else {
+    *at = leaving.next_content;
+  }
+  leaving.next_content = kNone;
+}
+
+void BlockStore::Forget(uint32_t id) {
+  ForgetJumps(block(id));
+  Invalidate(id, true);
+}
+
+void BlockStore::UnlistFamily(uint32_t id) {
+  for (uint32_t next = block(id).next_relative; next != id; next = block(id).next_relative) Unlist(next);
+  Unlist(id);
+}
+
+bool BlockStore::SameContent(const Block& known, const Wanted& wanted) const {
+  if (known.flags != wanted.flags || ((known.phys ^ wanted.phys) & kPageMask) != 0) return false;
+  const uint8_t* bytes = BytesOf(known);
+  const unsigned length = ComparedLength(known);
+  if (!Same(bytes, wanted.page + (wanted.phys & kPageMask), length)) return false;
+  bytes += length;
+  for (const Look& look : LooksOf(known)) {
+    if (!Same(bytes, wanted.page + look.offset, look.length)) return false;
+    bytes += look.length;
+  }
+  return true;
+}
+
+/// Whether the code can be adjusted to another RIP: constants keep their width, and what was forward stays forward,
+/// because backward links look for requests.
+bool BlockStore::CanMove(const Block& moving, uint64_t rip) const {
+  const uint64_t delta = rip - moving.rip;
+  const uint64_t mask = (moving.flags & kFlagCode64) ? ~uint64_t{0} : 0xffffffff;
+  for (uint32_t id = moving.first_link; id != kNone; id = link(id).next_of_block) {
+    const uint64_t from = link(id).target_rip, to = (from + delta) & mask;
+    if ((from <= moving.rip) != (to <= rip)) return false;
+  }
+  for (const Fixup& fixup : FixupsOf(moving)) {
+    const uint8_t* at = code_ + moving.code + fixup.at;
+    if (fixup.kind == Fixup::kRipSigned) {
+      const uint64_t to = SignExtend(LoadLe<uint32_t>(at), 32) + delta;
+      if (to != SignExtend(to, 32)) return false;
+    } else if (fixup.kind == Fixup::kRipZero) {
+      if (((LoadLe<uint32_t>(at) + delta) >> 32) != 0) return false;
+    }
+  }
+  return true;
+}
+
+/// The code and the records stand where they shall; adjusts what depends on that and on RIP, which becomes `rip`. Links
+/// lead nowhere afterwards.
+void BlockStore::Relocate(uint32_t id, uint32_t code_delta, uint32_t record_delta, uint64_t rip) {
+  Block& moved = block(id);
+  const uint64_t rip_delta = rip - moved.rip;
+  const uint64_t mask = (moved.flags & kFlagCode64) ? ~uint64_t{0} : 0xffffffff;
+  uint8_t* const code = code_ + moved.code;
+  moved.rip = rip;
+  if (moved.first_link != kNone) moved.first_link += record_delta;
+  for (const Fixup& fixup : FixupsOf(moved)) {
+    uint8_t* at = code + fixup.at;
+    if (fixup.stub_follows) AddTo32(at + 5, 0 - code_delta);
+    switch (fixup.kind) {
+      case Fixup::kStub:
+        AddTo32(at, 0 - code_delta);
+        break;
+      case Fixup::kLink: {
+        AddTo32(at, record_delta);
+        Link& own = link(LoadLe<uint32_t>(at));
+        own.target_rip = (own.target_rip + rip_delta) & mask;
+        own.displacement += code_delta;
+        own.stub += code_delta;
+        own.page_id = 0;
+        if (own.page_id_place) {
+          own.page_id_place += code_delta;
+          StoreLe<uint32_t>(code_ + own.page_id_place, static_cast<uint32_t>(kUnknownPage));
+        }
+        own.next_incoming = own.previous_incoming = own.target_block = kNone;
+        if (own.next_of_block != kNone) own.next_of_block += record_delta;
+        PatchJump(own, own.stub);
+        break;
+      }
+      case Fixup::kLinkAgain:
+        AddTo32(at, record_delta);
+        break;
+      case Fixup::kSite: {
+        AddTo32(at, record_delta);
+        Site& own = site(LoadLe<uint32_t>(at));
+        own.rip = (own.rip + rip_delta) & mask;
+        if (own.retry) own.retry += code_delta;
+        break;
+      }
+      case Fixup::kRip64:
+        StoreLe<uint64_t>(at, LoadLe<uint64_t>(at) + rip_delta);
+        break;
+      case Fixup::kRipSigned:
+      case Fixup::kRipZero:
+      case Fixup::kRipWrap:
+        AddTo32(at, static_cast<uint32_t>(rip_delta));
+        break;
+      case Fixup::kPageSlot: {
+        const uint32_t place = LoadLe<uint32_t>(at) - offsetof(JitContext, code_pages);
+        const uint32_t slot = place % sizeof(CodePages) / 4;
+        const auto to = static_cast<uint32_t>((slot + (rip_delta >> 12)) % kPageSlots);
+        AddTo32(at, (to - slot) * 4);
+        break;
+      }
+    }
+  }
+}
+
+/// A copy at the current place, which belongs to no list yet.
+uint32_t BlockStore::Copy(uint32_t id) {
+  Segment& segment = segments_[current_];
+  const Block& from = block(id);
+  const uint32_t code = (segment.code_at + 15) & ~uint32_t{15};
+  const uint32_t copy = segment.record_at;
+  CopyWords(code_ + code, code_ + from.code, from.host_size);  // up to 7 bytes too much: there is room
+  CopyWords(records_ + copy, records_ + id, from.record_bytes);
+  segment.code_at = code + from.host_size;
+  segment.record_at = copy + from.record_bytes;
+  Block& to = block(copy);
+  to.code = code;
+  to.next_in_bucket = to.next_in_page = to.previous_in_page = to.first_incoming = to.next_emitted = kNone;
+  to.next_content = kNone;
+  to.next_relative = to.previous_relative = copy;
+  to.valid = to.listed = false;
+  return copy;
+}
+
+uint32_t BlockStore::Reuse(const Wanted& wanted) {
+  const auto offset = static_cast<unsigned>(wanted.phys & kPageMask);
+  uint32_t first = contents_[ContentHash(wanted.page + offset, kPageSize - offset, wanted.flags, offset)];
+  for (unsigned tries = 0; first != kNone && !SameContent(block(first), wanted); first = block(first).next_content)
+    if (++tries == kMaxTries) return kNone;
+  if (first == kNone) return kNone;
+
+  uint32_t dead = kNone, id = first;
+  for (unsigned i = 0; i < kFamilyTries; ++i) {
+    const Block& one = block(id);
+    if (!one.valid && one.phys == wanted.phys && one.rip == wanted.rip) {  // its links are as good as they were
+      Enter(id, wanted.page_index);
+      ++counters_.revived;
+      counters_.reused_instructions += one.instruction_count;
+      return id;
+    }
+    if (!one.valid) dead = id;
+    id = one.next_relative;
+    if (id == first) break;
+  }
+  const uint32_t last = block(first).previous_relative;
+  id = dead != kNone ? dead : last != first && clock_ - block(last).born > kOld ? last : kNone;
+  if (!CanMove(block(id != kNone ? id : first), wanted.rip)) return kNone;
+  if (id != kNone) {
+    if (block(id).valid) {
+      ForgetJumps(block(id));
+      Invalidate(id, false);
+      ++counters_.taken;
+    }
+    for (uint32_t out = block(id).first_link; out != kNone; out = link(out).next_of_block) Disconnect(out);
+    Relocate(id, 0, 0, wanted.rip);
+    ++counters_.moved;
+  } else {
+    if (!HasRoom()) return kNone;
+    id = Copy(first);
+    Relocate(id, block(id).code - block(first).code, id - first, wanted.rip);
+    Emitted(id);
+    ++counters_.copied;
+  }
+  Block& made = block(id);
+  made.phys = wanted.phys;
+  Enter(id, wanted.page_index);
+  if (id != first) {  // second in the family: the last one is the next to be moved
+    Unlist(id);
+    made.previous_relative = first;
+    made.next_relative = block(first).next_relative;
+    block(made.next_relative).previous_relative = id;
+    block(first).next_relative = id;
+  }
+  counters_.reused_instructions += made.instruction_count;
+  return id;
+}
+
+/// The block at `rip` by an earlier translation; kNone: there is none, or the page's bytes may not be read yet.
+uint32_t JitVcpu::Reuse(uint64_t rip, uint32_t flags) {
+  const CodePage* page = FetchPage(rip);
+  if (!page) return kNone;
+  const uint64_t page_index = memory_.PageIndex(page->host);
+  if (!(code_page_table_.holders(page_index) & CodePageTable::Bit(config_.index))) return kNone;
+  const uint64_t start = __rdtsc(), taken = store_->counters().taken;
+  const uint32_t id = store_->Reuse({.phys = page->phys_page << 12 | (rip & kPageMask),
+                                     .rip = rip,
+                                     .page_index = page_index,
+                                     .page = page->host,
+                                     .flags = flags});
+  if (id == kNone) return kNone;
+  counters_.reuse_ticks += __rdtsc() - start;
+  if (store_->counters().taken != taken) EmptyReturnStacks();  // returns may have been on their way into it
+  // A block that has moved has taken its links with it.
+  if (pending_link_ != kNone && pending_link_ - id < store_->block(id).record_bytes) pending_link_ = kNone;
+  return id;
+}
+
+}  // namespace nacre::engine::jit

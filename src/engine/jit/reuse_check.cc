@@ -1,0 +1,83 @@
+// JitDebugOptions::check_reuse: whether a block that was used again is what a translation made now would be.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "engine/jit/jit_vcpu.h"
+
+namespace nacre::engine::jit {
+namespace {
+
+constexpr uint32_t kAbsent = 0;
+
+/// The code with everything that depends on the place of code and records taken out.
+std::vector<uint8_t> Normalized(BlockStore& store, const uint8_t* code_base, const Block& block) {
+  const uint8_t* code = code_base + block.code;
+  std::vector<uint8_t> out(code, code + block.host_size);
+  const auto blank = [&](uint32_t at) { StoreLe<uint32_t>(out.data() + at, kAbsent); };
+  for (const Fixup& fixup : store.FixupsOf(block)) {
+    if (fixup.stub_follows) blank(fixup.at + 5u);
+    if (fixup.kind == Fixup::kStub || fixup.kind == Fixup::kLink || fixup.kind == Fixup::kLinkAgain ||
+        fixup.kind == Fixup::kSite)
+      blank(fixup.at);
+    if (fixup.kind != Fixup::kLink) continue;
+    const Link& link = store.link(LoadLe<uint32_t>(code + fixup.at));
+    blank(link.displacement - block.code);
+    if (link.page_id_place) blank(link.page_id_place - block.code);
+  }
+  return out;
+}
+
+/// Everything else about links and sites, as text.
+std::string Records(BlockStore& store, const uint8_t* code_base, const Block& block) {
+  std::string text =
+      fmt::format("phys {:x} rip {:x} flags {:x} page {} length {} instructions {} body {} looks {}-{}:", block.phys,
+                  block.rip, block.flags, block.page, block.guest_length, block.instruction_count, block.body,
+                  block.look_first, block.look_last);
+  for (const InstructionPlace& place : store.PlacesOf(block))
+    text += fmt::format(" {}:{}", place.host_offset, place.guest_offset);
+  for (const Fixup& fixup : store.FixupsOf(block)) {
+    const uint32_t id = LoadLe<uint32_t>(code_base + block.code + fixup.at);
+    if (fixup.kind == Fixup::kLink) {
+      const Link& link = store.link(id);
+      text += fmt::format(" link {:x} at {} stub {} page {} flags {:x} live {:x} {}", link.target_rip,
+                          link.displacement - block.code, link.stub - block.code,
+                          link.page_id_place ? link.page_id_place - block.code : 0, link.target_flags, link.live_flags,
+                          link.page_id_negated);
+    } else if (fixup.kind == Fixup::kSite) {
+      const Site& site = store.site(id);
+      text += fmt::format(" site {:x} retry {} {} {} {} {}{}{}", site.rip, site.retry ? site.retry - block.code : 0,
+                          site.mnemonic, site.size, static_cast<unsigned>(site.context), site.write ? "w" : "",
+                          site.group ? "g" : "", static_cast<unsigned>(site.string));
+    }
+  }
+  return text;
+}
+
+}  // namespace
+
+void JitVcpu::CheckReuse(const TranslateRequest& request, uint32_t reused) {
+  if (!store_->HasRoom()) return;
+  const Block block = store_->block(reused);
+  const uint8_t* base = buffer_.write_base();
+  const std::vector<uint8_t> code = Normalized(*store_, base, store_->block(reused));
+  const std::string records = Records(*store_, base, store_->block(reused));
+  const uint32_t fresh = translator_->Translate(request);
+  NACRE_CHECK(fresh != kNone && fresh != kWantsNextPage);
+  // Constants may be short at one address and long at another; and shared checks that fail are given up by address.
+  const bool comparable = store_->block(fresh).host_size == block.host_size;
+  if (comparable && (Normalized(*store_, base, store_->block(fresh)) != code ||
+                     Records(*store_, base, store_->block(fresh)) != records)) {
+    fmt::print(stderr, "a block used again differs from its translation\n  again: {}\n  fresh: {}\n", records,
+               Records(*store_, base, store_->block(fresh)));
+    const std::vector<uint8_t> other = Normalized(*store_, base, store_->block(fresh));
+    for (size_t i = 0; i < code.size(); ++i)
+      if (code[i] != other[i]) fmt::print(stderr, "  {:x}: {:02x} {:02x}\n", i, code[i], other[i]);
+    NACRE_CHECK(false);
+  }
+  ++(comparable ? counters_.reuse_checked : counters_.reuse_incomparable);
+  store_->Forget(fresh);
+}
+
+}  // namespace nacre::engine::jit

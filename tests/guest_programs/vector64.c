@@ -300,6 +300,56 @@ static void map_window(void) {
   write_cr3(read_cr3());
 }
 
+static uint64_t high_of_zmm29(void) {
+  uint64_t value;
+  __asm__ volatile("vextracti64x2 $3, %%zmm29, %%xmm1; vmovq %%xmm1, %0" : "=r"(value));
+  return value;
+}
+static uint64_t k6(void) {
+  uint64_t value;
+  __asm__ volatile("kmovq %%k6, %0" : "=r"(value));
+  return value;
+}
+
+// AVX-512's components one by one, in areas that lie on two pages at every possible place.
+static void xsave_wide_parts(void) {
+  static uint8_t pages[8192] __attribute__((aligned(4096)));
+  const unsigned opmask = cpuid(0xd, 5).b, high = cpuid(0xd, 6).b, upper = cpuid(0xd, 7).b;
+  for (unsigned before = 64; before < 2688; before += 192) {
+    uint8_t* at = pages + 4096 - before;
+    const uint64_t value = (uint64_t)before * 0x0101010101010101;
+    memset(pages, 0xa5, sizeof(pages));
+    memset(at + 512, 0, 64);
+    __asm__ volatile("vpbroadcastq %0, %%zmm29; vpbroadcastq %0, %%zmm9; kmovq %0, %%k6" ::"r"(value));
+    XSTATE("xsave64", at, 0xe7);
+    CHECK_EQ(*(uint64_t*)(at + 512) & 0xe0, 0xe0);
+    CHECK_EQ(*(uint64_t*)(at + opmask + 6 * 8), value);
+    CHECK_EQ(*(uint64_t*)(at + high + 9 * 32), value);
+    CHECK_EQ(*(uint64_t*)(at + upper + 13 * 64 + 56), value);
+    CHECK_EQ(at[upper + 1024], 0xa5);
+    // What is not asked for stays in the registers; what is not in the area becomes initial.
+    __asm__ volatile("vpxorq %zmm29, %zmm29, %zmm29; kxorq %k6, %k6, %k6");
+    XSTATE("xrstor", at, 0x20);
+    CHECK_EQ(k6(), value);
+    CHECK_EQ(high_of_zmm29(), 0);
+    XSTATE("xrstor", at, 0xc7);
+    CHECK_EQ(high_of_zmm29(), value);
+    *(uint64_t*)(at + 512) &= ~0x80ull;
+    XSTATE("xrstor64", at, 0xe7);
+    CHECK_EQ(high_of_zmm29(), 0);
+    CHECK_EQ(k6(), value);
+    // Initial components: their bits are clear, and XSAVEOPT leaves their places alone.
+    __asm__ volatile("kxorq %k6, %k6, %k6");
+    for (unsigned k = 0; k < 8; ++k) *(uint64_t*)(at + opmask + 8 * k) = 0;
+    XSTATE("xrstor64", at, 0x20);
+    memset(at + opmask, 0xa5, 64);
+    XSTATE("xsaveopt", at, 0x20);
+    CHECK_EQ(*(uint64_t*)(at + opmask), *(uint64_t*)(at + 512) & 0x20 ? 0 : 0xa5a5a5a5a5a5a5a5);
+    CHECK_EQ(*(uint64_t*)(at + 512) & 0x46, 0x46);
+    CHECK_EQ(at[-1], 0xa5);
+  }
+}
+
 static void avx512(void) {
   section("AVX-512");
   if (!(cpuid(7, 0).b >> 16 & 1)) return skip("AVX-512");
@@ -381,6 +431,8 @@ static void avx512(void) {
   CHECK_EQ(got, value);
   __asm__ volatile("vextracti64x2 $3, %%zmm29, %%xmm1; vmovq %%xmm1, %0" : "=r"(got));
   CHECK_EQ(got, value);
+  xsave_wide_parts();
+  __asm__ volatile("vpbroadcastq %0, %%zmm9" ::"r"(value));
   // VEX clears what is above its length.
   __asm__ volatile("vpaddd %%ymm9, %%ymm9, %%ymm9; vextracti64x2 $3, %%zmm9, %%xmm1; vmovq %%xmm1, %0" : "=r"(got));
   CHECK_EQ(got, 0);

@@ -55,10 +55,13 @@ bool JitVcpu::FastInstruction(const Site& site) {
       return FastMsr(site, false);
     case ZYDIS_MNEMONIC_WRMSR:
       return FastMsr(site, true);
+    case ZYDIS_MNEMONIC_XSAVE:
     case ZYDIS_MNEMONIC_XSAVE64:
       return FastXsave(site, false, false);
+    case ZYDIS_MNEMONIC_XSAVEOPT:
     case ZYDIS_MNEMONIC_XSAVEOPT64:
       return FastXsave(site, false, true);
+    case ZYDIS_MNEMONIC_XRSTOR:
     case ZYDIS_MNEMONIC_XRSTOR64:
       return FastXsave(site, true, false);
     default:

@@ -19,6 +19,17 @@ void CopyQuads(uint8_t* to, const uint8_t* from, uint64_t bytes) {
   asm volatile("rep movsq" : "+c"(quads), "+D"(to), "+S"(from) : : "memory");
 }
 
+void ZeroQuads(uint8_t* to, uint64_t bytes) {
+  uint64_t quads = bytes / 8;
+  asm volatile("rep stosq" : "+c"(quads), "+D"(to) : "a"(0) : "memory");
+}
+
+bool AllZero(const uint8_t* from, uint64_t bytes) {
+  uint64_t any = 0;
+  for (uint64_t at = 0; at < bytes; at += 8) any |= LoadLe<uint64_t>(from + at);
+  return any == 0;
+}
+
 /// An XSAVE area in guest memory: at most two pages. Everything is a multiple of 8 bytes, the area aligned to 64.
 struct Area {
   uint8_t* page[2] = {};
@@ -37,17 +48,28 @@ struct Area {
   }
 };
 
+/// How far an area with these components reaches.
+unsigned AreaBytes(uint64_t features) {
+  unsigned bytes = kHeader + 64;
+  for (const x86::XsaveComponent& component : x86::kXsaveComponents)
+    if (TestBit(features, component.bit)) bytes = component.offset + component.bytes;
+  return bytes;
+}
+
 }  // namespace
+
+/// The components that are in the host's registers while vectors_live_.
+uint64_t JitVcpu::LiveComponents() const { return (has_avx_ ? 7 : 3) | (avx512_live_ ? x86::kAvx512Components : 0); }
 
 bool JitVcpu::FastXsave(const Site& site, bool restore, bool optimized) {
   CpuState& state = context_->state;
-  const uint64_t live = has_avx_ ? 7 : 3;
+  const uint64_t live = LiveComponents();
   const uint64_t address = context_->slow_address;
   const uint64_t features = (state.gpr[x86::kRdx] << 32 | (state.gpr[x86::kRax] & 0xffffffff)) & state.xcr0;
   if (!site.has_address || !vectors_live_ || !state.code64() || (address & 63) || (state.xcr0 & ~live) ||
       !(state.cr4 & x86::cr4::kOsXsave) || (state.cr0 & (x86::cr0::kTs | x86::cr0::kEm)))
     return false;
-  const unsigned size = features & kAvxBit ? XsaveArea::kAvxOffset + 256 : kHeader + 64;
+  const unsigned size = AreaBytes(features);
   Area area;
   area.in_first = static_cast<unsigned>(kPageSize - (address & kPageMask));
   area.page[0] = HostFor(site.context, address, 64, !restore);
@@ -66,7 +88,12 @@ template <typename Memory>
 bool JitVcpu::StoreXsaveArea(const Memory& area, uint64_t features, bool optimized) {
   uint8_t* image = context_->state.xsave.bytes;
   StoreVectors();
-  const auto in_use = LoadLe<uint64_t>(image + kHeader) & features;
+  uint64_t in_use = LoadLe<uint64_t>(image + kHeader) & (kX87Bit | kSseBit | kAvxBit);
+  for (const x86::XsaveComponent& component : x86::kXsaveComponents)
+    if (TestBit(features & x86::kAvx512Components, component.bit) &&
+        !AllZero(image + component.offset, component.bytes))
+      in_use |= Bit(component.bit);
+  in_use &= features;
   const uint64_t saved = optimized ? in_use : features;
   StoreLe<uint32_t>(image + kMxcsr + 4, kMxcsrMask);
   if (saved & kX87Bit) {
@@ -79,7 +106,8 @@ bool JitVcpu::StoreXsaveArea(const Memory& area, uint64_t features, bool optimiz
   }
   if (features & (kSseBit | kAvxBit)) area.Put(kMxcsr, image + kMxcsr, 8);
   if (saved & kSseBit) area.Put(kXmm, image + kXmm, 256);
-  if (saved & kAvxBit) area.Put(XsaveArea::kAvxOffset, image + XsaveArea::kAvxOffset, 256);
+  for (const x86::XsaveComponent& component : x86::kXsaveComponents)
+    if (TestBit(saved, component.bit)) area.Put(component.offset, image + component.offset, component.bytes);
   StoreLe<uint32_t>(image + kMxcsr + 4, 0);
   uint8_t* header = area.At(kHeader);
   StoreLe<uint64_t>(header, (LoadLe<uint64_t>(header) & ~features) | in_use);
@@ -98,7 +126,7 @@ bool JitVcpu::LoadXsaveArea(const Memory& area, uint64_t features) {
   area.Get(kMxcsr, mxcsr, 8);
   const bool has_mxcsr = (features & (kSseBit | kAvxBit)) != 0;
   if (has_mxcsr && (LoadLe<uint32_t>(mxcsr) & ~kMxcsrMask)) return false;
-  const uint64_t live = has_avx_ ? 7 : 3;
+  const uint64_t live = LiveComponents();
   uint8_t* image = state.xsave.bytes;
   if (features != live) StoreVectors();  // what is not loaded stays
   if (present & kX87Bit) {
@@ -111,7 +139,11 @@ bool JitVcpu::LoadXsaveArea(const Memory& area, uint64_t features) {
   }
   if (has_mxcsr) StoreLe<uint32_t>(image + kMxcsr, LoadLe<uint32_t>(mxcsr));
   if (present & kSseBit) area.Get(kXmm, image + kXmm, 256);
-  if (present & kAvxBit) area.Get(XsaveArea::kAvxOffset, image + XsaveArea::kAvxOffset, 256);
+  for (const x86::XsaveComponent& component : x86::kXsaveComponents)
+    if (TestBit(present, component.bit))
+      area.Get(component.offset, image + component.offset, component.bytes);
+    else if (TestBit(features & x86::kAvx512Components, component.bit))
+      ZeroQuads(image + component.offset, component.bytes);
   LoadVectors((live & ~features) | present);
   return true;
 }

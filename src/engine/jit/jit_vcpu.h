@@ -149,6 +149,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   bool StoreXsaveArea(const Memory& area, uint64_t features, bool optimized);
   template <typename Memory>
   bool LoadXsaveArea(const Memory& area, uint64_t features);
+  uint64_t LiveComponents() const;
   // fast_exception_nosimd.cc
   bool HandlerStack(unsigned ist, uint64_t& rsp);
   bool DeliverPageFault(uint64_t address, uint32_t error_code);

@@ -26,8 +26,11 @@ bool IsRepeatedCopy(const Instruction& insn) {
 /// Instructions left to JitVcpu::FastInstruction with the address of their operand.
 bool HasFastMemoryPath(const Instruction& insn) {
   switch (insn.zydis_mnemonic()) {
+    case ZYDIS_MNEMONIC_XSAVE:
     case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
     case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XRSTOR:
     case ZYDIS_MNEMONIC_XRSTOR64:
     case ZYDIS_MNEMONIC_INVLPG:
     case ZYDIS_MNEMONIC_INVPCID:

@@ -36,6 +36,38 @@ static void write_on(unsigned cpu) {
     if (!smp_try_store(&PAGE[cpu], i)) ++faults_seen[cpu];
 }
 
+// The same as one block of code that loops.
+static void write_tight(unsigned cpu) {
+  uint64_t value = 1;
+  while (!stop) {
+    bool ended;
+    __asm__ volatile(
+        "leaq 2f(%%rip), %%rax\n movq %%rax, %%gs:%c4\n movb $0, %1\n"
+        "1: movq %0, (%2)\n incq %0\n cmpl $0, (%3)\n je 1b\n"
+        "movb $1, %1\n 2: movq $0, %%gs:%c4"
+        : "+&r"(value), "=&r"(ended)
+        : "r"(&PAGE[cpu]), "r"(&stop), "i"(offsetof(struct smp_cpu, recover))
+        : "rax", "memory", "cc");
+    if (!ended) ++faults_seen[cpu];
+  }
+}
+static void write_string(unsigned cpu) {
+  uint64_t value = 1;
+  while (!stop) {
+    volatile uint64_t* at = &PAGE[cpu];
+    reg count = 1;
+    bool ended;
+    __asm__ volatile(
+        "leaq 2f(%%rip), %%rdx\n movq %%rdx, %%gs:%c4\n movb $0, %1\n rep stosq\n"
+        "movb $1, %1\n 2: movq $0, %%gs:%c4"
+        : "+&D"(at), "=&r"(ended), "+&c"(count)
+        : "a"(value), "i"(offsetof(struct smp_cpu, recover))
+        : "rdx", "memory", "cc");
+    ++value;
+    if (!ended) ++faults_seen[cpu];
+  }
+}
+
 static void start(void (*function)(unsigned)) {
   stop = 0;
   for (unsigned cpu = 1; cpu < smp_count; ++cpu) {
@@ -61,10 +93,10 @@ static void await_fault(void) {
   }
 }
 
-static void writers(const char* name, void (*drop)(void), uint64_t extra, unsigned rounds) {
+static void writers(const char* name, void (*write)(unsigned), void (*drop)(void), uint64_t extra, unsigned rounds) {
   section(name);
   shoot_down(map(frame_a, kWritable | extra), drop);
-  start(write_on);
+  start(write);
   for (unsigned i = 0; smp_more(i, rounds); ++i) {
     await_change(frame_a);
     // Unmapped, or write-protected.
@@ -203,12 +235,14 @@ void guest_main(void) {
   smp_start();
   if (smp_count < 2) return skip("one processor");
   smp_map_pages();
-  writers("writers, by INVLPG", drop_page, 0, 40);
-  writers("writers, by CR3", drop_all, 0, 10);
+  writers("writers, by INVLPG", write_on, drop_page, 0, 40);
+  writers("writers in one block", write_tight, drop_page, 0, 40);
+  writers("writers by string instructions", write_string, drop_page, 0, 20);
+  writers("writers, by CR3", write_on, drop_all, 0, 10);
   drop_global();
   smp_call_others(drop_global);
-  writers("writers, a global page by CR4.PGE", drop_global, kGlobal, 10);
-  writers("writers, a global page by INVLPG", drop_page, kGlobal, 10);
+  writers("writers, a global page by CR4.PGE", write_tight, drop_global, kGlobal, 10);
+  writers("writers, a global page by INVLPG", write_tight, drop_page, kGlobal, 10);
   dirty();
   clean_page_taken();
   readers();

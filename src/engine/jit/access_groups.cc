@@ -81,9 +81,30 @@ void Translator::PlanAccess(unsigned index, Part part, const AddressForm& form, 
   }
   if (group_count_ == kAccessGroups || group_failures_.Excludes(RipOf(index))) return;
   groups_[group_count_] = {.low = offset, .high = end, .form = form, .count = 1, .write = write};
+  PlanEarlyCheck(groups_[group_count_], index, part);
   planned = {.group = static_cast<int8_t>(group_count_), .leader = true, .distance = 0};
   access_offset_[index][part] = offset;
   ++group_count_;
+}
+
+/// Where the flags are live at a group's first access, but were not at an earlier instruction from which on its address
+/// is known, the check goes there.
+void Translator::PlanEarlyCheck(Group& group, unsigned index, Part part) {
+  if (live_before_[index] == 0 || early_.index < 0 ||
+      group_failures_.Excludes(RipOf(static_cast<unsigned>(early_.index))))
+    return;
+  const AddressForm& form = group.form;
+  int64_t change = 0;
+  const auto follow = [&](unsigned gpr, unsigned scale) {
+    if (gpr >= 16) return true;
+    change += (base_change_[gpr] - early_.change[gpr]) * scale;
+    return base_version_[gpr] == early_.version[gpr];
+  };
+  if (!follow(form.base, 1) || !follow(form.index, form.scale)) return;
+  group.early_at = early_.index;
+  group.early_change = static_cast<int32_t>(change);
+  group.first = static_cast<uint8_t>(index);
+  group.first_part = part;
 }
 
 /// What the instruction does to the registers that addresses are made of.
@@ -146,11 +167,13 @@ void Translator::PlanGroups() {
   for (unsigned i = 0; i < count_; ++i) plan_[i] = {};
   group_count_ = 0;
   base_change_ = {};
+  early_.index = -1;
   if ((request_.flags & kFlagUngrouped) || count_ < 2 || !(request_.flags & kFlagFlat)) return;
   const unsigned word = code64() ? 8 : 4;
   for (unsigned i = 0; i < count_; ++i) {
     const Instruction& insn = insns_[i];
     if (!IsTransparent(insn) && insn.branch == BranchKind::kNone) break;  // the block may end here
+    if (live_before_[i] == 0) early_ = {static_cast<int>(i), base_version_, base_change_};
     AddressForm form;
     int64_t offset = 0;
     if (FormOf(i, form, offset))
@@ -161,18 +184,50 @@ void Translator::PlanGroups() {
       PlanAccess(i, kStack, stack, base_change_[x86::kRsp] - (push ? word : 0), word, push);
     }
     TrackBases(insn);
+    // Another TLB from here on.
+    if (insn.mnemonic == ZYDIS_MNEMONIC_STAC || insn.mnemonic == ZYDIS_MNEMONIC_CLAC) early_.index = -1;
   }
-  // Now the ranges are known. A group of one is no group.
+  // Now the ranges are known. A group of one is none, unless its check is early.
   for (unsigned i = 0; i < count_; ++i) {
     for (unsigned part = 0; part < 2; ++part) {
       PlannedAccess& planned = plan_[i][part];
       if (planned.group < 0) continue;
       const Group& group = groups_[static_cast<unsigned>(planned.group)];
-      if (group.count < 2)
+      if (group.count < 2 && group.early_at < 0) {
         planned = {};
-      else
-        planned.distance = static_cast<int16_t>(access_offset_[i][part] - group.low);
+        continue;
+      }
+      planned.distance = static_cast<int16_t>(access_offset_[i][part] - group.low);
+      if (group.early_at >= 0) planned.leader = false;
     }
+  }
+}
+
+/// The checks that were planned to be before this instruction.
+void Translator::EmitEarlyChecks(unsigned index) {
+  for (unsigned i = 0; i < group_count_; ++i) {
+    const Group& group = groups_[i];
+    if (group.early_at != static_cast<int>(index) || (in_strip_ && stream_of_[group.first] >= 0)) continue;
+    const Instruction& insn = insns_[group.first];
+    const int adjust = group.early_change - plan_[group.first][group.first_part].distance;
+    addend_of_ = -1;
+    bool relative = code64();
+    if (group.first_part == kStack) {
+      const int push = IsPush(insn) ? (code64() ? 8 : 4) : 0;
+      EmitAddressPlus(kScratch2, HostOf(x86::kRsp), adjust - push);
+    } else {
+      EmitLinearAddress(insn, NextRip(group.first), adjust);
+      relative = IsRelative(insn);
+    }
+    const Access access{.size = static_cast<unsigned>(group.high - group.low),
+                        .write = group.write,
+                        .flags_live = false,
+                        .group = true};
+    if (relative)
+      EmitCheck(access, RipOf(index), false);
+    else
+      EmitCheckToHost(access, RipOf(index));
+    EmitStoreGroup(static_cast<int>(i));
   }
 }
 

@@ -206,7 +206,7 @@ void BlockStore::WatchJumpCaches(std::span<JumpCache* const> caches, const uint8
 }
 
 void BlockStore::ForgetJumps(const Block& of) {
-  const uint64_t entry = of.rip & kJumpMask;
+  const uint64_t entry = JumpIndex(of.rip);
   for (JumpCache* cache : jump_caches_) {
     if (!cache || cache->negated_rip[entry] != uint64_t{0} - of.rip) continue;
     cache->negated_rip[entry] = ~uint64_t{0};

@@ -18,7 +18,7 @@ inline constexpr unsigned kContexts = 3;
 inline constexpr unsigned kContextSupervisor = 0, kContextUser = 1, kContextSupervisorAc = 2;
 inline constexpr unsigned kTlbEntries = 4096;  ///< the most that a TLB can have
 inline constexpr unsigned kPageSlots = 4096;
-inline constexpr unsigned kAccessGroups = 8;
+inline constexpr unsigned kAccessGroups = 16;
 inline constexpr unsigned kLoopStreams = 6;
 inline constexpr unsigned kJumpCacheEntries = 16384;
 
@@ -42,7 +42,7 @@ struct CodePages {
   uint32_t page_id[kPageSlots];
 };
 
-/// Indirect branch targets: entry of RIP r is r's low bits. Generated code jumps to its target, which is the way to a
+/// Indirect branch targets: entry of RIP r is JumpIndex(r). Generated code jumps to its target, which is the way to a
 /// miss or the indirect entry of a block, where R10 is compared with the block's own RIP. Zero in negated_rip, which is
 /// for C++ only, is an empty entry. Entry 0 is never used, so that Vcpu::Request can make every lookup miss by clearing
 /// the index mask.
@@ -104,7 +104,10 @@ struct JitContext {
   JumpCache jump_cache[kContexts];
 };
 
-inline constexpr uint64_t kJumpMask = kJumpCacheEntries - 1;
+/// Bits of RIP that are the index into the jump cache. Functions are usually aligned: the lowest bits tell little.
+inline constexpr unsigned kJumpShift = 3;
+inline constexpr uint64_t kJumpBits = uint64_t{kJumpCacheEntries - 1} << kJumpShift;
+inline constexpr unsigned JumpIndex(uint64_t rip) { return static_cast<unsigned>((rip & kJumpBits) >> kJumpShift); }
 
 static_assert(std::is_standard_layout_v<JitContext>);
 

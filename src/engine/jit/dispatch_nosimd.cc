@@ -128,7 +128,7 @@ uint32_t JitVcpu::FindBlock(uint64_t rip, uint32_t flags, uint32_t& page_id) {
 }
 
 void JitVcpu::NoteJumpTarget(const Block& block) {
-  const uint64_t entry = block.rip & kJumpMask;
+  const uint64_t entry = JumpIndex(block.rip);
   if (entry == 0) return;
   const unsigned context = block.flags & kFlagContextMask;
   JumpCache& cache = context_->jump_cache[context];
@@ -145,7 +145,7 @@ void JitVcpu::NoteJumpTarget(const Block& block) {
 const uint8_t* JitVcpu::CachedTarget(uint64_t rip, uint32_t flags) const {
   const unsigned context = flags & kFlagContextMask;
   if (single_ || pending_link_ != kNone || Code(context).mode_flags != flags) return nullptr;
-  const uint64_t entry = rip & kJumpMask;
+  const uint64_t entry = JumpIndex(rip);
   const JumpCache& cache = context_->jump_cache[context];
   if (entry == 0 || cache.negated_rip[entry] + rip != 0) return nullptr;
   const auto* code = reinterpret_cast<const uint8_t*>(cache.target[entry]);
@@ -181,7 +181,7 @@ JitVcpu::Need JitVcpu::Dispatch() {
     if (DeliverableRequest()) return Need::kRequests;
     if (context.go.load(std::memory_order_relaxed) == 0) {  // a request that cannot be delivered yet, or a stale poll
       context.go.store(1);
-      context.jump_mask.store(kJumpMask);
+      context.jump_mask.store(kJumpBits);
       if (requests_.load() == 0) context.no_request.store(1);
       continue;
     }

@@ -253,6 +253,7 @@ void Translator::EmitLoop(unsigned index) {
   bool complete = true;
   for (unsigned i = 0; i < index && complete; ++i) {
     NotePlace(i);
+    EmitEarlyChecks(i);
     complete = EmitInstruction(i);
   }
   NACRE_CHECK(complete);  // as the first time

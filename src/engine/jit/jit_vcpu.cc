@@ -93,7 +93,7 @@ Status JitVcpu::Prepare() {
   context_->self = reinterpret_cast<uint64_t>(this);
   context_->slow_handler = reinterpret_cast<uint64_t>(&SlowMemoryEntry);
   context_->string_handler = reinterpret_cast<uint64_t>(&SlowStringEntry);
-  context_->jump_mask = kJumpMask;
+  context_->jump_mask = kJumpBits;
   x86::ResetCpuState(context_->state);
   tools_ = NACRE_TRY(TranslationTools::Create(options_.debug, config_.index, buffer_,
                                               static_cast<uint32_t>(code_start - buffer_.write_base())));
@@ -173,7 +173,7 @@ bool JitVcpu::ServeRequests(ExitReason& reason) {
   CpuState& state = context.state;
   pending_link_ = kNone;
   context.go.store(1);
-  context.jump_mask.store(kJumpMask);
+  context.jump_mask.store(kJumpBits);
   context.no_request.store(1);
   const uint32_t bits = requests_.load();
   if (bits & kRequestEngine) {

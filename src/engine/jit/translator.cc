@@ -391,6 +391,7 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
     const unsigned cold_before = cold_count_, fixups_before = fixup_count_;
     NotePlace(done);
     if (crosses_page_ && done + 1 == count_) EmitNextPageCheck(done);
+    EmitEarlyChecks(done);
     if (!EmitInstruction(done)) {
       code_ = Assembler(before);
       cold_count_ = cold_before;

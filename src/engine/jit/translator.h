@@ -125,6 +125,18 @@ class Translator {
     AddressForm form;
     unsigned count = 0;
     bool write = false;
+    // Checked before instruction `early_at` instead of by its first access, between which its address changes by
+    // `early_change`.
+    int early_at = -1;
+    int32_t early_change = 0;
+    uint8_t first = 0;
+    Part first_part = kOperand;
+  };
+  /// The latest instruction before which the flags are dead, and what was known of the registers there.
+  struct EarlyPlace {
+    int index = -1;
+    std::array<unsigned, 16> version{};
+    std::array<int64_t, 16> change{};
   };
 
   // translator.cc
@@ -156,7 +168,9 @@ class Translator {
   void PlanGroups();
   void PlanAccess(unsigned index, Part part, const AddressForm& form, int64_t offset, unsigned size, bool write);
   bool FormOf(unsigned index, AddressForm& form, int64_t& offset) const;
+  void PlanEarlyCheck(Group& group, unsigned index, Part part);
   void TrackBases(const x86::Instruction& insn);
+  void EmitEarlyChecks(unsigned index);
 
   // emit_loop.cc
   void PlanLoop();
@@ -260,6 +274,7 @@ class Translator {
   std::array<int8_t, 2> pinned_{};       ///< streams in R10 and R11; -1: none
   const uint8_t* loop_start_ = nullptr;  ///< of the plain body
   std::array<StreamAccess, kMaxInstructions> stream_access_{};
+  EarlyPlace early_;
   std::array<ColdExit, kMaxInstructions * 6> cold_;
   unsigned cold_count_ = 0;
   unsigned look_first_ = 0, look_last_ = 0;  ///< see Block

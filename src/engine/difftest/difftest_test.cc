@@ -1,5 +1,6 @@
-// Every instruction form that the models hold and user mode can execute: the interpreter against the bare host CPU.
-//   NACRE_DIFFTEST_CASES  how many cases in all instead of the fixed budget
+// Every instruction form that the models hold and user mode can execute: the interpreter and the translator against the
+// bare host CPU.
+//   NACRE_DIFFTEST_CASES  how many cases to make instead of the fixed budget
 //   NACRE_DIFFTEST_SEED   another series of cases
 //   NACRE_DIFFTEST_FORM   only forms whose name contains this text
 //   NACRE_DIFFTEST_LIST   a file for the list of all forms, each tested or with a reason why not
@@ -58,10 +59,11 @@ void Print(const RunReport& report) {
     std::printf("MISMATCH %s  case seed %#lx\n%s", failure.form.c_str(), failure.seed, failure.text.c_str());
   for (const std::string& form : report.never_made) std::printf("never made: %s\n", form.c_str());
   std::printf(
-      "forms %lu: tested %lu, not testable here %lu, not in the model %lu; cases %lu, faults %lu, mismatches %lu"
+      "forms %lu: tested %lu, not testable here %lu, not in the model %lu; made %lu, cases %lu, faults %lu,"
+      " mismatches %lu"
       " in %zu forms\n",
-      report.forms, report.tested, report.excluded, report.absent, report.cases, report.faults, report.mismatches,
-      report.failures.size());
+      report.forms, report.tested, report.excluded, report.absent, report.made, report.cases, report.faults,
+      report.mismatches, report.failures.size());
 }
 
 void WriteList(const std::vector<Form>& forms, const std::string& path) {
@@ -72,9 +74,18 @@ void WriteList(const std::vector<Form>& forms, const std::string& path) {
   std::fclose(file);
 }
 
-TEST_P(DiffTest, InterpreterEqualsHost) {
-  const auto subject = MakeInterpreterSubject(*guest_);
-  const RunReport report = RunForms(forms_, *host_, *guest_, *subject, OptionsFromEnvironment(150'000));
+/// The interpreter, and the translator in both ways to run it.
+TEST_P(DiffTest, EnginesEqualHost) {
+  auto engine = jit::CreateJitEngine({.code_cache_bytes = 16 * kMiB});
+  ASSERT_TRUE(engine.has_value()) << engine.error().message;
+  std::vector<std::unique_ptr<Subject>> subjects;
+  subjects.push_back(MakeInterpreterSubject(*guest_));
+  for (const bool single : {true, false}) {
+    auto subject = MakeEngineSubject(**engine, *guest_, {.fault_flags = true}, single);
+    ASSERT_TRUE(subject.has_value()) << subject.error().message;
+    subjects.push_back(std::move(*subject));
+  }
+  const RunReport report = RunForms(forms_, *host_, *guest_, subjects, OptionsFromEnvironment(100'000));
   Print(report);
   if (const std::string path = Environment("NACRE_DIFFTEST_LIST"); !path.empty()) WriteList(forms_, path);
   EXPECT_EQ(report.mismatches, 0u);
@@ -119,16 +130,6 @@ TEST_P(DiffTest, WhatTheModelLacksIsUndefined) {
 
 TEST_P(DiffTest, DecoderNamesAllReadsAndWrites) {
   const RunReport report = RunClaims(forms_, *host_, *guest_, OptionsFromEnvironment(60'000));
-  Print(report);
-  EXPECT_EQ(report.mismatches, 0u);
-}
-
-TEST_P(DiffTest, TranslatorEqualsHost) {
-  auto engine = jit::CreateJitEngine({.code_cache_bytes = 16 * kMiB});
-  ASSERT_TRUE(engine.has_value()) << engine.error().message;
-  auto subject = MakeEngineSubject(**engine, *guest_, {.fault_flags = true});
-  ASSERT_TRUE(subject.has_value()) << subject.error().message;
-  const RunReport report = RunForms(forms_, *host_, *guest_, **subject, OptionsFromEnvironment(60'000));
   Print(report);
   EXPECT_EQ(report.mismatches, 0u);
 }

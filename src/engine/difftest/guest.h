@@ -44,7 +44,9 @@ class Guest {
 };
 
 std::unique_ptr<Subject> MakeInterpreterSubject(const Guest& guest);
-/// One vCPU of `engine`, which must outlive the subject.
-Result<std::unique_ptr<Subject>> MakeEngineSubject(Engine& engine, const Guest& guest, const Tolerance& tolerance);
+/// One vCPU of `engine`, which must outlive the subject. `single`: one instruction at a time; otherwise it runs until
+/// the guest halts, behind the instruction or in the handler of its exception. An engine can have one of either.
+Result<std::unique_ptr<Subject>> MakeEngineSubject(Engine& engine, const Guest& guest, const Tolerance& tolerance,
+                                                   bool single = true);
 
 }  // namespace nacre::engine::difftest

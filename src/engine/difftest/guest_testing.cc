@@ -185,13 +185,19 @@ class InterpreterSubject : public Subject {
 
 class EngineSubject : public Subject {
  public:
-  EngineSubject(std::string_view name, std::unique_ptr<Vcpu> vcpu, const Tolerance& tolerance)
-      : name_(name), vcpu_(std::move(vcpu)), tolerance_(tolerance) {}
+  EngineSubject(std::string name, std::unique_ptr<Vcpu> vcpu, const Tolerance& tolerance, bool single)
+      : name_(std::move(name)), vcpu_(std::move(vcpu)), tolerance_(tolerance), single_(single) {}
   Tolerance tolerance() const override { return tolerance_; }
   std::string_view name() const override { return name_; }
   void Step(x86::CpuState& state) override {
     const uint64_t start = state.rip;
     vcpu_->Import(state);
+    if (!single_) {
+      NACRE_CHECK(vcpu_->Run() == ExitReason::kHalted);
+      vcpu_->Export(state);
+      state.halted = false;
+      return;
+    }
     // The first call may do no more than to drop translations of the code that was replaced.
     for (int i = 0; i < 4 && state.rip == start; ++i) {
       vcpu_->Run(1);
@@ -203,12 +209,17 @@ class EngineSubject : public Subject {
   std::string name_;
   std::unique_ptr<Vcpu> vcpu_;
   Tolerance tolerance_;
+  bool single_;
 };
 
 }  // namespace
 
-Result<std::unique_ptr<Subject>> MakeEngineSubject(Engine& engine, const Guest& guest, const Tolerance& tolerance) {
-  return std::make_unique<EngineSubject>(engine.name(), NACRE_TRY(engine.CreateVcpu(guest.config())), tolerance);
+Result<std::unique_ptr<Subject>> MakeEngineSubject(Engine& engine, const Guest& guest, const Tolerance& tolerance,
+                                                   bool single) {
+  VcpuConfig config = guest.config();
+  config.index = single ? 0 : 1;  // both may be of one engine
+  std::string name = fmt::format("{}, {}", engine.name(), single ? "one instruction" : "until it halts");
+  return std::make_unique<EngineSubject>(std::move(name), NACRE_TRY(engine.CreateVcpu(config)), tolerance, single);
 }
 
 std::unique_ptr<Subject> MakeInterpreterSubject(const Guest& guest) {

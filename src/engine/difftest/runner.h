@@ -13,7 +13,7 @@
 namespace nacre::engine::difftest {
 
 struct RunOptions {
-  uint64_t cases = 0;  ///< in all, spread over the forms
+  uint64_t cases = 0;  ///< to make in all, spread over the forms
   uint64_t seed = 1;
   std::string form_filter;  ///< only forms whose name contains this
   double seconds = 0;       ///< stop after this long, 0: never
@@ -27,7 +27,9 @@ struct FormFailure {
 
 struct RunReport {
   uint64_t forms = 0, tested = 0, excluded = 0, absent = 0;
-  uint64_t cases = 0, faults = 0, mismatches = 0;
+  uint64_t made = 0;   ///< cases made
+  uint64_t cases = 0;  ///< cases run, by each subject
+  uint64_t faults = 0, mismatches = 0;
   std::vector<std::string> never_made;  ///< forms of which no seed made a case
   std::vector<FormFailure> failures;    ///< the first of each form
 };
@@ -36,7 +38,8 @@ struct RunReport {
 /// flags_read have no influence, those not in gpr_written and flags_written do not change.
 RunReport RunClaims(const std::vector<Form>& forms, HostCpu& host, Guest& guest, const RunOptions& options);
 
-RunReport RunForms(const std::vector<Form>& forms, HostCpu& host, Guest& guest, Subject& subject,
-                   const RunOptions& options);
+/// Each case once on the host and once by each subject.
+RunReport RunForms(const std::vector<Form>& forms, HostCpu& host, Guest& guest,
+                   const std::vector<std::unique_ptr<Subject>>& subjects, const RunOptions& options);
 
 }  // namespace nacre::engine::difftest

@@ -59,7 +59,7 @@ RunReport ForEachCase(const std::vector<Form>& forms, HostCpu& host, Guest& gues
       }
       if (!ok) continue;
       ++made[i];
-      ++report.cases;
+      ++report.made;
       const std::string failure = check(*test, report);
       if (failure.empty()) continue;
       ++report.mismatches;
@@ -113,6 +113,7 @@ RunReport RunClaims(const std::vector<Form>& forms, HostCpu& host, Guest& guest,
   auto two = std::make_unique<Outcome>();
   return ForEachCase(forms, host, guest, options, [&](const TestCase& test, RunReport& report) {
     host.Run(test, *one);
+    ++report.cases;
     report.faults += one->vector >= 0;
     *second = test;
     Perturb(*second);
@@ -121,15 +122,21 @@ RunReport RunClaims(const std::vector<Form>& forms, HostCpu& host, Guest& guest,
   });
 }
 
-RunReport RunForms(const std::vector<Form>& forms, HostCpu& host, Guest& guest, Subject& subject,
-                   const RunOptions& options) {
+RunReport RunForms(const std::vector<Form>& forms, HostCpu& host, Guest& guest,
+                   const std::vector<std::unique_ptr<Subject>>& subjects, const RunOptions& options) {
   auto expected = std::make_unique<Outcome>();
   auto got = std::make_unique<Outcome>();
   return ForEachCase(forms, host, guest, options, [&](const TestCase& test, RunReport& report) {
     host.Run(test, *expected);
-    guest.Run(test, subject, *got);
     report.faults += expected->vector >= 0;
-    return Differences(test, *expected, *got, subject.tolerance());
+    std::string text;
+    for (const std::unique_ptr<Subject>& subject : subjects) {
+      guest.Run(test, *subject, *got);
+      ++report.cases;
+      const std::string differences = Differences(test, *expected, *got, subject->tolerance());
+      if (!differences.empty()) text += fmt::format("  {}:\n{}", subject->name(), differences);
+    }
+    return text;
   });
 }
 

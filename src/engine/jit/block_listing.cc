@@ -20,7 +20,7 @@ constexpr FlagName kFlagNames[] = {
     {kFlagGs, "gs"},         {kFlagX87, "x87"},           {kFlagSse, "sse"},
     {kFlagAvx, "avx"},       {kFlagCpl0, "cpl0"},         {kFlagSmap, "smap"},
     {kFlagTsc, "tsc"},       {kFlagFsGsBase, "fsgsbase"}, {kFlagUngrouped, "ungrouped"},
-    {kFlagSingle, "single"},
+    {kFlagSingle, "single"}, {kFlagAvx512, "avx512"},
 };
 constexpr FlagName kContextNames[] = {
     {kContextSupervisor, "kernel"}, {kContextUser, "user"}, {kContextSupervisorAc, "kernel-ac"}};
@@ -70,10 +70,13 @@ class HostLister {
     name(view.stubs.exit_interpret, "exit_interpret");
     name(view.stubs.exit_lookup, "exit_lookup");
     name(view.stubs.string, "string");
+    name(view.stubs.slow_address, "miss_at_r11");
     static constexpr const char* kContext[kContexts] = {"kernel", "user", "kernel_ac"};
-    for (unsigned context = 0; context < kContexts; ++context)
+    for (unsigned context = 0; context < kContexts; ++context) {
+      name(view.stubs.lookup[context], fmt::format("lookup_{}", kContext[context]));
       for (unsigned write = 0; write < 2; ++write)
         name(view.stubs.slow[context][write], fmt::format("{}_miss_{}", write ? "write" : "read", kContext[context]));
+    }
     stubs_[static_cast<uint32_t>(view.stubs.miss_target - view.buffer.exec_base())] = "jump_miss";
     stubs_[static_cast<uint32_t>(view.stubs.fault_exit - view.buffer.exec_base())] = "fault_exit";
   }
@@ -205,9 +208,10 @@ std::string Line(const HostLine& host, bool with_offset) {
 }
 
 std::string Header(const BlockListing& listing) {
-  return fmt::format("rip {:#x}, physical {:#x}, {}: {} guest bytes, {} host bytes, {} host instructions and {} cold\n",
-                     listing.rip, listing.phys, FlagWords(listing.flags), listing.guest_bytes, listing.host_bytes,
-                     listing.hot_count, listing.cold.size());
+  return fmt::format(
+      "rip {:#x}, physical {:#x}, {}: {} guest bytes, {} host bytes, {} host instructions, {} to enter, {} cold\n",
+      listing.rip, listing.phys, FlagWords(listing.flags), listing.guest_bytes, listing.host_bytes, listing.hot_count,
+      listing.entry.size(), listing.cold.size());
 }
 
 }  // namespace
@@ -231,6 +235,10 @@ BlockListing ListBlock(const TranslationView& view, const TranslateRequest& requ
     starts.push_back(place.host_offset);
   }
   for (HostLine& line : HostLister(view, block).List()) {
+    if (line.offset < block.body) {
+      listing.entry.push_back(std::move(line));
+      continue;
+    }
     if (line.offset >= hot_bytes) {
       listing.cold.push_back(std::move(line));
       continue;
@@ -249,30 +257,31 @@ std::string SideBySide(const BlockListing& listing) {
   const auto row = [&](std::string_view guest, const HostLine* host) {
     out += fmt::format("{:<{}} |{}\n", guest, kGuestWidth, host ? " " + Line(*host, true) : "");
   };
-  for (const GuestLine& guest : listing.guest) {
-    std::string left = fmt::format("{:16x}  {}", guest.rip, guest.text);
-    if (guest.host.empty()) row(left, nullptr);
-    for (const HostLine& host : guest.host) {
+  const auto part = [&](std::string left, const std::vector<HostLine>& lines) {
+    for (const HostLine& host : lines) {
       row(left, &host);
       left.clear();
     }
+  };
+  part("entry of indirect branches", listing.entry);
+  for (const GuestLine& guest : listing.guest) {
+    const std::string left = fmt::format("{:16x}  {}", guest.rip, guest.text);
+    if (guest.host.empty()) row(left, nullptr);
+    part(left, guest.host);
   }
-  std::string left = "cold";
-  for (const HostLine& host : listing.cold) {
-    row(left, &host);
-    left.clear();
-  }
+  part("cold", listing.cold);
   return out;
 }
 
 std::string Interleaved(const BlockListing& listing) {
   std::string out;
-  for (const GuestLine& guest : listing.guest) {
-    out += fmt::format("{}\n", guest.text);
-    for (const HostLine& host : guest.host) out += fmt::format("    {}\n", Line(host, false));
-  }
-  if (!listing.cold.empty()) out += "cold\n";
-  for (const HostLine& host : listing.cold) out += fmt::format("    {}\n", Line(host, false));
+  const auto part = [&](std::string_view head, const std::vector<HostLine>& lines) {
+    out += fmt::format("{}\n", head);
+    for (const HostLine& host : lines) out += fmt::format("    {}\n", Line(host, false));
+  };
+  if (!listing.entry.empty()) part("entry of indirect branches", listing.entry);
+  for (const GuestLine& guest : listing.guest) part(guest.text, guest.host);
+  if (!listing.cold.empty()) part("cold", listing.cold);
   return out;
 }
 

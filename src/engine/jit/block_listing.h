@@ -38,7 +38,8 @@ struct BlockListing {
   uint64_t rip = 0, phys = 0;
   uint32_t flags = 0;
   uint32_t guest_bytes = 0, host_bytes = 0;
-  unsigned hot_count = 0;             ///< host instructions without the cold part
+  std::vector<HostLine> entry = {};   ///< where indirect branches come in
+  unsigned hot_count = 0;             ///< host instructions without the entry and the cold part
   std::vector<GuestLine> guest = {};  ///< one more than the block has when it is empty: what is left to the interpreter
   std::vector<HostLine> cold = {};
 };

@@ -39,12 +39,19 @@ struct LinearRange {
 /// About one DataTlb.
 struct DataNotes {
   static constexpr uint8_t kGlobal = 1, kLarge = 2;
-  bool non_global = false;  ///< it holds entries of pages that are not global
-  uint32_t entries = 0;     ///< its size
-  uint32_t fills = 0;       ///< since the last flush of what is not global
-  uint32_t conflicts = 0;   ///< fills that took the place of another page, since the last flush or change of size
-  LinearRange large;        ///< holds all entries of large pages
+  static constexpr unsigned kFilled = 64;
+  bool non_global = false;        ///< it holds entries of pages that are not global
+  uint32_t entries = 0;           ///< its size
+  uint32_t fills = 0;             ///< since the last flush of what is not global
+  uint32_t conflicts = 0;         ///< fills that took the place of another page, since the last flush or change of size
+  uint32_t filled_left = 0;       ///< free places of `filled`, from its start; 0: what else is filled is not known
+  LinearRange large;              ///< holds all entries of large pages
+  uint16_t filled[kFilled] = {};  ///< entries filled since everything was flushed
   uint8_t entry[kTlbEntries] = {};
+
+  void NoteFill(unsigned index) {
+    if (filled_left != 0) filled[--filled_left] = static_cast<uint16_t>(index);
+  }
 };
 
 /// About one CodePages and one JumpCache.

@@ -178,7 +178,10 @@ JitVcpu::Need JitVcpu::Dispatch() {
   JitContext& context = *context_;
   while (true) {
     if (context.state.interrupt_shadow || context.state.pending_debug) return Need::kInterpret;
-    if (DeliverableRequest()) return Need::kRequests;
+    if (DeliverableRequest()) {
+      if (!TakeBackNoInterrupt()) return Need::kRequests;
+      continue;
+    }
     if (context.go.load(std::memory_order_relaxed) == 0) {  // a request that cannot be delivered yet, or a stale poll
       context.go.store(1);
       context.jump_mask.store(kJumpBits);

@@ -176,7 +176,7 @@ bool JitVcpu::ServeRequests(ExitReason& reason) {
   context.jump_mask.store(kJumpBits);
   context.no_request.store(1);
   const uint32_t bits = requests_.load();
-  if (bits & kRequestEngine) {
+  if (bits & (kRequestEngine | kRequestNoInterrupt)) {
     requests_.fetch_and(~uint32_t{kRequestEngine});
     member_.Safepoint();
     ApplyCodeWrites();

@@ -88,7 +88,8 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   void NoteJumpTarget(const Block& block);
   const uint8_t* CachedTarget(uint64_t rip, uint32_t flags) const;
   void TakeExit();
-  void Stress();  ///< stress_nosimd.cc
+  void Stress();
+  bool TakeBackNoInterrupt();  ///< stress_nosimd.cc
   bool Avx512Enabled() const;
   void LoadVectors(uint64_t in_memory);
   void StoreVectors();
@@ -229,6 +230,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   bool stressed_ = false;   ///< Stress has something to do
   bool stress_invalidated_ = false;
   uint32_t stress_flush_ = 0, stress_invalidate_ = 0, stress_interrupt_ = 0;  ///< entries since the last time
+  uint32_t stress_taken_back_ = 0;
   bool single_ = false;      ///< a budget is in force: one instruction a block
   uint32_t mode_flags_ = 0;  ///< BlockFlags without the context
   int64_t start_ns_ = 0;     ///< when the counter stood at start_ticks_

@@ -91,6 +91,7 @@ const uint8_t* JitVcpu::FillTlb(unsigned which, uint64_t address, bool write) {
     ResizeTlb(which, notes, notes.entries * 2);
     entry = TlbEntry(which, address);
   }
+  notes.NoteFill(entry);
   tlb.read_tag[entry] = 0 - page;
   tlb.write_tag[entry] = translation.writable && !code && (seen & kDirty) ? 0 - page : NoTag(entry);
   tlb.addend[entry] = reinterpret_cast<uint64_t>(host) - page;
@@ -168,6 +169,7 @@ void JitVcpu::ResizeTlb(unsigned context, DataNotes& notes, uint32_t entries) {
   notes.fills = entries;  // not to shrink at once
   for (unsigned i = 0; i < entries; ++i) EmptyEntry(context_->tlb[context], i);
   notes.conflicts = 0;
+  notes.filled_left = DataNotes::kFilled;
   LoadTlbMasks();
 }
 
@@ -181,12 +183,18 @@ void JitVcpu::FlushData(JitContext& view, unsigned context, DataNotes& notes, bo
     whole = true;
     if (&notes == &Data(context)) LoadTlbMasks();
   }
-  if (whole) {
+  if (notes.filled_left != 0) {
+    for (unsigned i = notes.filled_left; i < DataNotes::kFilled; ++i)
+      if (whole || !(notes.entry[notes.filled[i]] & DataNotes::kGlobal)) EmptyEntry(tlb, notes.filled[i]);
+  } else if (whole) {
     for (unsigned i = 0; i < notes.entries; ++i) EmptyEntry(tlb, i);
-    notes.large = {};
   } else if (notes.non_global) {
     for (unsigned i = 0; i < notes.entries; ++i)
       if (!(notes.entry[i] & DataNotes::kGlobal)) EmptyEntry(tlb, i);
+  }
+  if (whole) {
+    notes.large = {};
+    notes.filled_left = DataNotes::kFilled;
   }
   notes.non_global = false;
   notes.fills = notes.conflicts = 0;

@@ -134,15 +134,16 @@ struct InstructionPlace {
 /// translator emits that does must be noted as one, or the block marked as not reusable.
 struct Fixup {
   enum Kind : uint8_t {
-    kStub,       ///< 32-bit displacement to a stub
-    kLink,       ///< 32-bit offset of a Link; exactly one for each link
-    kLinkAgain,  ///< another one of the same link
-    kSite,       ///< 32-bit offset of a Site; exactly one for each site
-    kRip64,      ///< 64-bit constant that moves with RIP
-    kRipSigned,  ///< ... sign-extended from 32 bits
-    kRipZero,    ///< ... zero-extended from 32 bits
-    kRipWrap,    ///< ... counted modulo 4 GiB
-    kPageSlot,   ///< 32-bit displacement of JitContext::code_pages[].page_id[slot of a page relative to RIP]
+    kStub,        ///< 32-bit displacement to a stub
+    kLink,        ///< 32-bit offset of a Link; exactly one for each link
+    kLinkAgain,   ///< another one of the same link
+    kSite,        ///< 32-bit offset of a Site; exactly one for each site
+    kRip64,       ///< 64-bit constant that moves with RIP
+    kRipSigned,   ///< ... sign-extended from 32 bits
+    kRipZero,     ///< ... zero-extended from 32 bits
+    kRipNegated,  ///< the same of the negated RIP, sign-extended from 32 bits
+    kRipWrap,     ///< ... counted modulo 4 GiB
+    kPageSlot,    ///< 32-bit displacement of JitContext::code_pages[].page_id[slot of a page relative to RIP]
   };
   uint16_t at = 0;  ///< from the block's start
   Kind kind = kStub;

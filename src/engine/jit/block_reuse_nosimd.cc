@@ -39,8 +39,7 @@ void AddTo32(uint8_t* at, uint32_t delta) { StoreLe<uint32_t>(at, LoadLe<uint32_
 }  // namespace
 
 std::span<const InstructionPlace> BlockStore::PlacesOf(const Block& of) const {
-  return {reinterpret_cast<const InstructionPlace*>(reinterpret_cast<const uint8_t*>(&of) + of.places),
-          of.place_count};
+  return {reinterpret_cast<const InstructionPlace*>(reinterpret_cast<const uint8_t*>(&of) + of.places), of.place_count};
 }
 
 std::span<const Fixup> BlockStore::FixupsOf(const Block& of) const {
@@ -165,6 +164,9 @@ bool BlockStore::CanMove(const Block& moving, uint64_t rip) const {
     if (fixup.kind == Fixup::kRipSigned) {
       const uint64_t to = SignExtend(LoadLe<uint32_t>(at), 32) + delta;
       if (to != SignExtend(to, 32)) return false;
+    } else if (fixup.kind == Fixup::kRipNegated) {
+      const uint64_t to = SignExtend(LoadLe<uint32_t>(at), 32) - delta;
+      if (to != SignExtend(to, 32)) return false;
     } else if (fixup.kind == Fixup::kRipZero) {
       if (((LoadLe<uint32_t>(at) + delta) >> 32) != 0) return false;
     }
@@ -216,6 +218,9 @@ void BlockStore::Relocate(uint32_t id, uint32_t code_delta, uint32_t record_delt
       }
       case Fixup::kRip64:
         StoreLe<uint64_t>(at, LoadLe<uint64_t>(at) + rip_delta);
+        break;
+      case Fixup::kRipNegated:
+        AddTo32(at, 0 - static_cast<uint32_t>(rip_delta));
         break;
       case Fixup::kRipSigned:
       case Fixup::kRipZero:

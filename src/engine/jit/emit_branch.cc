@@ -10,6 +10,9 @@ using x86::OperandKind;
 
 namespace {
 
+/// Any that takes 32 bits.
+constexpr int32_t kFarDisplacement = 1 << 20;
+
 Mem SavedRcx() { return Context(offsetof(JitContext, saved_rcx)); }
 
 }  // namespace
@@ -117,36 +120,41 @@ void Translator::EmitCounterBranch(unsigned index) {
   EmitLinkExit(next, request_.flags, next <= RipOf(index));
 }
 
-/// R10 = `rip`, or away. Uses R11.
-void Translator::EmitRipCheck(uint64_t rip, bool flags_live, ColdExit::Kind otherwise) {
-  ColdExit exit{.kind = otherwise, .restore_rcx = flags_live};
-  EmitRipImm(kScratch2, rip, code64());
-  if (flags_live) {
-    code_.Store(SavedRcx(), kHostRcx);
-    code_.Not(kScratch2);
-    code_.Lea(kHostRcx, {.base = kScratch1, .index = kScratch2, .disp = 1});
-    uint8_t* same = code_.JumpIfRcxZero();
-    exit.displacement = code_.Jump();
-    code_.Bind8(same);
-    code_.Load(kHostRcx, SavedRcx());
+/// R10 = `rip`, or away with R10 as it was. Uses R11. Keeps the flags: those who go away may need them.
+void Translator::EmitRipCheck(uint64_t rip, ColdExit::Kind otherwise) {
+  ColdExit exit{.kind = otherwise, .rip_check = true};
+  const uint64_t negated = 0 - rip;
+  if (negated == SignExtend(negated, 32)) {
+    code_.Move(kScratch2, kHostRcx);
+    code_.Lea(kHostRcx, {.base = kScratch1, .disp = kFarDisplacement});
+    StoreLe<uint32_t>(code_.at() - 4, static_cast<uint32_t>(negated));
+    NoteFixup(code_.at() - 4, Fixup::kRipNegated);
   } else {
-    code_.Compare(kScratch1, kScratch2);
-    exit.displacement = code_.JumpIf(5);
+    EmitRipImm(kScratch2, rip, code64());
+    code_.Not(kScratch2);
+    code_.Lea(kScratch1, {.base = kScratch1, .index = kScratch2, .disp = 1});
+    code_.Move(kScratch2, kHostRcx);
+    code_.Move(kHostRcx, kScratch1);
+    exit.rip = rip;
   }
+  uint8_t* same = code_.JumpIfRcxZero();
+  exit.displacement = code_.Jump();
+  code_.Bind8(same);
+  code_.Move(kHostRcx, kScratch2);
   cold_[cold_count_++] = exit;
 }
 
 /// Where indirect branches come in, straight from the jump cache.
 void Translator::EmitIndirectEntry() {
   if (count_ == 0 || (request_.flags & kFlagSingle)) return;
-  EmitRipCheck(request_.rip, live_before_[0] != 0, ColdExit::kMiss);
+  EmitRipCheck(request_.rip, ColdExit::kMiss);
 }
 
 /// Where the host's RET comes back to after a call: with the guest's return address in R10, which is usually the
 /// instruction behind the call. Polls, because a loop may go backwards by returns alone.
 void Translator::EmitReturnPoint(unsigned index) {
   const uint64_t next = TruncateRip(NextRip(index));
-  EmitRipCheck(next, !SamePage(next) || LiveAt(next) != 0, ColdExit::kLookup);
+  EmitRipCheck(next, ColdExit::kLookup);
   EmitLinkExit(next, request_.flags, true);
 }
 

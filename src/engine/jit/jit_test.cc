@@ -650,8 +650,8 @@ TEST_P(EveryProgram, EndsAsOnTheInterpreterUnderStress) {
   Machine reference(interp::CreateInterpEngine(), GetParam().program);
   const CpuState expected = reference.RunToHalt(15);
   for (const Stress& stress :
-       {Stress{.flush = 1}, Stress{.interrupt = 1}, Stress{.invalidate = 1}, Stress{.tiny_cache = true},
-        Stress{.tiny_tlb = true},
+       {Stress{.flush = 1}, Stress{.flush = 2}, Stress{.interrupt = 1}, Stress{.invalidate = 1},
+        Stress{.tiny_cache = true}, Stress{.tiny_tlb = true},
         Stress{.flush = 3, .interrupt = 2, .invalidate = 5, .tiny_cache = true, .tiny_tlb = true}}) {
     Machine translated(Jit({.debug = {.stress = stress}}), GetParam().program);
     const CpuState got = translated.RunToHalt(15);

@@ -42,7 +42,8 @@ bool HostHasFsGsBase() { return (getauxval(AT_HWCAP2) & 2) != 0; }  // HWCAP2_FS
 }  // namespace
 
 JitVcpu::JitVcpu(const VcpuConfig& config, const JitOptions& options, JitShared& shared)
-    : member_(shared.group, *this, this),
+    : group_(shared.group),
+      member_(shared.group, *this, this),
       config_(config),
       options_(options),
       memory_(*config.memory),
@@ -311,12 +312,16 @@ void JitVcpu::Translate() {
                            .flags = flags,
                            .max_instructions = single_ && !lockstep_ ? 1u : kMaxInstructions};
   const bool held = (code_page_table_.holders(page_index) & CodePageTable::Bit(config_.index)) != 0;
-  HoldCodePage(request.page);
+  HoldCodePage(page->host);
   PopulateCode();
   if (!held || reuse_in_translate_) {  // Dispatch has not tried
     const uint32_t reused = Reuse(rip, flags);
     if (reused != kNone && options_.debug.check_reuse) CheckReuse(request, reused);
     if (reused != kNone) return ShowTools(request, reused);
+  }
+  if (group_.size() > 1) {  // others write to the page meanwhile
+    std::memcpy(page_copy_.data(), page->host, kPageSize);
+    request.page = page_copy_.data();
   }
   uint32_t made = kNone;
   while ((made = translator_->Translate(request)) == kNone || made == kWantsNextPage) {

@@ -190,6 +190,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   void OnTlbFlushPcidPage(uint16_t pcid, GuestVirt address) override;
   bool OnHostFault(int signal, const siginfo_t& info, ucontext_t& context) override;
 
+  const VcpuGroup& group_;
   VcpuGroupMember member_;
   VcpuConfig config_;
   JitOptions options_;
@@ -238,6 +239,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   uint64_t populated_ = 0;  ///< bytes at the start of the code buffer that the host has given pages for
   uint32_t pending_link_ = kNone;
   uint32_t interpret_site_ = kNone;
+  std::array<uint8_t, kPageSize> page_copy_{};
   std::vector<PageId> page_ids_;
   uint32_t first_page_id_ = 1, next_page_id_ = 1;  ///< those in page_ids_, and the next to be given
   uint32_t first_tlb_entries_ = 0, most_tlb_entries_ = 0;

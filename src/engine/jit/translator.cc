@@ -314,6 +314,13 @@ void Translator::EmitColdPart() {
     const ColdExit& exit = cold_[i];
     code_.Bind32(exit.displacement);
     if (exit.restore_rcx) code_.Load(kHostRcx, Context(offsetof(JitContext, saved_rcx)));
+    if (exit.rip_check) {
+      code_.Move(kHostRcx, kScratch2);
+      if (exit.rip != 0) {
+        EmitRipImm(kScratch2, exit.rip, code64());
+        code_.Lea(kScratch1, {.base = kScratch1, .index = kScratch2});
+      }
+    }
     switch (exit.kind) {
       case ColdExit::kLink:
         store_.link(exit.id).stub = Offset(code_.at());

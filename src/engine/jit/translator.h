@@ -22,7 +22,9 @@ inline constexpr uint32_t kWantsNextPage = kNone - 1;
 struct TranslateRequest {
   uint64_t rip = 0;  ///< linear (CS base is 0 in all translated code)
   uint64_t phys = 0;
-  const uint8_t* page = nullptr;  ///< host address of the page that holds it
+  /// Host address of the page that holds it, or of a copy that nobody writes to: the bytes that are translated must be
+  /// those that are remembered for Reuse.
+  const uint8_t* page = nullptr;
   uint64_t page_index = 0;
   uint32_t flags = 0;
   unsigned max_instructions = kMaxInstructions;
@@ -79,6 +81,8 @@ class Translator {
     bool restore_rcx = false;
     uint8_t context = 0;
     bool write = false;
+    bool rip_check = false;  ///< RCX is in R11, and R10 less by `rip`, if that is not 0
+    uint64_t rip = 0;
   };
   struct Access {
     unsigned size = 0;
@@ -228,7 +232,7 @@ class Translator {
   bool EmitIndirect(unsigned index);
   bool EmitReturn(unsigned index);
   void EmitPushReturnAddress(unsigned index);
-  void EmitRipCheck(uint64_t rip, bool flags_live, ColdExit::Kind otherwise);
+  void EmitRipCheck(uint64_t rip, ColdExit::Kind otherwise);
   void EmitIndirectEntry();
   void EmitReturnPoint(unsigned index);
   bool PairsCalls() const { return !(request_.flags & kFlagSingle) && context() != kContextSupervisorAc; }

@@ -31,6 +31,13 @@ bool IsWholeSegment(const Segment& segment) {
          (segment.type() & 0xe) == 0x2 && !segment.unusable();
 }
 
+/// FSW.ES, of the host's registers: the next x87 or MMX instruction that waits raises #MF, whatever its operand.
+bool X87ExceptionIsPending() {
+  uint16_t status;
+  asm volatile("fnstsw %0" : "=a"(status));
+  return (status & 0x80) != 0;
+}
+
 }  // namespace
 
 /// Whether the guest has AVX-512 switched on. Its components are in the host's registers only then.
@@ -295,8 +302,10 @@ uint64_t JitVcpu::SlowMemory() {
     context.exit_code = kExitUngrouped;
     return 0;
   }
-  // A misaligned vector operand may have to fault for that instead; whether a masked one faults, the interpreter says.
-  if (!crosses && site.opmask == 0 && (site.size <= 8 || address % site.size == 0)) pending_fault_ = walk_fault_;
+  // A misaligned vector operand may have to fault for that instead; whether a masked one faults, the interpreter says;
+  // a pending x87 exception comes first (SDM 3A 6.9).
+  if (!crosses && !X87ExceptionIsPending() && site.opmask == 0 && (site.size <= 8 || address % site.size == 0))
+    pending_fault_ = walk_fault_;
   context.exit_id = kNone;
   context.exit_code = kExitInterpret;
   return 0;

@@ -261,5 +261,46 @@ TEST(JitHostile, AConditionalLoopAcrossTheEndOfTheAddressSpaceCanBeStopped) {
   ExpectStops(machine, state);
 }
 
+// A page of code at more linear addresses than the translator has ids for; then other code stands at some of them.
+// Links made while the table of ids was full must not lead to the old code.
+TEST(JitHostile, MoreCodePagesThanIdsKeepLinksRight) {
+  constexpr uint64_t kPresentWritable = 3, kBase = kGiB, kDirectory = 0x800000, kTable = 0x801000, kOld = 0x802000,
+                     kNew = 0x803000;
+  constexpr unsigned kPages = 40000, kChanged = 300;
+  Machine machine(std::move(*CreateJitEngine({.code_cache_bytes = 64 * kMiB})));
+  machine.Reset(1);
+  machine.Put64(0x2000 + 8 * (kBase / kGiB), kDirectory | kPresentWritable);
+  for (unsigned i = 0; i < 512; ++i) {
+    machine.Put64(kDirectory + 8 * i, kTable | kPresentWritable);
+    machine.Put64(kTable + 8 * i, kOld | kPresentWritable);
+  }
+  // inc rax; dec ecx; jz to 0x40; jmp to the start of the next page
+  const uint8_t old_code[] = {0x48, 0xff, 0xc0, 0xff, 0xc9, 0x0f, 0x84, 0x35, 0, 0, 0, 0xe9, 0xf0, 0x0f, 0, 0};
+  const uint8_t halt[] = {0xf4};
+  machine.Put(kOld, old_code);
+  machine.Put(kOld + 0x40, halt);
+  machine.Put(kNew, halt);
+  const auto run = [&](unsigned first, unsigned count) {
+    x86::CpuState state = StartState(Mode::kKernel64);
+    state.rip = kBase + first * kPageSize;
+    state.gpr[x86::kRax] = 0;
+    state.gpr[x86::kRcx] = count;
+    machine.vcpu().Import(state);
+    EXPECT_EQ(machine.vcpu().Run(), ExitReason::kHalted);
+    machine.vcpu().Export(state);
+    return state;
+  };
+  x86::CpuState ended = run(0, kPages);
+  EXPECT_EQ(ended.gpr[x86::kRax], kPages);
+  EXPECT_EQ(ended.rip, kBase + (kPages - 1) * kPageSize + 0x41);
+  machine.Put64(kTable + 8 * kChanged, kNew | kPresentWritable);
+  for (unsigned first = 0; first < kPages - 512; first += 333) {
+    const unsigned stop = static_cast<unsigned>(AlignUp(first + 512 - kChanged, 512)) - 512 + kChanged;
+    ended = run(first, 1000);
+    EXPECT_EQ(ended.rip, kBase + stop * kPageSize + 1) << first;
+    EXPECT_EQ(ended.gpr[x86::kRax], stop - first) << first;
+  }
+}
+
 }  // namespace
 }  // namespace nacre::engine::jit::hostile

@@ -42,6 +42,7 @@ inline constexpr unsigned kMaxInstructions = 64;
 /// The most code and records that one block can take.
 inline constexpr uint32_t kBlockCodeReserve = kMaxInstructions * 512;
 inline constexpr uint32_t kBlockRecordReserve = 32 * 1024;
+static_assert(kBlockCodeReserve <= UINT16_MAX && kBlockRecordReserve <= UINT16_MAX);
 
 /// What a link across pages expects in the slot of its target page while the id is not known: no page has it, negated
 /// or not.
@@ -50,8 +51,7 @@ inline constexpr int32_t kUnknownPage = INT32_MIN;
 struct Block {
   uint64_t phys = 0;
   uint64_t rip = 0;
-  uint32_t code = 0;       ///< offset in the code buffer: the entry of indirect branches, which compares R10 with rip
-  uint32_t host_size = 0;  ///< hot and cold part
+  uint32_t code = 0;  ///< offset in the code buffer: the entry of indirect branches, which compares R10 with rip
   uint32_t flags = 0;
   uint32_t page = 0;  ///< GuestMemory's index of its page
   uint32_t next_in_bucket = kNone;
@@ -66,7 +66,8 @@ struct Block {
   uint32_t next_content = kNone;
   uint32_t next_relative = kNone, previous_relative = kNone;
   uint32_t born = 0;             ///< on the clock of BlockStore::Enter
-  uint32_t record_bytes = 0;     ///< of the whole group that starts with this Block
+  uint16_t record_bytes = 0;     ///< of the whole group that starts with this Block
+  uint16_t host_size = 0;        ///< hot and cold part
   uint16_t hot_size = 0;         ///< host code without its cold part
   uint16_t places = 0;           ///< bytes from this Block to its InstructionPlaces; fixups, looks and bytes follow
   uint16_t fixup_count = 0;      ///< Fixups
@@ -242,7 +243,7 @@ class BlockStore {
 
  private:
   static constexpr uint32_t kBuckets = 1 << 18;
-  static constexpr uint32_t kContents = 1 << 16;
+  static constexpr uint32_t kContents = 1 << 18;
   static constexpr unsigned kMaxSegments = 16;
   static constexpr uint32_t kGranule = 4096;   ///< bytes of code for each entry of first_in_granule_
   static constexpr unsigned kMaxTries = 32;    ///< candidates of one content hash that are compared

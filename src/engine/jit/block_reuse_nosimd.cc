@@ -88,7 +88,7 @@ void BlockStore::Finish(uint32_t id, const Lists& lists, uint64_t page_index) {
   }
   segment.record_at = static_cast<uint32_t>((at - records_ + 7) & ~ptrdiff_t{7});
   segment.code_at = done.code + done.host_size;
-  done.record_bytes = segment.record_at - id;
+  done.record_bytes = static_cast<uint16_t>(segment.record_at - id);
   Emitted(id);
   Enter(id, page_index);
   if (lists.reusable) List(id);

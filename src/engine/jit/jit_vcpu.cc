@@ -67,7 +67,7 @@ Status JitVcpu::Prepare() {
   config_.exclusive = &member_;
   if (options_.debug.stress.tiny_cache) options_.code_cache_bytes = JitStress::kTinyCacheBytes;
   // A block takes somewhat more room for its records than for its code.
-  const uint64_t code_bytes = AlignDown(options_.code_cache_bytes * 7 / 16, kPageSize);
+  const uint64_t code_bytes = AlignDown(options_.code_cache_bytes / 64 * 29, kPageSize);
   using Backing = codegen::CodeBuffer::Backing;
   buffer_ = NACRE_TRY(
       codegen::CodeBuffer::Create(code_bytes, options_.debug.perf_map ? Backing::kAnonymous : Backing::kFile));

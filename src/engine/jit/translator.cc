@@ -364,8 +364,8 @@ void Translator::Finish(Block& block, unsigned done) {
   block.look_last = static_cast<uint16_t>(look_last_);
   block.instruction_count = static_cast<uint8_t>(done);
   block.place_count = static_cast<uint8_t>(place_count_);
-  block.host_size = static_cast<uint32_t>(code_.at() - start_);
-  NACRE_CHECK(block.host_size <= kBlockCodeReserve);
+  NACRE_CHECK(code_.at() - start_ <= kBlockCodeReserve);
+  block.host_size = static_cast<uint16_t>(code_.at() - start_);
   translated_instructions_ += done;
 }
 

@@ -35,9 +35,10 @@ void JitVcpu::Stress() {
 }
 
 /// Most of the interrupts that are none end here. Every 16th goes the whole way, by a safepoint to the interrupt
-/// controller.
+/// controller; so does one that finds a halted CPU, which must stay halted.
 bool JitVcpu::TakeBackNoInterrupt() {
-  if (!stressed_ || requests_.load() != kRequestNoInterrupt || ++stress_taken_back_ % 16 == 0) return false;
+  if (!stressed_ || context_->state.halted || requests_.load() != kRequestNoInterrupt || ++stress_taken_back_ % 16 == 0)
+    return false;
   uint32_t only = kRequestNoInterrupt;
   return requests_.compare_exchange_strong(only, 0);
 }

@@ -69,7 +69,6 @@ static volatile unsigned spared, written, arrived;
 static void on_eoi_vector(struct frame* frame) {
   (void)frame;
   bool was;
-  ++arrived;
   __asm__ volatile("btrl $0, %0" : "+m"(eoi_words[smp_self()][0]), "=@ccc"(was)::"memory");
   if (was)
     ++spared;
@@ -77,6 +76,7 @@ static void on_eoi_vector(struct frame* frame) {
     ++written;
     apic_eoi();
   }
+  ++arrived;  // last: the sender then looks at the other two
 }
 static void enable_eoi(unsigned cpu) {
   eoi_words[cpu][0] = 0;

@@ -219,10 +219,7 @@ void Translator::EmitEarlyChecks(unsigned index) {
       EmitLinearAddress(insn, NextRip(group.first), adjust);
       relative = IsRelative(insn);
     }
-    const Access access{.size = static_cast<unsigned>(group.high - group.low),
-                        .write = group.write,
-                        .flags_live = false,
-                        .group = true};
+    const Access access = GroupAccess(static_cast<int>(i), false);
     if (relative)
       EmitCheck(access, RipOf(index), false);
     else

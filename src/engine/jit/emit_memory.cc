@@ -183,6 +183,12 @@ void Translator::EmitStoreGroup(int group) {
   addend_of_ = group;
 }
 
+/// The access that a group's leader checks for all of them.
+Translator::Access Translator::GroupAccess(int group, bool flags_live) const {
+  const Group& of = groups_[static_cast<unsigned>(group)];
+  return {.size = static_cast<unsigned>(of.high - of.low), .write = of.write, .flags_live = flags_live, .group = true};
+}
+
 /// The memory operand of an instruction on the host: through its group where it has one, else checked on its own. Uses
 /// R10, which the operand may name, and R11.
 Mem Translator::EmitAccess(unsigned index, Part part, unsigned size, bool write) {
@@ -194,17 +200,9 @@ Mem Translator::EmitAccess(unsigned index, Part part, unsigned size, bool write)
     EmitLoadGroup(planned.group);
   } else {
     Access access{.size = size, .write = write, .flags_live = live_before_[index] != 0, .mask = MemoryMask(insn)};
-    int adjust = 0;
-    if (planned.leader) {
-      const Group& group = groups_[static_cast<unsigned>(planned.group)];
-      access = {.size = static_cast<unsigned>(group.high - group.low),
-                .write = group.write,
-                .flags_live = access.flags_live,
-                .group = true};
-      adjust = -planned.distance;
-    }
+    if (planned.leader) access = GroupAccess(planned.group, access.flags_live);
     addend_of_ = -1;
-    EmitLinearAddress(insn, NextRip(index), adjust);
+    EmitLinearAddress(insn, NextRip(index), planned.leader ? -planned.distance : 0);
     if (relative)
       EmitCheck(access, RipOf(index), false);
     else

@@ -30,13 +30,7 @@ Mem Translator::EmitStackAccess(unsigned index, unsigned size, bool write) {
     EmitLoadGroup(planned.group);
   } else {
     Access access{.size = size, .write = write, .flags_live = live_before_[index] != 0};
-    if (planned.leader) {
-      const Group& group = groups_[static_cast<unsigned>(planned.group)];
-      access = {.size = static_cast<unsigned>(group.high - group.low),
-                .write = group.write,
-                .flags_live = access.flags_live,
-                .group = true};
-    }
+    if (planned.leader) access = GroupAccess(planned.group, access.flags_live);
     addend_of_ = -1;
     EmitAddressPlus(kScratch2, kHostR15, planned.leader ? offset - planned.distance : offset);
     if (code64())

@@ -188,6 +188,7 @@ class Translator {
 
   // emit_memory.cc
   static bool IsRelative(const x86::Instruction& insn);
+  Access GroupAccess(int group, bool flags_live) const;
   Mem EmitAccess(unsigned index, Part part, unsigned size, bool write);
   Mem EmitRelative(const x86::Instruction& insn);
   void EmitLoadGroup(int group);

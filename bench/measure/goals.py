@@ -1,6 +1,8 @@
 """The goals beside what was measured: lines that stand below the tables. A row without a number counts as not reached."""
 import math
 
+MOST_OVER_RAM_MIB = 114  # 120 MB
+
 
 def geometric_mean(values):
     return math.exp(sum(math.log(value) for value in values) / len(values))
@@ -93,7 +95,7 @@ def cpus(sheet, gain):
 def cost(sheet):
     if "jit" not in sheet.cases:
         return ""
-    return block([line("resident memory over guest RAM at the login prompt, MiB", sheet.median("jit", "over RAM"), 120, False, "{:.0f}"),
-                  line("the same after gcc and java, MiB", sheet.median("jit", "over RAM, gcc and java"), 120, False, "{:.0f}"),
+    return block([line("resident memory over guest RAM at the login prompt, MiB", sheet.median("jit", "over RAM"), MOST_OVER_RAM_MIB, False, "{:.0f}"),
+                  line("the same after gcc and java, MiB", sheet.median("jit", "over RAM, gcc and java"), MOST_OVER_RAM_MIB, False, "{:.0f}"),
                   line("an idle guest, % of a core", sheet.median("jit", "idle"), 1, False),
                   line("translation, ns per guest instruction", sheet.median("jit", "translation"), 150, False, "{:.0f}")])

@@ -57,13 +57,20 @@ Status ParseJitStress(JitDebugOptions& options, std::string_view value) {
       stress.tiny_tlb = true;
       return {};
     }
+    if (part == "compact") {
+      stress.compact = true;
+      return {};
+    }
     uint32_t* const period = name == "flush"        ? &stress.flush
                              : name == "interrupt"  ? &stress.interrupt
                              : name == "invalidate" ? &stress.invalidate
+                             : name == "sample"     ? &stress.sample
                                                     : nullptr;
     if (!period)
-      return Fail("--jit-stress {}: choose of flush[=N], interrupt[=N], invalidate[=N], cache, tlb, with commas",
-                  value);
+      return Fail(
+          "--jit-stress {}: choose of flush[=N], interrupt[=N], invalidate[=N], sample[=N], compact, cache, tlb, with "
+          "commas",
+          value);
     *period = 1;
     if (equals == std::string_view::npos) return {};
     const std::string_view number = part.substr(equals + 1);
@@ -76,10 +83,12 @@ Status ParseJitStress(JitDebugOptions& options, std::string_view value) {
 
 Status CheckDebugOptions(const JitDebugOptions& options, bool engine_is_jit) {
   const engine::jit::JitStress& stress = options.stress;
-  const char* const option = options.dump()                                                ? "--dump-block"
-                             : options.perf_map                                            ? "--perf-map"
-                             : stress.at_entries() || stress.tiny_cache || stress.tiny_tlb ? "--jit-stress"
-                                                                                           : nullptr;
+  const bool stressed =
+      stress.at_entries() || stress.tiny_cache || stress.tiny_tlb || stress.compact || stress.sample != 0;
+  const char* const option = options.dump()     ? "--dump-block"
+                             : options.perf_map ? "--perf-map"
+                             : stressed         ? "--jit-stress"
+                                                : nullptr;
   if (option && !engine_is_jit) return Fail("{} works with --engine jit", option);
   if (!options.symbols_file.empty() && !options.perf_map) return Fail("--perf-symbols needs --perf-map");
   return {};

@@ -47,6 +47,7 @@ class DiffTest : public testing::TestWithParam<x86::CodeSize> {
     guest_ = std::move(*guest);
     forms_ = EnumerateForms(*model_, GetParam());
   }
+  void RunTranslator(Engine& engine, std::vector<std::unique_ptr<Subject>> subjects, const RunOptions& options);
 
   std::unique_ptr<HostCpu> host_;
   std::unique_ptr<x86::CpuModel> model_;
@@ -74,23 +75,35 @@ void WriteList(const std::vector<Form>& forms, const std::string& path) {
   std::fclose(file);
 }
 
+/// Runs the forms on the translator in both ways, after `subjects`.
+void DiffTest::RunTranslator(Engine& engine, std::vector<std::unique_ptr<Subject>> subjects,
+                             const RunOptions& options) {
+  for (const bool single : {true, false}) {
+    auto subject = MakeEngineSubject(engine, *guest_, {.fault_flags = true}, single);
+    ASSERT_TRUE(subject.has_value()) << subject.error().message;
+    subjects.push_back(std::move(*subject));
+  }
+  const RunReport report = RunForms(forms_, *host_, *guest_, subjects, options);
+  Print(report);
+  EXPECT_EQ(report.mismatches, 0u);
+  EXPECT_TRUE(report.never_made.empty());
+  EXPECT_GT(report.tested, Environment("NACRE_DIFFTEST_FORM").empty() ? 1000u : 0u);
+}
+
 /// The interpreter, and the translator in both ways to run it.
 TEST_P(DiffTest, EnginesEqualHost) {
   auto engine = jit::CreateJitEngine({.code_cache_bytes = 16 * kMiB});
   ASSERT_TRUE(engine.has_value()) << engine.error().message;
   std::vector<std::unique_ptr<Subject>> subjects;
   subjects.push_back(MakeInterpreterSubject(*guest_));
-  for (const bool single : {true, false}) {
-    auto subject = MakeEngineSubject(**engine, *guest_, {.fault_flags = true}, single);
-    ASSERT_TRUE(subject.has_value()) << subject.error().message;
-    subjects.push_back(std::move(*subject));
-  }
-  const RunReport report = RunForms(forms_, *host_, *guest_, subjects, OptionsFromEnvironment(100'000));
-  Print(report);
+  RunTranslator(**engine, std::move(subjects), OptionsFromEnvironment(100'000));
   if (const std::string path = Environment("NACRE_DIFFTEST_LIST"); !path.empty()) WriteList(forms_, path);
-  EXPECT_EQ(report.mismatches, 0u);
-  EXPECT_TRUE(report.never_made.empty());
-  EXPECT_GT(report.tested, Environment("NACRE_DIFFTEST_FORM").empty() ? 1000u : 0u);
+}
+
+TEST_P(DiffTest, CompactCodeEqualsHost) {
+  auto engine = jit::CreateJitEngine({.code_cache_bytes = 16 * kMiB, .debug = {.stress = {.compact = true}}});
+  ASSERT_TRUE(engine.has_value()) << engine.error().message;
+  RunTranslator(**engine, {}, OptionsFromEnvironment(50'000));
 }
 
 /// What a model does not have raises #UD, on every engine and whatever the host has.

@@ -69,6 +69,7 @@ void Translator::PlanAccess(unsigned index, Part part, const AddressForm& form, 
     Group& group = groups_[i];
     if (!(group.form == form)) continue;
     const int64_t low = std::min(group.low, offset), high = std::max(group.high, end);
+    if (group.closed && (low < group.low || high > group.high || (write && !group.write))) continue;
     if (high - low > kMaxRange) continue;
     if (form.constant() && (low >> 12) != ((high - 1) >> 12)) continue;
     group.low = low;
@@ -186,6 +187,9 @@ void Translator::PlanGroups() {
     TrackBases(insn);
     // Another TLB from here on.
     if (insn.mnemonic == ZYDIS_MNEMONIC_STAC || insn.mnemonic == ZYDIS_MNEMONIC_CLAC) early_.index = -1;
+    if (!IsSideExit(i)) continue;
+    for (unsigned group = 0; group < group_count_; ++group) groups_[group].closed = true;
+    early_.index = -1;  // what may not happen is not checked in advance
   }
   // Now the ranges are known. A group of one is none, unless its check is early.
   for (unsigned i = 0; i < count_; ++i) {

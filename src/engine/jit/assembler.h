@@ -172,6 +172,11 @@ class Assembler {
     Byte(0xe8);
     Patch(Displacement32(), target);
   }
+  /// A call of a way out, which reads the number behind it instead of coming back.
+  void CallWithId(const uint8_t* target, uint32_t id) {
+    CallTo(target);
+    Value(id);
+  }
   void JumpReg(unsigned reg) { Op(4, reg, 0xff, false); }
   void JumpMem(const Mem& mem) { Op(4, mem, 0xff, false); }
   void CallMem(const Mem& mem) { Op(2, mem, 0xff, false); }

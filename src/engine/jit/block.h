@@ -39,6 +39,8 @@ enum BlockFlags : uint32_t {
 
 inline constexpr uint32_t kNone = 0xffffffff;
 inline constexpr unsigned kMaxInstructions = 64;
+/// Conditional branches within a block, and instructions in a block that has any.
+inline constexpr unsigned kMaxSideExits = 4, kMaxWithSideExits = 32;
 /// The most code and records that one block can take.
 inline constexpr uint32_t kBlockCodeReserve = kMaxInstructions * 512;
 inline constexpr uint32_t kBlockRecordReserve = 32 * 1024;
@@ -78,9 +80,10 @@ struct Block {
   uint16_t look_last = 0;        ///< [first, last], empty when first > last
   uint8_t instruction_count = 0;
   uint8_t place_count = 0;  ///< more than instructions in a loop (emit_loop.cc)
-  uint8_t body = 0;         ///< from `code` to where links enter
+  uint8_t body = 0;         ///< from `code` to where links enter; 0: no entry for indirect branches
   bool valid = false;
-  bool listed = false;  ///< first of its family: in the table of contents
+  bool compact = false;  ///< see TranslateRequest
+  bool listed = false;   ///< first of its family: in the table of contents
 
   uint32_t entry() const { return code + body; }
 };
@@ -98,6 +101,7 @@ struct Link {
   uint16_t target_flags = 0;
   uint16_t live_flags = 0;  ///< arithmetic flags that are right when the link is taken
   bool page_id_negated = false;
+  bool in_place = false;  ///< unlinked it is a call of `stub`, a way out, instead of a jump to code that makes one
 };
 
 /// REP-prefixed string instructions of 64-bit code that JitVcpu::FastString knows, gathers and scatters that FastGather
@@ -148,14 +152,14 @@ struct Fixup {
   };
   uint16_t at = 0;  ///< from the block's start
   Kind kind = kStub;
-  bool stub_follows = false;  ///< behind the 32 bits stands a jump to a stub
+  bool stub_before = false;  ///< before the 32 bits stands the displacement of a call of a stub
 };
 
 /// Bytes of the page, beside the block's own, that were decoded to know which flags are dead at its end.
 struct Look {
   uint16_t offset = 0, length = 0;
 };
-inline constexpr unsigned kMaxLooks = 8;
+inline constexpr unsigned kMaxLooks = 16;
 
 /// Storage of everything above.
 class BlockStore {
@@ -198,6 +202,8 @@ class BlockStore {
     uint64_t phys = 0, rip = 0, page_index = 0;
     const uint8_t* page = nullptr;
     uint32_t flags = 0;
+    bool indirect = false;  ///< with an entry for indirect branches
+    bool compact = false;   ///< a compact one will do
   };
   /// A block of the same bytes and flags, dead or alive, made into the wanted one: revived, moved or copied. kNone:
   /// there is none, or no room.
@@ -229,6 +235,7 @@ class BlockStore {
   const Link& link(uint32_t id) const { return *At<Link>(id); }
   Site& site(uint32_t id) { return *At<Site>(id); }
   uint32_t code_at() const { return segments_[current_].code_at; }
+  unsigned segment_count() const { return static_cast<unsigned>(segments_.size()); }
   /// Code and records of all segments.
   uint64_t code_bytes() const;
   uint64_t record_bytes() const;

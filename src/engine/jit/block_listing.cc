@@ -62,23 +62,29 @@ class HostLister {
  public:
   HostLister(const TranslationView& view, const Block& block)
       : view_(view), block_(block), code_(view.buffer.write_base() + block.code) {
-    const auto name = [&](const uint8_t* in_write_view, std::string text) {
-      if (in_write_view) stubs_[Offset(in_write_view)] = std::move(text);
+    const auto name = [&](const uint8_t* in_write_view, std::string text, Id id = Id::kNothing) {
+      if (in_write_view) stubs_[Offset(in_write_view)] = {std::move(text), id};
     };
-    name(view.stubs.exit_link, "exit_link");
-    name(view.stubs.exit_poll, "exit_poll");
-    name(view.stubs.exit_interpret, "exit_interpret");
+    name(view.stubs.exit_link, "exit_link", Id::kLink);
+    name(view.stubs.exit_poll, "exit_poll", Id::kLink);
+    name(view.stubs.exit_interpret, "exit_interpret", Id::kSite);
     name(view.stubs.exit_lookup, "exit_lookup");
-    name(view.stubs.string, "string");
-    name(view.stubs.slow_address, "miss_at_r11");
+    name(view.stubs.string, "string", Id::kSite);
+    name(view.stubs.slow_address, "miss_at_r11", Id::kSite);
     static constexpr const char* kContext[kContexts] = {"kernel", "user", "kernel_ac"};
     for (unsigned context = 0; context < kContexts; ++context) {
       name(view.stubs.lookup[context], fmt::format("lookup_{}", kContext[context]));
-      for (unsigned write = 0; write < 2; ++write)
-        name(view.stubs.slow[context][write], fmt::format("{}_miss_{}", write ? "write" : "read", kContext[context]));
+      for (unsigned write = 0; write < 2; ++write) {
+        const char* const access = write ? "write" : "read";
+        name(view.stubs.slow[context][write], fmt::format("{}_miss_{}", access, kContext[context]), Id::kSite);
+        for (unsigned size = 0; size < Stubs::kCheckSizes; ++size)
+          for (unsigned keeps = 0; keeps < 2; ++keeps)
+            name(view.stubs.check[context][write][size][keeps],
+                 fmt::format("check_{}{}{}_{}", access, 1u << size, keeps ? "_keep" : "", kContext[context]));
+      }
     }
-    stubs_[static_cast<uint32_t>(view.stubs.miss_target - view.buffer.exec_base())] = "jump_miss";
-    stubs_[static_cast<uint32_t>(view.stubs.fault_exit - view.buffer.exec_base())] = "fault_exit";
+    stubs_[static_cast<uint32_t>(view.stubs.miss_target - view.buffer.exec_base())] = {"jump_miss", Id::kNothing};
+    stubs_[static_cast<uint32_t>(view.stubs.fault_exit - view.buffer.exec_base())] = {"fault_exit", Id::kNothing};
   }
 
   std::vector<HostLine> List() {
@@ -90,6 +96,12 @@ class HostLister {
       if (disassembler_.Decode(code_ + at, block_.host_size - at)) {
         line.length = disassembler_.insn.length;
         line.text = Describe(at);
+        if (const Id id = IdBehind(at); id != Id::kNothing) {
+          const auto number = LoadLe<uint32_t>(code_ + at + line.length);
+          line.text += id == Id::kLink ? fmt::format(", link to {:#x}", view_.store.link(number).target_rip)
+                                       : fmt::format(", site {:#x}", view_.store.site(number).rip);
+          line.length += 4;
+        }
       }
       at += line.length;
       lines.push_back(std::move(line));
@@ -98,6 +110,17 @@ class HostLister {
   }
 
  private:
+  /// What the number means that stands behind the call of a way out.
+  enum class Id : uint8_t { kNothing, kLink, kSite };
+
+  /// The number that belongs to the present instruction.
+  Id IdBehind(uint32_t at) const {
+    uint64_t target = 0;
+    if (disassembler_.insn.mnemonic != ZYDIS_MNEMONIC_CALL || !Target(at, target)) return Id::kNothing;
+    const auto stub = stubs_.find(static_cast<uint32_t>(target));
+    return stub == stubs_.end() ? Id::kNothing : stub->second.second;
+  }
+
   uint32_t Offset(const uint8_t* in_write_view) const {
     return static_cast<uint32_t>(in_write_view - view_.buffer.write_base());
   }
@@ -123,7 +146,8 @@ class HostLister {
       uint64_t target = 0;
       if (Target(at, target) && target - block_.code < block_.host_size)
         labels_[static_cast<uint32_t>(target - block_.code)];
-      at += disassembler_.insn.length;
+      const uint32_t length = disassembler_.insn.length;
+      at += length + (IdBehind(at) != Id::kNothing ? 4 : 0);
     }
     unsigned number = 0;
     for (auto& [at, label] : labels_) label = fmt::format("L{}", ++number);
@@ -131,7 +155,7 @@ class HostLister {
 
   std::string NameOf(uint64_t target) const {
     if (target - block_.code < block_.host_size) return labels_.at(static_cast<uint32_t>(target - block_.code));
-    if (const auto stub = stubs_.find(static_cast<uint32_t>(target)); stub != stubs_.end()) return stub->second;
+    if (const auto stub = stubs_.find(static_cast<uint32_t>(target)); stub != stubs_.end()) return stub->second.first;
     const uint32_t other = view_.store.FindByCode(static_cast<uint32_t>(target));
     if (other == kNone) return fmt::format("code+{:#x}", target);
     const Block& block = view_.store.block(other);
@@ -163,28 +187,15 @@ class HostLister {
     }
     const std::string slot = ContextSlotName(displacement);
     text.replace(open, text.find(']', open) + 1 - open, fmt::format("gs:[{}{}]", slot, index));
-    if (slot == "exit_id" && disassembler_.operands[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
-      text = text.substr(0, text.rfind(", ") + 2) + ExitName(at);
     return text;
-  }
-
-  /// What the id means that is stored before a jump to a stub: the jump tells.
-  std::string ExitName(uint32_t at) {
-    const auto id = static_cast<uint32_t>(disassembler_.operands[1].imm.value.u);
-    at += disassembler_.insn.length;
-    uint64_t target = 0;
-    if (!disassembler_.Decode(code_ + at, block_.host_size - at) || !Target(at, target)) return fmt::format("{}", id);
-    const auto stub = static_cast<uint32_t>(target);
-    if (stub == Offset(view_.stubs.exit_link) || stub == Offset(view_.stubs.exit_poll))
-      return fmt::format("link to {:#x}", view_.store.link(id).target_rip);
-    return fmt::format("site {:#x}", view_.store.site(id).rip);
   }
 
   const TranslationView& view_;
   const Block& block_;
   const uint8_t* code_;
   Disassembler disassembler_;
-  std::map<uint32_t, std::string> labels_, stubs_;
+  std::map<uint32_t, std::string> labels_;
+  std::map<uint32_t, std::pair<std::string, Id>> stubs_;
 };
 
 /// The guest instruction at an offset from the start of the block; false where it cannot be decoded.

@@ -138,7 +138,9 @@ void BlockStore::UnlistFamily(uint32_t id) {
 }
 
 bool BlockStore::SameContent(const Block& known, const Wanted& wanted) const {
-  if (known.flags != wanted.flags || ((known.phys ^ wanted.phys) & kPageMask) != 0) return false;
+  if (known.flags != wanted.flags || (known.body != 0) != wanted.indirect || (known.compact && !wanted.compact) ||
+      ((known.phys ^ wanted.phys) & kPageMask) != 0)
+    return false;
   const uint8_t* bytes = BytesOf(known);
   const unsigned length = ComparedLength(known);
   if (!Same(bytes, wanted.page + (wanted.phys & kPageMask), length)) return false;
@@ -185,7 +187,7 @@ void BlockStore::Relocate(uint32_t id, uint32_t code_delta, uint32_t record_delt
   if (moved.first_link != kNone) moved.first_link += record_delta;
   for (const Fixup& fixup : FixupsOf(moved)) {
     uint8_t* at = code + fixup.at;
-    if (fixup.stub_follows) AddTo32(at + 5, 0 - code_delta);
+    if (fixup.stub_before) AddTo32(at - 4, 0 - code_delta);
     switch (fixup.kind) {
       case Fixup::kStub:
         AddTo32(at, 0 - code_delta);
@@ -195,7 +197,7 @@ void BlockStore::Relocate(uint32_t id, uint32_t code_delta, uint32_t record_delt
         Link& own = link(LoadLe<uint32_t>(at));
         own.target_rip = (own.target_rip + rip_delta) & mask;
         own.displacement += code_delta;
-        own.stub += code_delta;
+        if (!own.in_place) own.stub += code_delta;
         own.page_id = 0;
         if (own.page_id_place) {
           own.page_id_place += code_delta;
@@ -278,7 +280,7 @@ uint32_t BlockStore::Reuse(const Wanted& wanted) {
     if (id == first) break;
   }
   const uint32_t last = block(first).previous_relative;
-  id = dead != kNone ? dead : last != first && clock_ - block(last).born > kOld ? last : kNone;
+  id = dead != kNone ? dead : clock_ - block(last).born > kOld ? last : kNone;
   if (!CanMove(block(id != kNone ? id : first), wanted.rip)) return kNone;
   if (id != kNone) {
     if (block(id).valid) {
@@ -321,7 +323,9 @@ uint32_t JitVcpu::Reuse(uint64_t rip, uint32_t flags) {
                                      .rip = rip,
                                      .page_index = page_index,
                                      .page = page->host,
-                                     .flags = flags});
+                                     .flags = flags,
+                                     .indirect = WantsIndirectEntry(),
+                                     .compact = WantsCompact(page->phys_page << 12 | (rip & kPageMask))});
   if (id == kNone) return kNone;
   counters_.reuse_ticks += __rdtsc() - start;
   if (store_->counters().taken != taken) EmptyReturnStacks();  // returns may have been on their way into it

@@ -171,6 +171,7 @@ void BlockStore::RemoveFromPage(uint32_t id) {
 void BlockStore::PatchJump(const Link& patched, uint32_t target) {
   const uint32_t distance = target - (patched.displacement + 4);
   __builtin_memcpy(code_ + patched.displacement, &distance, 4);
+  if (patched.in_place) code_[patched.displacement - 1] = target == patched.stub ? 0xe8 : 0xe9;
 }
 
 /// Nothing leads to the block any more.

@@ -72,8 +72,11 @@ struct JitContext {
   uint64_t resume = 0;        ///< host address to go on at after a slow path
   uint32_t exit_id = 0;
   uint32_t exit_code = 0;
-  uint64_t slow_handler = 0;    ///< C++ function for TLB misses
-  uint64_t string_handler = 0;  ///< C++ function for string instructions
+  uint64_t exit_at = 0;          ///< host address of the number behind the call of a way out
+  int64_t sample_countdown = 0;  ///< checks out of line until one of them is taken as a sample
+  uint64_t slow_handler = 0;     ///< C++ function for TLB misses
+  uint64_t check_handler = 0;    ///< C++ function for what checks out of line cannot do
+  uint64_t string_handler = 0;   ///< C++ function for string instructions
   uint64_t self = 0;
   /// Of each access group of the running block: host less linear address, or where Translator::IsRelative does not
   /// hold, the host address of its start.

@@ -18,6 +18,8 @@ struct JitStress {
   uint32_t invalidate = 0;  ///< the translations of the page are thrown away
   bool tiny_cache = false;  ///< kTinyCacheBytes for translations
   bool tiny_tlb = false;    ///< kTinyTlbEntries in each data TLB
+  bool compact = false;     ///< code is made compact until samples find it hot
+  uint32_t sample = 0;      ///< checks until the next sample for hot code; 0: the usual number
 
   static constexpr uint64_t kTinyCacheBytes = kMiB;
   static constexpr unsigned kTinyTlbEntries = 8;  ///< at least 4: see NoTag

@@ -206,6 +206,12 @@ JitVcpu::Need JitVcpu::Dispatch() {
       uint32_t index = FindBlock(context.state.rip, flags, page_id);
       // A full table of page ids is emptied by Translate; until then nothing may be linked under id 0, which every
       // unknown page has.
+      if (index != kNone && WantsIndirectEntry() && store_->block(index).body == 0 &&
+          store_->block(index).instruction_count != 0) {
+        store_->Forget(index);
+        ++counters_.entries_added;
+        index = kNone;
+      }
       if (index == kNone && page_id && !reuse_in_translate_) index = Reuse(context.state.rip, flags);
       if (index == kNone) return page_id || PageIdsFull() ? Need::kTranslate : Need::kInterpret;
       const Block& block = store_->block(index);

@@ -17,15 +17,19 @@ Mem SavedRcx() { return Context(offsetof(JitContext, saved_rcx)); }
 
 }  // namespace
 
-uint32_t Translator::NewLink(uint8_t* displacement, uint64_t target_rip, uint32_t target_flags) {
+/// The flags that must be right where a link is taken.
+uint16_t Translator::FlagsAt(uint64_t target_rip, bool poll) {
+  return compact_ && !poll ? kAllFlags : LiveAt(target_rip);
+}
+
+/// `displacement`: of the jump.
+uint32_t Translator::NewLink(uint8_t* displacement, uint64_t target_rip, uint32_t target_flags, uint16_t live_flags) {
   Link link;
   link.displacement = Offset(displacement);
   link.target_rip = target_rip;
   link.target_flags = static_cast<uint16_t>(target_flags & ~uint32_t{kFlagUngrouped});
-  link.live_flags = LiveAt(target_rip);
-  const uint32_t id = store_.AddLink(block_, link);
-  cold_[cold_count_++] = {.kind = ColdExit::kLink, .displacement = displacement, .id = id};
-  return id;
+  link.live_flags = live_flags;
+  return store_.AddLink(block_, link);
 }
 
 /// A jump or call to `target_rip`. `poll`: look for requests first (every loop must contain a poll). Across pages the
@@ -33,7 +37,8 @@ uint32_t Translator::NewLink(uint8_t* displacement, uint64_t target_rip, uint32_
 /// physical) pair.
 void Translator::EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool poll, bool call) {
   const bool same_page = SamePage(target_rip);
-  const bool live = !same_page || LiveAt(target_rip) != 0;
+  const uint16_t live_flags = FlagsAt(target_rip, poll);
+  const bool live = live_flags != 0;
   const bool test_page = !same_page;
   uint8_t* id_place = nullptr;
   const size_t slot = (target_rip >> 12) % kPageSlots;
@@ -74,7 +79,17 @@ void Translator::EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool p
       cross_exit.displacement = code_.JumpIf(5);
     }
   }
-  const uint32_t id = NewLink(call ? code_.Call() : code_.Jump(), target_rip, target_flags);
+  uint32_t id = kNone;
+  if (call) {
+    uint8_t* const displacement = code_.Call();
+    id = NewLink(displacement, target_rip, target_flags, live_flags);
+    cold_[cold_count_++] = {.kind = ColdExit::kLink, .displacement = displacement, .id = id};
+  } else {
+    id = NewLink(code_.at() + 1, target_rip, target_flags, live_flags);
+    store_.link(id).in_place = true;
+    store_.link(id).stub = Offset(stubs_.exit_link);
+    EmitExitTo(stubs_.exit_link, id, Fixup::kLink);
+  }
   store_.link(id).page_id_place = id_place ? Offset(id_place) : 0;
   store_.link(id).page_id_negated = live;
   if (poll_exit)
@@ -96,8 +111,16 @@ void Translator::EmitConditional(unsigned index) {
   const uint64_t target = TruncateRip(NextRip(index) + insn.immediate);
   const unsigned condition = insn.opcode & 15;
   const bool backward = target <= RipOf(index);
+  if (IsSideExit(index)) {
+    uint8_t* const displacement = code_.JumpIf(condition);
+    const uint32_t id = NewLink(displacement, target, request_.flags, FlagsAt(target, false));
+    cold_[cold_count_++] = {.kind = ColdExit::kLink, .displacement = displacement, .id = id};
+    return;
+  }
   if (SamePage(target) && !backward) {
-    NewLink(code_.JumpIf(condition), target, request_.flags);
+    uint8_t* const displacement = code_.JumpIf(condition);
+    const uint32_t id = NewLink(displacement, target, request_.flags, FlagsAt(target, false));
+    cold_[cold_count_++] = {.kind = ColdExit::kLink, .displacement = displacement, .id = id};
   } else {
     uint8_t* skip = code_.JumpIf(condition ^ 1);
     EmitLinkExit(target, request_.flags, backward);
@@ -146,7 +169,7 @@ void Translator::EmitRipCheck(uint64_t rip, ColdExit::Kind otherwise) {
 
 /// Where indirect branches come in, straight from the jump cache.
 void Translator::EmitIndirectEntry() {
-  if (count_ == 0 || (request_.flags & kFlagSingle)) return;
+  if (count_ == 0 || !request_.indirect) return;
   EmitRipCheck(request_.rip, ColdExit::kMiss);
 }
 

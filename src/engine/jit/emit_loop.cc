@@ -266,7 +266,9 @@ void Translator::EmitLoop(unsigned index) {
   Assembler::Patch(code_.Jump(), look);
 
   for (unsigned s = 0; s < stream_count_; ++s) code_.Bind32(loop_misses_[s]);
-  const uint32_t id = NewLink(code_.Jump(), request_.rip, request_.flags);
+  uint8_t* const again = code_.Jump();
+  const uint32_t id = NewLink(again, request_.rip, request_.flags, LiveAt(request_.rip));
+  cold_[cold_count_++] = {.kind = ColdExit::kLink, .displacement = again, .id = id};
   cold_[cold_count_++] = {.kind = ColdExit::kPoll, .displacement = poll, .id = id};
   code_.Bind32(leave);
   code_.Bind32(leave_strip);

@@ -1,5 +1,7 @@
 // Memory operands: linear address, TLB check, and the instruction itself re-emitted on the host address.
 
+#include <bit>
+
 #include "engine/jit/translator.h"
 
 namespace nacre::engine::jit {
@@ -86,6 +88,12 @@ void Translator::EmitCheck(const Access& access, uint64_t rip, bool keep_address
   const size_t tlb = offsetof(JitContext, tlb) + context() * sizeof(DataTlb);
   const size_t tag = tlb + (access.write ? offsetof(DataTlb, write_tag) : offsetof(DataTlb, read_tag));
   const Mem saved_rcx = Context(offsetof(JitContext, saved_rcx));
+  if (compact_ && access.mask.which == 0 && std::has_single_bit(access.size) && access.size <= 64) {
+    const bool keeps = access.flags_live || keep_address;
+    code_.CallTo(stubs_.check[context()][access.write ? 1 : 0][std::countr_zero(access.size)][keeps ? 1 : 0]);
+    NoteFixup(code_.at() - 4, Fixup::kStub);
+    return;
+  }
   Site place;
   place.rip = rip;
   place.retry = Offset(code_.at());

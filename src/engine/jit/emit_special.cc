@@ -19,7 +19,10 @@ Mem SavedScratch() { return Context(offsetof(JitContext, saved_scratch)); }
 }  // namespace
 
 void Translator::EmitAddressPlus(uint8_t to, uint8_t from, int32_t disp) {
-  code_.Lea(to, {.base = from, .disp = disp}, code64());
+  if (disp == 0 && to != from)
+    code_.Move(to, from, code64());
+  else
+    code_.Lea(to, {.base = from, .disp = disp}, code64());
 }
 
 /// The stack slot that a push (write) or pop (read) of `size` bytes touches.

@@ -175,6 +175,7 @@ struct Target {
   const char* name;
   bool jit;
   Mode mode;
+  JitStress stress = {};
 };
 
 class RandomCode : public testing::TestWithParam<Target> {};
@@ -183,7 +184,9 @@ TEST_P(RandomCode, ComesBack) {
   const bool jit = GetParam().jit;
   const uint64_t cases = FromEnvironment("NACRE_FUZZ_CASES", 300);
   const uint64_t first_seed = FromEnvironment("NACRE_FUZZ_SEED", 1);
-  Machine machine(jit ? std::move(*CreateJitEngine({.code_cache_bytes = 4 * kMiB})) : interp::CreateInterpEngine());
+  Machine machine(
+      jit ? std::move(*CreateJitEngine({.code_cache_bytes = 4 * kMiB, .debug = {.stress = GetParam().stress}}))
+          : interp::CreateInterpEngine());
   Stopper stopper(machine.vcpu());
   StreamMaker maker;
   for (uint64_t i = 0; i < cases; ++i) {
@@ -222,6 +225,9 @@ INSTANTIATE_TEST_SUITE_P(
     Engines, RandomCode,
     testing::Values(Target{"jit_kernel64", true, Mode::kKernel64}, Target{"jit_user64", true, Mode::kUser64},
                     Target{"jit_kernel32", true, Mode::kKernel32}, Target{"jit_user32", true, Mode::kUser32},
+                    Target{"jit_compact_kernel64", true, Mode::kKernel64, {.compact = true, .sample = 50}},
+                    Target{"jit_compact_user64", true, Mode::kUser64, {.compact = true, .sample = 50}},
+                    Target{"jit_compact_kernel32", true, Mode::kKernel32, {.compact = true, .sample = 50}},
                     Target{"jit_real", true, Mode::kReal}, Target{"interp_kernel64", false, Mode::kKernel64},
                     Target{"interp_user64", false, Mode::kUser64}, Target{"interp_kernel32", false, Mode::kKernel32},
                     Target{"interp_user32", false, Mode::kUser32}, Target{"interp_real", false, Mode::kReal}),

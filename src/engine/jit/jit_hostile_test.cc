@@ -157,7 +157,9 @@ namespace {
 #define NACRE_ENTRY(name, text) {#name, nacre_hostile_##name, nacre_hostile_##name##_end},
 const Program kPrograms[] = {NACRE_CASES(NACRE_ENTRY)};
 
-std::unique_ptr<Engine> Jit() { return std::move(*CreateJitEngine({.code_cache_bytes = 4 * kMiB})); }
+std::unique_ptr<Engine> Jit(const JitStress& stress = {}) {
+  return std::move(*CreateJitEngine({.code_cache_bytes = 4 * kMiB, .debug = {.stress = stress}}));
+}
 
 struct Ending {
   ExitReason reason;
@@ -196,9 +198,11 @@ void ExpectSameMemory(Machine& reference, Machine& translated, bool same_frame) 
 class EveryHostileProgram : public testing::TestWithParam<Program> {};
 
 TEST_P(EveryHostileProgram, EndsAsOnTheInterpreter) {
-  for (const Mode mode : {Mode::kKernel64, Mode::kUser64}) {
+  for (const auto& [mode, compact] : {std::pair{Mode::kKernel64, false}, std::pair{Mode::kKernel64, true},
+                                      std::pair{Mode::kUser64, false}, std::pair{Mode::kUser64, true}}) {
     SCOPED_TRACE(mode == Mode::kUser64 ? "user" : "kernel");
-    Machine reference(interp::CreateInterpEngine()), translated(Jit());
+    SCOPED_TRACE(compact ? "compact code" : "fast code");
+    Machine reference(interp::CreateInterpEngine()), translated(Jit({.compact = compact}));
     const Ending expected = RunProgram(reference, GetParam(), StartState(mode));
     const Ending got = RunProgram(translated, GetParam(), StartState(mode));
     EXPECT_EQ(translated.Statistic(kWildAccesses), 0u);

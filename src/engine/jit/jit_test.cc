@@ -3,6 +3,7 @@
 
 #include "engine/jit/jit_engine.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -576,7 +577,8 @@ TEST(Jit, AFullCodeCacheDropsItsOldestPart) {
   // What was used last is still there.
   const uint64_t before = machine.Statistic("translated blocks");
   EXPECT_EQ(RunFrom(machine, last - 160), 10u);
-  EXPECT_EQ(machine.Statistic("translated blocks"), before);
+  // The first of them is translated again, with an entry for the way from the dispatcher.
+  EXPECT_LE(machine.Statistic("translated blocks"), before + 1);
 }
 
 TEST(Jit, TheSameBytesInAnotherPageAreNotTranslatedAgain) {
@@ -651,8 +653,12 @@ TEST_P(EveryProgram, EndsAsOnTheInterpreterUnderStress) {
   const CpuState expected = reference.RunToHalt(15);
   for (const Stress& stress :
        {Stress{.flush = 1}, Stress{.flush = 2}, Stress{.interrupt = 1}, Stress{.invalidate = 1},
-        Stress{.tiny_cache = true}, Stress{.tiny_tlb = true},
+        Stress{.tiny_cache = true}, Stress{.tiny_tlb = true}, Stress{.compact = true},
+        Stress{.compact = true, .sample = 1}, Stress{.flush = 2, .compact = true, .sample = 3},
         Stress{.flush = 3, .interrupt = 2, .invalidate = 5, .tiny_cache = true, .tiny_tlb = true}}) {
+    SCOPED_TRACE(fmt::format("flush {} interrupt {} invalidate {} tiny cache {} tiny TLB {} compact {} sample {}",
+                             stress.flush, stress.interrupt, stress.invalidate, stress.tiny_cache, stress.tiny_tlb,
+                             stress.compact, stress.sample));
     Machine translated(Jit({.debug = {.stress = stress}}), GetParam().program);
     const CpuState got = translated.RunToHalt(15);
     for (unsigned i = 0; i < 16; ++i) EXPECT_EQ(expected.gpr[i], got.gpr[i]) << "register " << i;

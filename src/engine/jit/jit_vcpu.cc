@@ -93,6 +93,7 @@ Status JitVcpu::Prepare() {
   PrepareAddressSpaces();
   context_->self = reinterpret_cast<uint64_t>(this);
   context_->slow_handler = reinterpret_cast<uint64_t>(&SlowMemoryEntry);
+  context_->check_handler = reinterpret_cast<uint64_t>(&SlowCheckEntry);
   context_->string_handler = reinterpret_cast<uint64_t>(&SlowStringEntry);
   context_->jump_mask = kJumpBits;
   x86::ResetCpuState(context_->state);
@@ -278,6 +279,18 @@ void JitVcpu::OnSafepointWork(uint64_t host_page) {
   code_page_table_.DropWriter(memory_.PageIndex(host), config_.index);
 }
 
+void JitVcpu::TakeNextSegment() {
+  if (store_->NextSegment() != 0) {
+    const int64_t now = NowNs();
+    // At this rate all code memory is used up within seconds: it is better filled with smaller code.
+    crowded_ = full_ns_ != 0 && now - full_ns_ < kCrowdedNs / store_->segment_count();
+    full_ns_ = now;
+  }
+  EmptyReturnStacks();
+  pending_link_ = kNone;
+  PopulateCode();
+}
+
 /// Gives the translator the page after that of the block, if it is mapped.
 void JitVcpu::AddNextPage(TranslateRequest& request) {
   request.next_page_asked = true;
@@ -310,7 +323,9 @@ void JitVcpu::Translate() {
                            .page = page->host,
                            .page_index = page_index,
                            .flags = flags,
-                           .max_instructions = single_ && !lockstep_ ? 1u : kMaxInstructions};
+                           .max_instructions = single_ && !lockstep_ ? 1u : kMaxInstructions,
+                           .indirect = WantsIndirectEntry(),
+                           .compact = WantsCompact(page->phys_page << 12 | (rip & kPageMask))};
   const bool held = (code_page_table_.holders(page_index) & CodePageTable::Bit(config_.index)) != 0;
   HoldCodePage(page->host);
   PopulateCode();
@@ -328,10 +343,7 @@ void JitVcpu::Translate() {
     if (made == kWantsNextPage) {
       AddNextPage(request);
     } else {
-      store_->NextSegment();
-      EmptyReturnStacks();
-      pending_link_ = kNone;
-      PopulateCode();
+      TakeNextSegment();
     }
   }
   ++counters_.translations;
@@ -471,6 +483,8 @@ std::vector<Statistic> JitVcpu::Statistics() const {
       {"records of blocks, bytes", store_->record_bytes()},
       {"code segments dropped", reuse.segments_dropped},
       {"blocks dropped with them", reuse.blocks_dropped},
+      {"blocks found hot", c.promoted},
+      {"blocks made again with an indirect entry", c.entries_added},
       {"dispatches", c.dispatches},
       {"unlinked exits", c.links},
       {"lookup exits", c.lookups},

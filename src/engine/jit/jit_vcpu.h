@@ -17,6 +17,7 @@
 #include "engine/jit/block.h"
 #include "engine/jit/code_page_table.h"
 #include "engine/jit/context.h"
+#include "engine/jit/hot_code.h"
 #include "engine/jit/jit_engine.h"
 #include "engine/jit/return_stacks.h"
 #include "engine/jit/stubs.h"
@@ -36,6 +37,8 @@ struct JitCounters {
   uint64_t interpreted = 0, interpreted_in_mode = 0, interrupts = 0, host_faults = 0;
   uint64_t wild_accesses = 0;  ///< of translated code, to addresses of the host that are not mapped
   uint64_t page_faults = 0;    ///< delivered without the interpreter
+  uint64_t promoted = 0;       ///< blocks that were found to be hot
+  uint64_t entries_added = 0;  ///< blocks made again because an indirect branch led to them
   uint64_t fast = 0;           ///< done by FastInstruction and SlowString
   uint64_t reuse_checked = 0, reuse_incomparable = 0;
   uint64_t translate_ticks = 0, reuse_ticks = 0;  ///< of the time stamp counter
@@ -73,6 +76,9 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
     uint32_t id = 0;
   };
   static constexpr unsigned kPageIds = 1 << 16;
+  static constexpr int64_t kSamplePeriod = 4096;         ///< checks out of line
+  static constexpr unsigned kPromotedTogether = 12;      ///< blocks
+  static constexpr int64_t kCrowdedNs = 20'000'000'000;  ///< for all of the code memory
 
   JitVcpu(const VcpuConfig& config, const JitOptions& options, JitShared& shared);
   Status Prepare();
@@ -98,6 +104,17 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   uint64_t SlowMemory();
   static uint64_t SlowStringEntry(JitVcpu* self) { return self->SlowString(); }
   uint64_t SlowString();
+  /// A translation made now has an entry for indirect branches: no link will lead to it.
+  bool WantsIndirectEntry() const {
+    return pending_link_ == kNone && !single_ && !ungrouped_ && !options_.debug.stress.unlinked();
+  }
+  bool WantsCompact(uint64_t phys) const {
+    return (crowded_ || options_.debug.stress.compact) && !ungrouped_ && !hot_.Has(phys);
+  }
+  // tiers_nosimd.cc
+  static uint64_t SlowCheckEntry(JitVcpu* self) { return self->SlowCheck(); }
+  uint64_t SlowCheck();
+  void TakeSample(uint32_t id);
 
   // tlb_nosimd.cc
   unsigned TlbEntry(unsigned context, uint64_t address) const {
@@ -165,7 +182,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   void Translate();
   void AddNextPage(TranslateRequest& request);
   void ShowTools(const TranslateRequest& request, uint32_t block);
-  void CheckReuse(const TranslateRequest& request, uint32_t reused);  // reuse_check.cc
+  void CheckReuse(TranslateRequest request, uint32_t reused);  // reuse_check.cc
   void HoldCodePage(const uint8_t* host_page);
   void OnSafepointWork(uint64_t host_page) override;
   bool ServeRequests(ExitReason& reason);
@@ -176,6 +193,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   void RenewPageIds();
   bool PageIdsFull() const { return next_page_id_ - first_page_id_ >= kPageIds / 2 - 2; }
   void PopulateCode();
+  void TakeNextSegment();
   void GatherFlags();   ///< state.rflags becomes whole
   void ScatterFlags();  ///< ... and is taken apart again: see JitContext
   void FreshenInterpreter();
@@ -228,6 +246,9 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   static constexpr uint32_t kNoFault = 0xffffffff;
   uint32_t walk_fault_ = kNoFault, pending_fault_ = kNoFault;
   bool ungrouped_ = false;  ///< the next block is one without access groups
+  HotCode warm_, hot_;      ///< sampled once; to be translated for speed
+  bool crowded_ = false;    ///< code memory has been filled in a short time: new code is made compact
+  int64_t full_ns_ = 0;     ///< when NextSegment last dropped blocks
   bool stressed_ = false;   ///< Stress has something to do
   bool stress_invalidated_ = false;
   uint32_t stress_flush_ = 0, stress_invalidate_ = 0, stress_interrupt_ = 0;  ///< entries since the last time

@@ -19,7 +19,9 @@ Result<std::unique_ptr<JitVcpu::Lockstep>> JitVcpu::Lockstep::Create(const VcpuC
   return lockstep;
 }
 
-void JitVcpu::Lockstep::RunShadow(const CpuState& start, unsigned instructions) {
+/// As many instructions as the block has, or up to where it is left by a branch.
+void JitVcpu::Lockstep::RunShadow(const CpuState& start, const Block& block, std::span<const InstructionPlace> places) {
+  const unsigned instructions = block.instruction_count;
   shadow_->FlushTlb();
   devices_.touched = false;
   states_[0] = start;
@@ -33,6 +35,7 @@ void JitVcpu::Lockstep::RunShadow(const CpuState& start, unsigned instructions) 
       result = shadow_->Step(next);
     if (devices_.touched || result != interp::StepResult::kOk) break;
     ++steps_;
+    if (steps_ < instructions && next.rip != block.rip + places[steps_].guest_offset) break;
   }
 }
 
@@ -146,7 +149,8 @@ ExitReason JitVcpu::Lockstep::Run(JitVcpu& vcpu, uint64_t instruction_budget) {
     }
     if (index != kNone) {
       vcpu.GatherFlags();
-      RunShadow(context.state, vcpu.store_->block(index).instruction_count);
+      const Block& block = vcpu.store_->block(index);
+      RunShadow(context.state, block, vcpu.store_->PlacesOf(block));
       FindWrittenPages();
       vcpu.ScatterFlags();
     }
@@ -156,18 +160,23 @@ ExitReason JitVcpu::Lockstep::Run(JitVcpu& vcpu, uint64_t instruction_budget) {
     if (index != kNone && vcpu.counters_.dispatches == dispatched + 1) {
       vcpu.GatherFlags();
       const Block& block = vcpu.store_->block(index);
+      const bool linked = context.exit_code == kExitLink || context.exit_code == kExitPoll;
       size_t retired = block.instruction_count;
+      if (linked) {  // the instruction that the link belongs to was the last
+        const uint32_t at = vcpu.store_->link(context.exit_id).displacement - block.code;
+        retired = static_cast<size_t>(
+            std::ranges::count_if(vcpu.store_->PlacesOf(block), [&](const auto& p) { return p.host_offset <= at; }));
+      }
       if (context.exit_code == kExitInterpret || context.exit_code == kExitUngrouped)
         for (size_t i = 0; i < retired && i <= steps_; ++i)
           if (states_[i].rip == context.state.rip) retired = i;
       if (retired <= steps_) {
         // Flags may be wrong where nobody reads them: mid-block, and as the link says.
-        const bool linked = context.exit_code == kExitLink || context.exit_code == kExitPoll;
         uint64_t flags_mask = linked                             ? vcpu.store_->link(context.exit_id).live_flags
                               : context.exit_code == kExitLookup ? x86::rflags::kArithmetic
                                                                  : 0;
         flags_mask &= ~uint64_t{block.undefined_flags};
-        const bool whole = retired == block.instruction_count;
+        const bool whole = (linked || context.exit_code == kExitLookup) && retired == steps_;
         std::string difference = Compare(states_[retired], context.state, flags_mask);
         if (whole && difference.empty()) difference = CompareMemory(vcpu.memory_);
         if (!difference.empty()) {

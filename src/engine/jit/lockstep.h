@@ -39,7 +39,7 @@ class JitVcpu::Lockstep {
     }
   };
 
-  void RunShadow(const x86::CpuState& start, unsigned instructions);
+  void RunShadow(const x86::CpuState& start, const Block& block, std::span<const InstructionPlace> places);
   /// Empty when the states agree; `flags_mask`: the arithmetic flags that count.
   static std::string Compare(const x86::CpuState& expected, const x86::CpuState& got, uint64_t flags_mask);
   void FindWrittenPages();

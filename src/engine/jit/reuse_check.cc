@@ -17,13 +17,14 @@ std::vector<uint8_t> Normalized(BlockStore& store, const uint8_t* code_base, con
   std::vector<uint8_t> out(code, code + block.host_size);
   const auto blank = [&](uint32_t at) { StoreLe<uint32_t>(out.data() + at, kAbsent); };
   for (const Fixup& fixup : store.FixupsOf(block)) {
-    if (fixup.stub_follows) blank(fixup.at + 5u);
+    if (fixup.stub_before) blank(fixup.at - 4u);
     if (fixup.kind == Fixup::kStub || fixup.kind == Fixup::kLink || fixup.kind == Fixup::kLinkAgain ||
         fixup.kind == Fixup::kSite)
       blank(fixup.at);
     if (fixup.kind != Fixup::kLink) continue;
     const Link& link = store.link(LoadLe<uint32_t>(code + fixup.at));
     blank(link.displacement - block.code);
+    if (link.in_place) out[link.displacement - block.code - 1] = 0;  // a call or a jump
     if (link.page_id_place) blank(link.page_id_place - block.code);
   }
   return out;
@@ -42,7 +43,7 @@ std::string Records(BlockStore& store, const uint8_t* code_base, const Block& bl
     if (fixup.kind == Fixup::kLink) {
       const Link& link = store.link(id);
       text += fmt::format(" link {:x} at {} stub {} page {} flags {:x} live {:x} {}", link.target_rip,
-                          link.displacement - block.code, link.stub - block.code,
+                          link.displacement - block.code, link.in_place ? 0 : link.stub - block.code,
                           link.page_id_place ? link.page_id_place - block.code : 0, link.target_flags, link.live_flags,
                           link.page_id_negated);
     } else if (fixup.kind == Fixup::kSite) {
@@ -57,9 +58,11 @@ std::string Records(BlockStore& store, const uint8_t* code_base, const Block& bl
 
 }  // namespace
 
-void JitVcpu::CheckReuse(const TranslateRequest& request, uint32_t reused) {
+void JitVcpu::CheckReuse(TranslateRequest request, uint32_t reused) {
   if (!store_->HasRoom()) return;
   const Block block = store_->block(reused);
+  request.indirect = block.body != 0;
+  request.compact = block.compact;
   const uint8_t* base = buffer_.write_base();
   const std::vector<uint8_t> code = Normalized(*store_, base, store_->block(reused));
   const std::string records = Records(*store_, base, store_->block(reused));

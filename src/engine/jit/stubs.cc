@@ -58,10 +58,22 @@ void EmitExit(Assembler& code, ExitCode exit_code, const uint8_t* leave) {
   code.JumpTo(leave);
 }
 
+/// A way out has been called: where the number is that stands behind the call.
+void TakeExitPlace(Assembler& code) { code.Op(0, NACRE_CONTEXT(exit_at), 0x8f, false); }  // pop
+
+/// Registers are spilled.
+void ReadExitId(Assembler& code) {
+  code.Load(kHostRax, NACRE_CONTEXT(exit_at));
+  code.Load(kHostRax, {.base = kHostRax}, false);
+  code.Store(NACRE_CONTEXT(exit_id), kHostRax, false);
+}
+
 /// Calls a C++ function with the vCPU, registers spilled and flags saved; goes on at the host address that it returns,
 /// or leaves translated code when that is 0.
-void EmitCallAndResume(Assembler& code, const Mem& function, bool scratch_is_address, const uint8_t* leave_spilled) {
+void EmitCallAndResume(Assembler& code, const Mem& function, bool scratch_is_address, bool has_place,
+                       const uint8_t* leave_spilled) {
   SpillRegisters(code);
+  if (has_place) ReadExitId(code);
   ToThreadStack(code);
   code.Load(kHostRdi, NACRE_CONTEXT(self));
   code.CallMem(function);
@@ -75,10 +87,62 @@ void EmitCallAndResume(Assembler& code, const Mem& function, bool scratch_is_add
   code.JumpMem(NACRE_CONTEXT(resume));
 }
 
-void EmitSlowAddress(Assembler& code, const uint8_t* leave_spilled) {
+/// Of a check in the block: `has_place`, or out of line.
+void EmitSlowAddress(Assembler& code, bool has_place, const uint8_t* leave_spilled) {
+  if (has_place) TakeExitPlace(code);
   SaveFlags(code);
   code.Store(NACRE_CONTEXT(slow_address), kScratch2);
-  EmitCallAndResume(code, NACRE_CONTEXT(slow_handler), true, leave_spilled);
+  EmitCallAndResume(code, has_place ? NACRE_CONTEXT(slow_handler) : NACRE_CONTEXT(check_handler), true, has_place,
+                    leave_spilled);
+}
+
+/// See Stubs::check. `slow`: goes to JitVcpu::SlowCheck with exit_id set.
+uint8_t* EmitCheckOutOfLine(Assembler& code, CheckCode which, const uint8_t* slow) {
+  const size_t tlb = offsetof(JitContext, tlb) + which.context * sizeof(DataTlb);
+  const size_t tag = tlb + (which.write ? offsetof(DataTlb, write_tag) : offsetof(DataTlb, read_tag));
+  const Mem saved_rcx = NACRE_CONTEXT(saved_rcx);
+  const Mem tlb_mask = Context(offsetof(JitContext, tlb_mask) + 8 * which.context);
+  const unsigned size = 1u << which.log2_size;
+  code.Align(16);
+  uint8_t* const start = code.at();
+  uint8_t* sample = nullptr;
+  uint8_t* miss = nullptr;
+  if (which.keeps) {
+    code.Store(saved_rcx, kHostRcx);
+    code.Pext(kScratch1, kScratch2, tlb_mask);
+    code.Load(kHostRcx, ContextIndexed(kScratch1, tag));
+    code.Lea(kHostRcx, {.base = kScratch2, .index = kHostRcx, .disp = static_cast<int32_t>(size) - 1});
+    code.Pext(kHostRcx, kHostRcx, NACRE_CONTEXT(page_number_mask));
+    uint8_t* const hit = code.JumpIfRcxZero();
+    miss = code.Jump();
+    code.Bind8(hit);
+    code.Load(kHostRcx, saved_rcx);
+  } else {
+    code.Op(5, NACRE_CONTEXT(sample_countdown), 0x83);  // sub
+    code.Byte(1);
+    sample = code.JumpIf(8);  // negative
+    code.Pext(kScratch1, kScratch2, tlb_mask);
+    code.Add(kScratch2, ContextIndexed(kScratch1, tag));
+    code.CompareImm32(kScratch2, static_cast<uint32_t>(kPageSize) - size);
+    miss = code.JumpIf(7);  // above
+  }
+  code.Load(kScratch1, ContextIndexed(kScratch1, tlb + offsetof(DataTlb, addend)));
+  code.Return();
+  if (sample) {
+    code.Bind32(sample);
+    which.sample = true;
+    code.StoreImm32(NACRE_CONTEXT(exit_id), which.Pack());
+    code.JumpTo(slow);
+    which.sample = false;
+  }
+  code.Bind32(miss);
+  if (which.keeps)
+    code.Load(kHostRcx, saved_rcx);
+  else
+    code.Sub(kScratch2, ContextIndexed(kScratch1, tag));
+  code.StoreImm32(NACRE_CONTEXT(exit_id), which.Pack());
+  code.JumpTo(slow);
+  return start;
 }
 
 }  // namespace
@@ -106,12 +170,21 @@ uint8_t* EmitStubs(uint8_t* at, int64_t to_exec, Stubs& stubs) {
   const uint8_t* leave_spilled = code.at();
   EmitReturn(code);
 
+  code.Align(16);
+  const uint8_t* leave_with_id = code.at();
+  TakeExitPlace(code);
+  SaveFlags(code);
+  SpillRegisters(code);
+  ReadExitId(code);
+  ToThreadStack(code);
+  EmitReturn(code);
+
   stubs.exit_link = code.at();
-  EmitExit(code, kExitLink, leave);
+  EmitExit(code, kExitLink, leave_with_id);
   stubs.exit_poll = code.at();
-  EmitExit(code, kExitPoll, leave);
+  EmitExit(code, kExitPoll, leave_with_id);
   stubs.exit_interpret = code.at();
-  EmitExit(code, kExitInterpret, leave);
+  EmitExit(code, kExitInterpret, leave_with_id);
   stubs.fault_exit = code.at() + to_exec;
   code.StoreImm32(NACRE_CONTEXT(exit_id), 0xffffffff);
   EmitExit(code, kExitInterpret, leave);
@@ -123,7 +196,10 @@ uint8_t* EmitStubs(uint8_t* at, int64_t to_exec, Stubs& stubs) {
 
   code.Align(16);
   stubs.slow_address = code.at();
-  EmitSlowAddress(code, leave_spilled);
+  EmitSlowAddress(code, true, leave_spilled);
+  code.Align(16);
+  const uint8_t* slow_check = code.at();
+  EmitSlowAddress(code, false, leave_spilled);
   for (unsigned context = 0; context < kContexts; ++context) {
     code.Align(16);
     stubs.return_empty[context] = code.at() + to_exec;
@@ -137,12 +213,17 @@ uint8_t* EmitStubs(uint8_t* at, int64_t to_exec, Stubs& stubs) {
       stubs.slow[context][write] = code.at();
       code.Sub(kScratch2, ContextIndexed(kScratch1, tag));
       code.JumpTo(stubs.slow_address);
+      for (unsigned size = 0; size < Stubs::kCheckSizes; ++size)
+        for (const bool keeps : {false, true})
+          stubs.check[context][write][size][keeps ? 1 : 0] = EmitCheckOutOfLine(
+              code, {.context = context, .write = write != 0, .log2_size = size, .keeps = keeps}, slow_check);
     }
   }
   code.Align(16);
   stubs.string = code.at();
+  TakeExitPlace(code);
   SaveFlags(code);
-  EmitCallAndResume(code, NACRE_CONTEXT(string_handler), false, leave_spilled);
+  EmitCallAndResume(code, NACRE_CONTEXT(string_handler), false, true, leave_spilled);
   code.Align(64);
   return code.at();
 }

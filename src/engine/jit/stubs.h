@@ -31,10 +31,34 @@ struct Stubs {
   const uint8_t* lookup[kContexts] = {};   ///< R10 = RIP: through the jump cache
   const uint8_t* slow[kContexts][2] = {};  ///< [context][write]: R11 = offset as the check left it, R10 = index
   const uint8_t* slow_address = nullptr;   ///< the same with R11 = linear address
-  const uint8_t* string = nullptr;         ///< exit_id: a site with a string instruction
-  const uint8_t* miss_target = nullptr;    ///< exit_lookup in the executable view: what empty jump cache entries hold
+  // Checks out of line, called with R11 = linear address: R10 becomes what has to be added to it. They keep the flags
+  // and R11, or neither.
+  static constexpr unsigned kCheckSizes = 7;                ///< 1 to 64 bytes
+  const uint8_t* check[kContexts][2][kCheckSizes][2] = {};  ///< [context][write][log2 of size][keeps]
+  const uint8_t* string = nullptr;                          ///< exit_id: a site with a string instruction
+  const uint8_t* miss_target = nullptr;  ///< exit_lookup in the executable view: what empty jump cache entries hold
   const uint8_t* return_empty[kContexts] = {};  ///< executable view: what the return stack of a context is empty by
   const uint8_t* fault_exit = nullptr;  ///< executable view: where a host fault handler resumes; state.rip is set
+};
+
+/// What a check out of line tells JitVcpu::SlowCheck in JitContext::exit_id.
+struct CheckCode {
+  unsigned context = 0;
+  bool write = false;
+  unsigned log2_size = 0;
+  bool keeps = false;
+  bool sample = false;  ///< not a miss: JitContext::sample_countdown has run out
+
+  constexpr uint32_t Pack() const {
+    return context | (write ? 4u : 0u) | log2_size << 3 | (keeps ? 64u : 0u) | (sample ? 128u : 0u);
+  }
+  static constexpr CheckCode Unpack(uint32_t code) {
+    return {.context = code & 3,
+            .write = (code & 4) != 0,
+            .log2_size = code >> 3 & 7,
+            .keeps = (code & 64) != 0,
+            .sample = (code & 128) != 0};
+  }
 };
 
 /// R10 = RIP: a jump or call to what the jump cache has for it. Keeps the flags.

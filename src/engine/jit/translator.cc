@@ -12,7 +12,6 @@ using x86::Instruction;
 
 namespace {
 
-constexpr uint16_t kAllFlags = static_cast<uint16_t>(x86::rflags::kArithmetic);
 /// How far LiveAt looks into a successor.
 constexpr unsigned kLookAhead = 6;
 
@@ -67,16 +66,15 @@ bool Translator::IsTransparent(const Instruction& insn) {
 Translator::Translator(const x86::CpuModel& model, codegen::CodeBuffer& buffer, BlockStore& store, const Stubs& stubs)
     : model_(model), buffer_(buffer), store_(store), stubs_(stubs) {}
 
-void Translator::NoteFixup(const uint8_t* at, Fixup::Kind kind, bool stub_follows) {
+void Translator::NoteFixup(const uint8_t* at, Fixup::Kind kind, bool stub_before) {
   NACRE_CHECK(fixup_count_ < fixups_.size());
-  fixups_[fixup_count_++] = {.at = static_cast<uint16_t>(at - start_), .kind = kind, .stub_follows = stub_follows};
+  fixups_[fixup_count_++] = {.at = static_cast<uint16_t>(at - start_), .kind = kind, .stub_before = stub_before};
 }
 
-/// Leaves through a stub with exit_id set. `kind`: what `id` is.
+/// Leaves through a stub. `kind`: what `id` is.
 void Translator::EmitExitTo(const uint8_t* stub, uint32_t id, Fixup::Kind kind) {
-  code_.StoreImm32(Context(offsetof(JitContext, exit_id)), id);
+  code_.CallWithId(stub, id);
   NoteFixup(code_.at() - 4, kind, true);
-  code_.JumpTo(stub);
 }
 
 void Translator::EmitStubJump(const uint8_t* stub) {
@@ -104,6 +102,7 @@ void Translator::DecodeBlock() {
   count_ = 0;
   ends_undecodable_ = false;
   crosses_page_ = truncated_ = false;
+  side_exits_ = 0;
   while (count_ < request_.max_instructions) {
     const unsigned at = page_offset + offset;
     if (at >= kPageSize) break;
@@ -129,8 +128,20 @@ void Translator::DecodeBlock() {
       crosses_page_ = true;
       break;
     }
-    if (insn.branch != BranchKind::kNone) break;
+    if (insn.branch == BranchKind::kNone) continue;
+    if (!GoesOnBehind(count_ - 1)) break;
+    ++side_exits_;
   }
+}
+
+/// Forward conditional branches within the page do not end a block: code behind them usually runs.
+bool Translator::GoesOnBehind(unsigned index) const {
+  const Instruction& insn = insns_[index];
+  const bool jcc = (insn.map == 0 && (insn.opcode & 0xf0) == 0x70) || (insn.map == 1 && (insn.opcode & 0xf0) == 0x80);
+  if (insn.branch != BranchKind::kConditional || !jcc || (insn.operand_size == 2 && !code64())) return false;
+  if (count_ == request_.max_instructions || count_ >= kMaxWithSideExits || side_exits_ == kMaxSideExits) return false;
+  const uint64_t target = TruncateRip(NextRip(index) + insn.immediate);
+  return SamePage(target) && SamePage(NextRip(index)) && target > RipOf(index);
 }
 
 void Translator::NoteLook(unsigned at, unsigned bytes) {
@@ -185,12 +196,12 @@ uint16_t Translator::LookAhead(uint64_t rip) {
 }
 
 void Translator::ComputeLiveness() {
-  uint16_t live = kAllFlags;
+  uint16_t live = kAllFlags;  // at the end of compact code always
   look_first_ = kPageSize;
   look_last_ = 0;
   look_count_ = 0;
   looked_count_ = 0;
-  if (count_ > 0) {
+  if (count_ > 0 && !compact_) {
     const unsigned last = count_ - 1;
     const Instruction& insn = insns_[last];
     if (insn.branch == BranchKind::kNone && !ends_undecodable_) live = LiveAt(NextRip(last));
@@ -201,6 +212,7 @@ void Translator::ComputeLiveness() {
   }
   for (unsigned i = count_; i-- > 0;) {
     const Instruction& insn = insns_[i];
+    if (IsSideExit(i)) live |= FlagsAt(TruncateRip(NextRip(i) + insn.immediate), false);
     // The interpreter takes over with all flags, and may deliver a fault that shows them.
     if (!IsTransparent(insn) && insn.branch == BranchKind::kNone) live = kAllFlags;
     live = static_cast<uint16_t>((live & ~insn.flags_written) | insn.flags_read);
@@ -357,13 +369,16 @@ void Translator::Finish(Block& block, unsigned done) {
   block.rip = request_.rip;
   block.flags = request_.flags;
   block.guest_length = static_cast<uint16_t>(length);
-  for (unsigned i = 0; i < done; ++i)
-    block.undefined_flags =
-        static_cast<uint16_t>((block.undefined_flags & ~insns_[i].flags_written) | insns_[i].flags_undefined);
+  uint16_t undefined = 0;
+  for (unsigned i = 0; i < done; ++i) {
+    undefined = static_cast<uint16_t>((undefined & ~insns_[i].flags_written) | insns_[i].flags_undefined);
+    if (IsSideExit(i) || i + 1 == done) block.undefined_flags |= undefined;
+  }
   block.look_first = static_cast<uint16_t>(look_first_);
   block.look_last = static_cast<uint16_t>(look_last_);
   block.instruction_count = static_cast<uint8_t>(done);
   block.place_count = static_cast<uint8_t>(place_count_);
+  block.compact = compact_;
   NACRE_CHECK(code_.at() - start_ <= kBlockCodeReserve);
   block.host_size = static_cast<uint16_t>(code_.at() - start_);
   translated_instructions_ += done;
@@ -377,12 +392,18 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
   addend_of_ = -1;
   fixup_count_ = place_count_ = 0;
   reusable_ = true;
+  compact_ = request.compact;
   DecodeBlock();
   if (truncated_ && !request.next_page_asked) return kWantsNextPage;
   if (truncated_ || crosses_page_) reusable_ = false;
   ComputeLiveness();
-  PlanGroups();
-  PlanLoop();
+  if (compact_) {
+    std::fill_n(plan_.begin(), count_, std::array<PlannedAccess, 2>{});
+    group_count_ = stream_count_ = 0;
+  } else {
+    PlanGroups();
+    PlanLoop();
+  }
 
   block_ = store_.Begin();
   start_ = buffer_.write_base() + store_.block(block_).code;
@@ -408,7 +429,7 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
       open = false;
       break;
     }
-    if (insns_[done].branch != BranchKind::kNone) open = false;
+    if (insns_[done].branch != BranchKind::kNone && !IsSideExit(done)) open = false;
     if (exit_flags_ != own_flags) {  // the mode changed: what follows is another block
       ++done;
       break;

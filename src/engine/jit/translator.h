@@ -16,6 +16,8 @@
 
 namespace nacre::engine::jit {
 
+inline constexpr auto kAllFlags = static_cast<uint16_t>(x86::rflags::kArithmetic);
+
 /// Instead of a block: an instruction reaches into the next page.
 inline constexpr uint32_t kWantsNextPage = kNone - 1;
 
@@ -28,6 +30,8 @@ struct TranslateRequest {
   uint64_t page_index = 0;
   uint32_t flags = 0;
   unsigned max_instructions = kMaxInstructions;
+  bool indirect = false;  ///< with an entry for indirect branches
+  bool compact = false;   ///< for code that may not run often: small, quickly made, checks out of line
   // The page after it, if it is mapped for execution: an instruction may cross into it. Looked for when the translator
   // wants it.
   bool next_page_asked = false;
@@ -135,6 +139,7 @@ class Translator {
     int32_t early_change = 0;
     uint8_t first = 0;
     Part first_part = kOperand;
+    bool closed = false;  ///< a side exit has come: nothing more may be asked for in advance
   };
   /// The latest instruction before which the flags are dead, and what was known of the registers there.
   struct EarlyPlace {
@@ -145,6 +150,11 @@ class Translator {
 
   // translator.cc
   void DecodeBlock();
+  bool GoesOnBehind(unsigned index) const;
+  /// A conditional branch within the block: not taken, the block goes on.
+  bool IsSideExit(unsigned index) const {
+    return insns_[index].branch == x86::BranchKind::kConditional && index + 1 < count_;
+  }
   void ComputeLiveness();
   uint16_t LiveAt(uint64_t rip);
   uint16_t LookAhead(uint64_t rip);
@@ -157,7 +167,7 @@ class Translator {
   void EmitColdPart();
   void Finish(Block& block, unsigned done);
   // What depends on the block's place goes through these, so that the block can be used elsewhere (see Fixup).
-  void NoteFixup(const uint8_t* at, Fixup::Kind kind, bool stub_follows = false);
+  void NoteFixup(const uint8_t* at, Fixup::Kind kind, bool stub_before = false);
   void EmitExitTo(const uint8_t* stub, uint32_t id, Fixup::Kind kind);
   void EmitStubJump(const uint8_t* stub);
   void EmitRipImm(unsigned reg, uint64_t value, bool wide);
@@ -238,7 +248,8 @@ class Translator {
   void EmitReturnPoint(unsigned index);
   bool PairsCalls() const { return !(request_.flags & kFlagSingle) && context() != kContextSupervisorAc; }
   void EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool poll, bool call = false);
-  uint32_t NewLink(uint8_t* displacement, uint64_t target_rip, uint32_t target_flags);
+  uint32_t NewLink(uint8_t* displacement, uint64_t target_rip, uint32_t target_flags, uint16_t live_flags);
+  uint16_t FlagsAt(uint64_t target_rip, bool poll);
   uint32_t Offset(const uint8_t* in_write_view) const {
     return static_cast<uint32_t>(in_write_view - buffer_.write_base());
   }
@@ -254,6 +265,7 @@ class Translator {
 
   TranslateRequest request_;
   unsigned count_ = 0;  ///< decoded instructions
+  unsigned side_exits_ = 0;
   bool ends_undecodable_ = false;
   bool crosses_page_ = false;  ///< the last instruction does
   bool truncated_ = false;     ///< the last instruction would
@@ -287,7 +299,7 @@ class Translator {
     uint64_t rip = 0;
     uint16_t live = 0;
   };
-  std::array<Looked, 2> looked_{};  ///< what LiveAt has found for this block's successors
+  std::array<Looked, 2 + kMaxSideExits> looked_{};  ///< what LiveAt has found for this block's successors
   unsigned looked_count_ = 0;
   std::array<InstructionPlace, kMaxInstructions> places_;
   unsigned place_count_ = 0;
@@ -296,6 +308,7 @@ class Translator {
   std::array<Look, kMaxLooks> looks_;
   unsigned look_count_ = 0;
   bool reusable_ = false;
+  bool compact_ = false;
   uint64_t translated_instructions_ = 0;
 };
 

@@ -86,7 +86,7 @@ Status Machine::BuildCpus() {
 Result<std::unique_ptr<engine::Engine>> Machine::MakeEngine() const {
   if (config_.engine == EngineKind::kInterp) return engine::interp::CreateInterpEngine();
   // Each CPU has a code cache of its own.
-  const uint64_t usual = config_.cpu_count == 1 ? 92 * kMiB : 48 * kMiB;
+  const uint64_t usual = std::min(92 * kMiB, 512 * kMiB / config_.cpu_count);
   return engine::jit::CreateJitEngine({.code_cache_bytes = config_.code_cache_bytes ? config_.code_cache_bytes : usual,
                                        .lockstep = config_.lockstep,
                                        .lockstep_from = config_.lockstep_from,

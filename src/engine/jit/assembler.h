@@ -109,6 +109,15 @@ class Assembler {
   }
   /// PEXT reg, source, mem (BMI2, flag-free): gathers the bits of `source` under the mask in memory.
   void Pext(unsigned reg, unsigned source, const Mem& mask) { Vex(reg, source, mask, 0xf5, 2); }
+  /// CRC32 of 64 bits; keeps the flags.
+  void Crc32(unsigned reg, unsigned source) {
+    Byte(0xf2);
+    Byte(static_cast<uint8_t>(0x48 | (reg >= 8 ? 4 : 0) | (source >= 8 ? 1 : 0)));
+    Byte(0x0f);
+    Byte(0x38);
+    Byte(0xf1);
+    Byte(static_cast<uint8_t>(0xc0 | (reg & 7) << 3 | (source & 7)));
+  }
   /// PDEP, likewise.
   void Pdep(unsigned reg, unsigned source, const Mem& mask) { Vex(reg, source, mask, 0xf5, 3); }
 

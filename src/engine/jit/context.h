@@ -107,10 +107,14 @@ struct JitContext {
   JumpCache jump_cache[kContexts];
 };
 
-/// Bits of RIP that are the index into the jump cache. Functions are usually aligned: the lowest bits tell little.
-inline constexpr unsigned kJumpShift = 3;
-inline constexpr uint64_t kJumpBits = uint64_t{kJumpCacheEntries - 1} << kJumpShift;
-inline constexpr unsigned JumpIndex(uint64_t rip) { return static_cast<unsigned>((rip & kJumpBits) >> kJumpShift); }
+/// The index into the jump cache: bits of a hash of RIP, which is the CRC32 instruction's (with a checksum of 0): it
+/// keeps the flags and mixes all bits.
+inline constexpr uint64_t kJumpBits = kJumpCacheEntries - 1;
+inline unsigned JumpIndex(uint64_t rip) {
+  uint64_t hash = 0;
+  asm("crc32q %1, %0" : "+r"(hash) : "r"(rip));
+  return static_cast<unsigned>(hash & kJumpBits);
+}
 
 static_assert(std::is_standard_layout_v<JitContext>);
 

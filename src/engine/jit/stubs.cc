@@ -149,7 +149,9 @@ uint8_t* EmitCheckOutOfLine(Assembler& code, CheckCode which, const uint8_t* slo
 
 void EmitLookup(Assembler& code, unsigned context, bool call) {
   const size_t targets = offsetof(JitContext, jump_cache) + context * sizeof(JumpCache) + offsetof(JumpCache, target);
-  code.Pext(kScratch2, kScratch1, NACRE_CONTEXT(jump_mask));
+  code.LoadImm(kScratch2, 0);
+  code.Crc32(kScratch2, kScratch1);
+  code.Pext(kScratch2, kScratch2, NACRE_CONTEXT(jump_mask));
   if (call)
     code.CallMem(ContextIndexed(kScratch2, targets));
   else

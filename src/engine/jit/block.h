@@ -54,55 +54,58 @@ struct Block {
   uint64_t phys = 0;
   uint64_t rip = 0;
   uint32_t code = 0;  ///< offset in the code buffer: the entry of indirect branches, which compares R10 with rip
-  uint32_t flags = 0;
   uint32_t page = 0;  ///< GuestMemory's index of its page
   uint32_t next_in_bucket = kNone;
   uint32_t next_in_page = kNone, previous_in_page = kNone;
   uint32_t first_incoming = kNone;  ///< link
-  uint32_t first_link = kNone;      ///< the block's own, chained by Link::next_of_block
-  uint32_t alias_of = kNone;        ///< a stand-in on the second page of a block whose last instruction crosses pages
-  uint32_t alias = kNone;           ///< ... and the stand-in
-  uint32_t next_emitted = kNone;    ///< the block after it in its segment
+  /// A block whose last instruction crosses pages has a stand-in on the second page: that, and of the stand-in, the
+  /// block.
+  uint32_t partner = kNone;
   // Reuse: blocks of the same bytes and flags at several addresses are a family, a ring, the first of which is in the
   // table of contents.
   uint32_t next_content = kNone;
   uint32_t next_relative = kNone, previous_relative = kNone;
-  uint32_t born = 0;             ///< on the clock of BlockStore::Enter
-  uint16_t record_bytes = 0;     ///< of the whole group that starts with this Block
-  uint16_t host_size = 0;        ///< hot and cold part
-  uint16_t hot_size = 0;         ///< host code without its cold part
-  uint16_t places = 0;           ///< bytes from this Block to its InstructionPlaces; fixups, looks and bytes follow
-  uint16_t fixup_count = 0;      ///< Fixups
-  uint16_t look_count = 0;       ///< Looks: what else than the body was looked at
-  uint16_t guest_length = 0;     ///< bytes, within the page
-  uint16_t undefined_flags = 0;  ///< arithmetic flags that the manual leaves undefined at the end (for lockstep)
-  uint16_t look_first = 0;       ///< page offsets of successors' bytes that decided which flags are dead at the end:
-  uint16_t look_last = 0;        ///< [first, last], empty when first > last
+  uint32_t born = 0;          ///< on the clock of BlockStore::Enter
+  uint16_t flags = 0;         ///< BlockFlags
+  uint16_t first_link = 0;    ///< bytes from this Block to its first Link, the rest by Link::next_of_block; 0: none
+  uint16_t record_bytes = 0;  ///< of the whole group that starts with this Block
+  uint16_t host_size = 0;     ///< hot and cold part
+  uint16_t hot_size = 0;      ///< host code without its cold part
+  uint16_t places = 0;        ///< bytes from this Block to its places; fixups, looks and bytes follow
+  uint16_t fixup_count = 0;   ///< Fixups
+  uint16_t guest_length = 0;  ///< bytes, within the page
+  uint16_t look_first = 0;    ///< page offsets of successors' bytes that decided which flags are dead at the end:
+  uint16_t look_last = 0;     ///< [first, last], empty when first > last
+  uint16_t undefined_flags : 12 = 0;  ///< arithmetic flags that the manual leaves undefined at the end (for lockstep)
+  bool valid : 1 = false;
+  bool compact : 1 = false;   ///< see TranslateRequest
+  bool listed : 1 = false;    ///< first of its family: in the table of contents
+  bool stand_in : 1 = false;  ///< of `partner`; no lookup asks for it
   uint8_t instruction_count = 0;
   uint8_t place_count = 0;  ///< more than instructions in a loop (emit_loop.cc)
+  uint8_t look_count = 0;   ///< Looks: what else than the body was looked at
   uint8_t body = 0;         ///< from `code` to where links enter; 0: no entry for indirect branches
-  bool valid = false;
-  bool compact = false;  ///< see TranslateRequest
-  bool listed = false;   ///< first of its family: in the table of contents
 
   uint32_t entry() const { return code + body; }
+  bool has_code() const { return instruction_count != 0; }
 };
+static_assert(sizeof(Block) <= 88);
 
-/// A direct exit of a block. Places are offsets in the code buffer.
+/// A direct exit of a block. Places are bytes from the start of the block's code.
 struct Link {
   uint64_t target_rip = 0;
-  uint32_t displacement = 0;   ///< of the jump, 32 bits
-  uint32_t stub = 0;           ///< where it points while unlinked
-  uint32_t page_id_place = 0;  ///< links across pages: the 32-bit immediate that names the target page; else 0
-  uint32_t page_id = 0;        ///< 0: not known yet
   uint32_t next_incoming = kNone, previous_incoming = kNone;
-  uint32_t next_of_block = kNone;
   uint32_t target_block = kNone;
-  uint16_t target_flags = 0;
-  uint16_t live_flags = 0;  ///< arithmetic flags that are right when the link is taken
-  bool page_id_negated = false;
-  bool in_place = false;  ///< unlinked it is a call of `stub`, a way out, instead of a jump to code that makes one
+  uint16_t owner = 0;            ///< bytes from the Block to this
+  uint16_t next_of_block = 0;    ///< bytes from the Block to its next Link; 0: none
+  uint16_t displacement = 0;     ///< of the jump, 32 bits
+  uint16_t stub = 0;             ///< where it points while unlinked
+  uint16_t page_id_place = 0;    ///< links across pages: the 32-bit immediate that names the target page; else 0
+  uint16_t live_flags : 12 = 0;  ///< arithmetic flags that are right when the link is taken
+  bool page_id_negated : 1 = false;
+  bool in_place : 1 = false;  ///< unlinked it is a call of the way out, instead of a jump to `stub`, which makes one
 };
+static_assert(sizeof(Link) == 32);
 
 /// REP-prefixed string instructions of 64-bit code that JitVcpu::FastString knows, gathers and scatters that FastGather
 /// knows; `size` is the element's.
@@ -110,9 +113,10 @@ enum class StringKind : uint8_t { kOther, kMove, kStore, kGather };
 
 /// A place in a block that leaves it out of line.
 struct Site {
-  uint64_t rip = 0;       ///< of the guest instruction
-  uint32_t retry = 0;     ///< offset in the code buffer: TLB misses go on here
-  uint16_t mnemonic = 0;  ///< for statistics and fast paths; 0: undecodable or across pages
+  uint16_t owner = 0;         ///< bytes from the Block to this
+  uint16_t guest_offset = 0;  ///< of the guest instruction
+  uint16_t retry = 0;         ///< bytes from the start of the block's code: TLB misses go on here
+  uint16_t mnemonic = 0;      ///< for statistics and fast paths; 0: undecodable or across pages
   uint8_t size = 0;
   uint8_t length : 4 = 0;  ///< bytes of the instruction, where `string` or the mnemonic has a fast path
   uint8_t context : 2 = 0;
@@ -127,12 +131,17 @@ struct Site {
   /// What selects elements of the operand in memory: which mask (ElementMask::which), and how many of its bits count.
   uint8_t opmask = 0, opmask_bits = 0;
 };
-static_assert(sizeof(Site) <= 24);
+static_assert(sizeof(Site) == 16);
 
-/// Host offset in a block to guest instruction, for host faults.
+/// Host offset in a block to guest instruction, for host faults. Kept as the distances from the last place.
 struct InstructionPlace {
   uint16_t host_offset = 0;
   uint16_t guest_offset = 0;
+};
+struct PackedPlace {
+  uint8_t host = 0;   ///< kMore: no place of its own, it only adds
+  uint8_t guest = 0;  ///< kStart: back at the block's start (the second body of a loop)
+  static constexpr uint8_t kMore = 0xff, kStart = 0xff;
 };
 
 /// A place in a block's code that depends on where the block, its records or its guest address are. Whatever the
@@ -149,11 +158,21 @@ struct Fixup {
     kRipNegated,  ///< the same of the negated RIP, sign-extended from 32 bits
     kRipWrap,     ///< ... counted modulo 4 GiB
     kPageSlot,    ///< 32-bit displacement of JitContext::code_pages[].page_id[slot of a page relative to RIP]
+    kNothing
   };
   uint16_t at = 0;  ///< from the block's start
   Kind kind = kStub;
-  bool stub_before = false;  ///< before the 32 bits stands the displacement of a call of a stub
+
+  /// Before the 32 bits stands the displacement of a call of a stub.
+  bool stub_before() const { return kind == kLink || kind == kLinkAgain || kind == kSite; }
 };
+/// Fixups in the order of `at`, kept as the distance from the last one.
+struct PackedFixup {
+  uint16_t distance : 12 = 0;
+  uint16_t kind : 4 = 0;
+  static constexpr unsigned kMost = 0xfff;
+};
+static_assert(sizeof(PackedFixup) == 2);
 
 /// Bytes of the page, beside the block's own, that were decoded to know which flags are dead at its end.
 struct Look {
@@ -184,7 +203,7 @@ class BlockStore {
   unsigned NextSegment();
   uint32_t Begin();
   uint32_t AddLink(uint32_t block, const Link& link);
-  uint32_t AddSite(const Site& site);
+  uint32_t AddSite(uint32_t block, const Site& site);
   struct Lists {
     std::span<const InstructionPlace> places;
     std::span<const Fixup> fixups;
@@ -210,7 +229,7 @@ class BlockStore {
   uint32_t Reuse(const Wanted& wanted);
   /// Takes a block out of use for good.
   void Forget(uint32_t block);
-  std::span<const Fixup> FixupsOf(const Block& block) const;
+  static std::vector<Fixup> FixupsOf(const Block& block);  ///< for tools: allocates
   /// Unlinks and forgets the blocks of a page that overlap [first, last] (byte offsets in the page). Returns how many.
   /// `for_good`: their translation is not to be used again for the same bytes.
   unsigned InvalidateRange(uint64_t page_index, unsigned first, unsigned last, bool for_good = false);
@@ -227,13 +246,32 @@ class BlockStore {
   /// Drops everything.
   void Clear();
 
-  std::span<const InstructionPlace> PlacesOf(const Block& block) const;
+  static std::vector<InstructionPlace> PlacesOf(const Block& block);  ///< for tools: allocates
 
   Block& block(uint32_t id) { return *At<Block>(id); }
   const Block& block(uint32_t id) const { return *At<Block>(id); }
   Link& link(uint32_t id) { return *At<Link>(id); }
   const Link& link(uint32_t id) const { return *At<Link>(id); }
   Site& site(uint32_t id) { return *At<Site>(id); }
+  template <typename Record>
+  static const Block& OwnerOf(const Record& record) {
+    return *reinterpret_cast<const Block*>(reinterpret_cast<const uint8_t*>(&record) - record.owner);
+  }
+  /// Of the guest instruction.
+  static uint64_t RipOf(const Site& site) {
+    const Block& owner = OwnerOf(site);
+    return (owner.rip + site.guest_offset) & ((owner.flags & kFlagCode64) ? ~uint64_t{0} : 0xffffffff);
+  }
+  /// Offset in the code buffer.
+  static uint32_t RetryOf(const Site& site) { return OwnerOf(site).code + site.retry; }
+  /// First and next link of a block; kNone: no more.
+  uint32_t FirstLink(uint32_t of) const { return block(of).first_link ? of + block(of).first_link : kNone; }
+  uint32_t NextLink(uint32_t id) const {
+    const Link& from = link(id);
+    return from.next_of_block ? id - from.owner + from.next_of_block : kNone;
+  }
+  /// Where the way out of links that are not patched is, as an offset in the code buffer.
+  void SetLinkExit(uint32_t offset) { link_exit_ = offset; }
   uint32_t code_at() const { return segments_[current_].code_at; }
   unsigned segment_count() const { return static_cast<unsigned>(segments_.size()); }
   /// Code and records of all segments.
@@ -261,8 +299,8 @@ class BlockStore {
 
   struct Segment {
     uint32_t code_begin = 0, code_end = 0, code_at = 0;
-    uint32_t record_begin = 0, record_end = 0, record_at = 0;
-    uint32_t first_block = kNone, last_block = kNone;
+    uint32_t record_begin = 0, record_end = 0, record_at = 0;  ///< groups of records, one after the other
+    bool empty() const { return record_at == record_begin; }
   };
 
   template <typename T>
@@ -277,7 +315,7 @@ class BlockStore {
     return id;
   }
   static uint32_t Bucket(uint64_t phys, uint64_t rip, uint32_t flags);
-  void Emitted(uint32_t id);
+  void NoteGranule(uint32_t id);
   void Enter(uint32_t id, uint64_t page_index);
   void Remove(uint32_t id);
   void RemoveFromPage(uint32_t id);
@@ -287,13 +325,25 @@ class BlockStore {
   void Disconnect(uint32_t link);
   void DropSegment(Segment& segment);
   void PatchJump(const Link& link, uint32_t target);
+  void Unpatch(const Link& link);
 
   // block_reuse_nosimd.cc
-  std::span<const Look> LooksOf(const Block& block) const;
-  const uint8_t* BytesOf(const Block& block) const;
+  static std::span<const PackedPlace> PackedPlacesOf(const Block& block);
+  static std::span<const PackedFixup> PackedFixupsOf(const Block& block);
+  static std::span<const Look> LooksOf(const Block& block);
+  static const uint8_t* BytesOf(const Block& block);
   static uint32_t ContentHash(const uint8_t* bytes, unsigned room, uint32_t flags, unsigned page_offset);
   bool SameContent(const Block& block, const Wanted& wanted) const;
-  bool CanMove(const Block& block, uint64_t rip) const;
+  template <typename Function>
+  static void ForEachFixup(const Block& of, Function function) {
+    Fixup fixup;
+    for (const PackedFixup& packed : PackedFixupsOf(of)) {
+      fixup.at = static_cast<uint16_t>(fixup.at + packed.distance);
+      fixup.kind = static_cast<Fixup::Kind>(packed.kind);
+      if (fixup.kind != Fixup::kNothing) function(fixup);
+    }
+  }
+  bool CanMove(uint32_t block, uint64_t rip) const;
   void List(uint32_t id);
   void Unlist(uint32_t id);
   void UnlistFamily(uint32_t id);
@@ -305,6 +355,7 @@ class BlockStore {
   uint64_t record_capacity_;
   std::span<JumpCache* const> jump_caches_;
   uint64_t exec_ = 0, miss_target_ = 0;
+  uint32_t link_exit_ = 0;
   std::vector<Segment> segments_;
   unsigned current_ = 0;
   uint32_t clock_ = 0;  ///< blocks that have been entered

@@ -99,7 +99,7 @@ class HostLister {
         if (const Id id = IdBehind(at); id != Id::kNothing) {
           const auto number = LoadLe<uint32_t>(code_ + at + line.length);
           line.text += id == Id::kLink ? fmt::format(", link to {:#x}", view_.store.link(number).target_rip)
-                                       : fmt::format(", site {:#x}", view_.store.site(number).rip);
+                                       : fmt::format(", site {:#x}", BlockStore::RipOf(view_.store.site(number)));
           line.length += 4;
         }
       }
@@ -232,9 +232,9 @@ BlockListing ListBlock(const TranslationView& view, const TranslateRequest& requ
   const Block& block = view.store.block(index);
   BlockListing listing{.rip = block.rip, .phys = block.phys, .flags = block.flags, .host_bytes = block.host_size};
   std::vector<uint32_t> starts;
-  for (unsigned i = 0; i < std::max<unsigned>(1, block.place_count); ++i) {
-    InstructionPlace place;
-    if (block.place_count != 0) place = view.store.PlacesOf(block)[i];
+  std::vector<InstructionPlace> places = BlockStore::PlacesOf(block);
+  if (places.empty()) places.emplace_back();
+  for (const InstructionPlace& place : places) {
     x86::Instruction insn;
     char text[128] = "(undecodable)";
     const uint64_t rip = block.rip + place.guest_offset;

@@ -7,6 +7,7 @@
 
 #include <memory>
 
+#include "base/check.h"
 #include "engine/jit/jit_vcpu.h"
 
 namespace nacre::engine::jit {
@@ -34,23 +35,89 @@ unsigned ComparedLength(const Block& block) {
   return block.guest_length > hashed ? block.guest_length : hashed;
 }
 
+/// Appends to a list of records.
+class Appender {
+ public:
+  explicit Appender(uint8_t* at) : at_(at) {}
+  template <typename T>
+  void Add(const T& value) {
+    __builtin_memcpy(at_, &value, sizeof value);
+    at_ += sizeof value;
+  }
+  uint8_t* at() const { return at_; }
+
+ private:
+  uint8_t* at_;
+};
+
+/// Returns how many PackedPlaces that were.
+unsigned PackPlaces(Appender& to, std::span<const InstructionPlace> places) {
+  unsigned host = 0, guest = 0, count = 0;
+  for (const InstructionPlace& place : places) {
+    NACRE_CHECK(place.host_offset >= host && (place.guest_offset >= guest || place.guest_offset == 0));
+    unsigned distance = place.host_offset - host;
+    for (; distance >= PackedPlace::kMore; distance -= PackedPlace::kMore, ++count)
+      to.Add(PackedPlace{.host = PackedPlace::kMore});
+    const unsigned step = place.guest_offset - guest;
+    NACRE_CHECK(place.guest_offset < guest || step < PackedPlace::kStart);
+    to.Add(PackedPlace{.host = static_cast<uint8_t>(distance),
+                       .guest = place.guest_offset < guest ? PackedPlace::kStart : static_cast<uint8_t>(step)});
+    ++count;
+    host = place.host_offset;
+    guest = place.guest_offset;
+  }
+  return count;
+}
+
+/// Returns how many PackedFixups that were.
+unsigned PackFixups(Appender& to, std::span<const Fixup> fixups) {
+  unsigned last = 0, count = 0;
+  for (const Fixup& fixup : fixups) {
+    NACRE_CHECK(fixup.at >= last);
+    for (; fixup.at - last > PackedFixup::kMost; last += PackedFixup::kMost, ++count)
+      to.Add(PackedFixup{.distance = PackedFixup::kMost, .kind = Fixup::kNothing});
+    to.Add(PackedFixup{.distance = static_cast<uint16_t>((fixup.at - last) & PackedFixup::kMost), .kind = fixup.kind});
+    ++count;
+    last = fixup.at;
+  }
+  return count;
+}
+
 void AddTo32(uint8_t* at, uint32_t delta) { StoreLe<uint32_t>(at, LoadLe<uint32_t>(at) + delta); }
 
 }  // namespace
 
-std::span<const InstructionPlace> BlockStore::PlacesOf(const Block& of) const {
-  return {reinterpret_cast<const InstructionPlace*>(reinterpret_cast<const uint8_t*>(&of) + of.places), of.place_count};
+std::span<const PackedPlace> BlockStore::PackedPlacesOf(const Block& of) {
+  return {reinterpret_cast<const PackedPlace*>(reinterpret_cast<const uint8_t*>(&of) + of.places), of.place_count};
 }
 
-std::span<const Fixup> BlockStore::FixupsOf(const Block& of) const {
-  return {reinterpret_cast<const Fixup*>(std::to_address(PlacesOf(of).end())), of.fixup_count};
+std::span<const PackedFixup> BlockStore::PackedFixupsOf(const Block& of) {
+  return {reinterpret_cast<const PackedFixup*>(std::to_address(PackedPlacesOf(of).end())), of.fixup_count};
 }
 
-std::span<const Look> BlockStore::LooksOf(const Block& of) const {
-  return {reinterpret_cast<const Look*>(std::to_address(FixupsOf(of).end())), of.look_count};
+std::span<const Look> BlockStore::LooksOf(const Block& of) {
+  return {reinterpret_cast<const Look*>(std::to_address(PackedFixupsOf(of).end())), of.look_count};
 }
 
-const uint8_t* BlockStore::BytesOf(const Block& of) const {
+std::vector<InstructionPlace> BlockStore::PlacesOf(const Block& of) {
+  std::vector<InstructionPlace> places;
+  unsigned host = 0, guest = 0;
+  for (const PackedPlace& packed : PackedPlacesOf(of)) {
+    host += packed.host;
+    guest = packed.guest == PackedPlace::kStart ? 0 : guest + packed.guest;
+    if (packed.host == PackedPlace::kMore) continue;
+    places.push_back({static_cast<uint16_t>(host), static_cast<uint16_t>(guest)});
+  }
+  return places;
+}
+
+std::vector<Fixup> BlockStore::FixupsOf(const Block& of) {
+  std::vector<Fixup> fixups;
+  ForEachFixup(of, [&](const Fixup& fixup) { fixups.push_back(fixup); });
+  return fixups;
+}
+
+const uint8_t* BlockStore::BytesOf(const Block& of) {
   return reinterpret_cast<const uint8_t*>(std::to_address(LooksOf(of).end()));
 }
 
@@ -70,26 +137,23 @@ void BlockStore::Finish(uint32_t id, const Lists& lists, uint64_t page_index) {
   Segment& segment = segments_[current_];
   Block& done = block(id);
   done.places = static_cast<uint16_t>(segment.record_at - id);
-  done.fixup_count = static_cast<uint16_t>(lists.reusable ? lists.fixups.size() : 0);
-  done.look_count = static_cast<uint16_t>(lists.reusable ? lists.looks.size() : 0);
-  uint8_t* at = records_ + segment.record_at;
-  const auto append = [&at](const void* from, size_t bytes) {
-    __builtin_memcpy(at, from, bytes);
-    at += bytes;
-  };
-  for (const InstructionPlace& place : lists.places) append(&place, sizeof place);
+  Appender to(records_ + segment.record_at);
+  const unsigned places = PackPlaces(to, lists.places);
+  NACRE_CHECK(places <= UINT8_MAX);
+  done.place_count = static_cast<uint8_t>(places);
   if (lists.reusable) {
-    for (const Fixup& fixup : lists.fixups) append(&fixup, sizeof fixup);
-    for (const Look& look : lists.looks) append(&look, sizeof look);
+    done.fixup_count = static_cast<uint16_t>(PackFixups(to, lists.fixups));
+    done.look_count = static_cast<uint8_t>(lists.looks.size());
+    for (const Look& look : lists.looks) to.Add(look);
     const uint8_t* body = lists.page + (done.phys & kPageMask);
-    for (unsigned i = 0; i < ComparedLength(done); ++i) *at++ = body[i];
+    for (unsigned i = 0; i < ComparedLength(done); ++i) to.Add(body[i]);
     for (const Look& look : lists.looks)
-      for (unsigned i = 0; i < look.length; ++i) *at++ = lists.page[look.offset + i];
+      for (unsigned i = 0; i < look.length; ++i) to.Add(lists.page[look.offset + i]);
   }
-  segment.record_at = static_cast<uint32_t>((at - records_ + 7) & ~ptrdiff_t{7});
+  segment.record_at = static_cast<uint32_t>((to.at() - records_ + 7) & ~ptrdiff_t{7});
   segment.code_at = done.code + done.host_size;
   done.record_bytes = static_cast<uint16_t>(segment.record_at - id);
-  Emitted(id);
+  NoteGranule(id);
   Enter(id, page_index);
   if (lists.reusable) List(id);
 }
@@ -154,26 +218,28 @@ bool BlockStore::SameContent(const Block& known, const Wanted& wanted) const {
 
 /// Whether the code can be adjusted to another RIP: constants keep their width, and what was forward stays forward,
 /// because backward links look for requests.
-bool BlockStore::CanMove(const Block& moving, uint64_t rip) const {
+bool BlockStore::CanMove(uint32_t moving_id, uint64_t rip) const {
+  const Block& moving = block(moving_id);
   const uint64_t delta = rip - moving.rip;
   const uint64_t mask = (moving.flags & kFlagCode64) ? ~uint64_t{0} : 0xffffffff;
-  for (uint32_t id = moving.first_link; id != kNone; id = link(id).next_of_block) {
+  for (uint32_t id = FirstLink(moving_id); id != kNone; id = NextLink(id)) {
     const uint64_t from = link(id).target_rip, to = (from + delta) & mask;
     if ((from <= moving.rip) != (to <= rip)) return false;
   }
-  for (const Fixup& fixup : FixupsOf(moving)) {
+  bool can = true;
+  ForEachFixup(moving, [&](const Fixup& fixup) {
     const uint8_t* at = code_ + moving.code + fixup.at;
     if (fixup.kind == Fixup::kRipSigned) {
       const uint64_t to = SignExtend(LoadLe<uint32_t>(at), 32) + delta;
-      if (to != SignExtend(to, 32)) return false;
+      can &= to == SignExtend(to, 32);
     } else if (fixup.kind == Fixup::kRipNegated) {
       const uint64_t to = SignExtend(LoadLe<uint32_t>(at), 32) - delta;
-      if (to != SignExtend(to, 32)) return false;
+      can &= to == SignExtend(to, 32);
     } else if (fixup.kind == Fixup::kRipZero) {
-      if (((LoadLe<uint32_t>(at) + delta) >> 32) != 0) return false;
+      can &= ((LoadLe<uint32_t>(at) + delta) >> 32) == 0;
     }
-  }
-  return true;
+  });
+  return can;
 }
 
 /// The code and the records stand where they shall; adjusts what depends on that and on RIP, which becomes `rip`. Links
@@ -184,10 +250,9 @@ void BlockStore::Relocate(uint32_t id, uint32_t code_delta, uint32_t record_delt
   const uint64_t mask = (moved.flags & kFlagCode64) ? ~uint64_t{0} : 0xffffffff;
   uint8_t* const code = code_ + moved.code;
   moved.rip = rip;
-  if (moved.first_link != kNone) moved.first_link += record_delta;
-  for (const Fixup& fixup : FixupsOf(moved)) {
+  ForEachFixup(moved, [&](const Fixup& fixup) {
     uint8_t* at = code + fixup.at;
-    if (fixup.stub_before) AddTo32(at - 4, 0 - code_delta);
+    if (fixup.stub_before()) AddTo32(at - 4, 0 - code_delta);
     switch (fixup.kind) {
       case Fixup::kStub:
         AddTo32(at, 0 - code_delta);
@@ -196,28 +261,15 @@ void BlockStore::Relocate(uint32_t id, uint32_t code_delta, uint32_t record_delt
         AddTo32(at, record_delta);
         Link& own = link(LoadLe<uint32_t>(at));
         own.target_rip = (own.target_rip + rip_delta) & mask;
-        own.displacement += code_delta;
-        if (!own.in_place) own.stub += code_delta;
-        own.page_id = 0;
-        if (own.page_id_place) {
-          own.page_id_place += code_delta;
-          StoreLe<uint32_t>(code_ + own.page_id_place, static_cast<uint32_t>(kUnknownPage));
-        }
+        if (own.page_id_place) StoreLe<uint32_t>(code + own.page_id_place, static_cast<uint32_t>(kUnknownPage));
         own.next_incoming = own.previous_incoming = own.target_block = kNone;
-        if (own.next_of_block != kNone) own.next_of_block += record_delta;
-        PatchJump(own, own.stub);
+        Unpatch(own);
         break;
       }
       case Fixup::kLinkAgain:
+      case Fixup::kSite:
         AddTo32(at, record_delta);
         break;
-      case Fixup::kSite: {
-        AddTo32(at, record_delta);
-        Site& own = site(LoadLe<uint32_t>(at));
-        own.rip = (own.rip + rip_delta) & mask;
-        if (own.retry) own.retry += code_delta;
-        break;
-      }
       case Fixup::kRip64:
         StoreLe<uint64_t>(at, LoadLe<uint64_t>(at) + rip_delta);
         break;
@@ -236,8 +288,10 @@ void BlockStore::Relocate(uint32_t id, uint32_t code_delta, uint32_t record_delt
         AddTo32(at, (to - slot) * 4);
         break;
       }
+      case Fixup::kNothing:
+        break;
     }
-  }
+  });
 }
 
 /// A copy at the current place, which belongs to no list yet.
@@ -252,7 +306,7 @@ uint32_t BlockStore::Copy(uint32_t id) {
   segment.record_at = copy + from.record_bytes;
   Block& to = block(copy);
   to.code = code;
-  to.next_in_bucket = to.next_in_page = to.previous_in_page = to.first_incoming = to.next_emitted = kNone;
+  to.next_in_bucket = to.next_in_page = to.previous_in_page = to.first_incoming = kNone;
   to.next_content = kNone;
   to.next_relative = to.previous_relative = copy;
   to.valid = to.listed = false;
@@ -281,21 +335,21 @@ uint32_t BlockStore::Reuse(const Wanted& wanted) {
   }
   const uint32_t last = block(first).previous_relative;
   id = dead != kNone ? dead : clock_ - block(last).born > kOld ? last : kNone;
-  if (!CanMove(block(id != kNone ? id : first), wanted.rip)) return kNone;
+  if (!CanMove(id != kNone ? id : first, wanted.rip)) return kNone;
   if (id != kNone) {
     if (block(id).valid) {
       ForgetJumps(block(id));
       Invalidate(id, false);
       ++counters_.taken;
     }
-    for (uint32_t out = block(id).first_link; out != kNone; out = link(out).next_of_block) Disconnect(out);
+    for (uint32_t out = FirstLink(id); out != kNone; out = NextLink(out)) Disconnect(out);
     Relocate(id, 0, 0, wanted.rip);
     ++counters_.moved;
   } else {
     if (!HasRoom()) return kNone;
     id = Copy(first);
     Relocate(id, block(id).code - block(first).code, id - first, wanted.rip);
-    Emitted(id);
+    NoteGranule(id);
     ++counters_.copied;
   }
   Block& made = block(id);

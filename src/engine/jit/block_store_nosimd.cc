@@ -52,7 +52,7 @@ uint32_t BlockStore::Find(uint64_t phys, uint64_t rip, uint32_t flags) const {
   uint32_t id = buckets_[Bucket(phys, rip, flags)];
   while (id != kNone) {
     const Block& candidate = block(id);
-    if (candidate.phys == phys && candidate.rip == rip && candidate.flags == flags) return id;
+    if (candidate.phys == phys && candidate.rip == rip && candidate.flags == flags && !candidate.stand_in) return id;
     id = candidate.next_in_bucket;
   }
   return kNone;
@@ -67,7 +67,7 @@ bool BlockStore::HasRoom() const {
 unsigned BlockStore::NextSegment() {
   current_ = (current_ + 1) % static_cast<unsigned>(segments_.size());
   const uint64_t before = counters_.blocks_dropped;
-  if (segments_[current_].first_block != kNone) {
+  if (!segments_[current_].empty()) {
     ++counters_.segments_dropped;
     DropSegment(segments_[current_]);
   }
@@ -76,21 +76,18 @@ unsigned BlockStore::NextSegment() {
 
 void BlockStore::DropSegment(Segment& segment) {
   ForgetJumps(segment);
-  for (uint32_t id = segment.first_block; id != kNone;) {
-    Block& dropped = block(id);
-    if (dropped.valid && dropped.alias_of == kNone) {
+  for (uint32_t id = segment.record_begin; id < segment.record_at; id += block(id).record_bytes) {
+    const Block& dropped = block(id);
+    if (dropped.stand_in) continue;
+    if (dropped.valid) {
       Invalidate(id, false);
       ++counters_.blocks_dropped;
     }
-    if (dropped.alias_of == kNone) {
-      for (uint32_t out = dropped.first_link; out != kNone; out = link(out).next_of_block) Disconnect(out);
-      Unlist(id);
-    }
-    id = dropped.next_emitted;
+    for (uint32_t out = FirstLink(id); out != kNone; out = NextLink(out)) Disconnect(out);
+    Unlist(id);
   }
   segment.code_at = segment.code_begin;
   segment.record_at = segment.record_begin;
-  segment.first_block = segment.last_block = kNone;
   for (uint32_t i = segment.code_begin / kGranule; i < (segment.code_end + kGranule - 1) / kGranule; ++i)
     first_in_granule_[i] = kNone;
 }
@@ -106,23 +103,21 @@ uint32_t BlockStore::Begin() {
 uint32_t BlockStore::AddLink(uint32_t of, const Link& added) {
   const uint32_t id = Allocate<Link>();
   link(id) = added;
+  link(id).owner = static_cast<uint16_t>(id - of);
   link(id).next_of_block = block(of).first_link;
-  block(of).first_link = id;
+  block(of).first_link = link(id).owner;
   return id;
 }
 
-uint32_t BlockStore::AddSite(const Site& added) {
+uint32_t BlockStore::AddSite(uint32_t of, const Site& added) {
   const uint32_t id = Allocate<Site>();
   site(id) = added;
+  site(id).owner = static_cast<uint16_t>(id - of);
   return id;
 }
 
-/// Appends to the segment's list, by which FindByCode and DropSegment find it.
-void BlockStore::Emitted(uint32_t id) {
-  Segment& segment = segments_[current_];
-  if (segment.last_block != kNone) block(segment.last_block).next_emitted = id;
-  if (segment.first_block == kNone) segment.first_block = id;
-  segment.last_block = id;
+/// For FindByCode.
+void BlockStore::NoteGranule(uint32_t id) {
   uint32_t& first = first_in_granule_[block(id).code / kGranule];
   if (first == kNone) first = id;
 }
@@ -148,13 +143,12 @@ void BlockStore::AddAlias(uint32_t of, uint64_t page_index, uint64_t phys_page_s
   Block& alias = block(id);
   alias = Block{.phys = phys_page_start,
                 .code = block(of).code,
-                .flags = kNone,  // no lookup asks for it
-                .alias_of = of,
+                .partner = of,
                 .record_bytes = sizeof(Block),
                 .guest_length = static_cast<uint16_t>(bytes),
-                .look_first = 1};  // no look-ahead
-  block(of).alias = id;
-  Emitted(id);
+                .look_first = 1,  // no look-ahead
+                .stand_in = true};
+  block(of).partner = id;
   Enter(id, page_index);
 }
 
@@ -169,9 +163,13 @@ void BlockStore::RemoveFromPage(uint32_t id) {
 }
 
 void BlockStore::PatchJump(const Link& patched, uint32_t target) {
-  const uint32_t distance = target - (patched.displacement + 4);
-  __builtin_memcpy(code_ + patched.displacement, &distance, 4);
-  if (patched.in_place) code_[patched.displacement - 1] = target == patched.stub ? 0xe8 : 0xe9;
+  const uint32_t at = OwnerOf(patched).code + patched.displacement, distance = target - (at + 4);
+  __builtin_memcpy(code_ + at, &distance, 4);
+  if (patched.in_place) code_[at - 1] = target == link_exit_ ? 0xe8 : 0xe9;
+}
+
+void BlockStore::Unpatch(const Link& patched) {
+  PatchJump(patched, patched.in_place ? link_exit_ : OwnerOf(patched).code + patched.stub);
 }
 
 /// Nothing leads to the block any more.
@@ -183,7 +181,7 @@ void BlockStore::Remove(uint32_t id) {
   RemoveFromPage(id);
   for (uint32_t incoming = removed.first_incoming; incoming != kNone;) {
     Link& from = link(incoming);
-    PatchJump(from, from.stub);
+    Unpatch(from);
     from.target_block = kNone;
     incoming = from.next_incoming;
     from.next_incoming = from.previous_incoming = kNone;
@@ -192,10 +190,10 @@ void BlockStore::Remove(uint32_t id) {
   removed.valid = false;
 }
 
-/// Takes a valid block (no alias) and its alias out of use.
+/// Takes a valid block (no stand-in) and its stand-in out of use.
 void BlockStore::Invalidate(uint32_t id, bool for_good) {
   Block& main = block(id);
-  if (main.alias != kNone && block(main.alias).valid) Remove(main.alias);
+  if (main.partner != kNone && block(main.partner).valid) Remove(main.partner);
   Remove(id);
   if (for_good) UnlistFamily(id);
 }
@@ -238,11 +236,11 @@ unsigned BlockStore::InvalidateRange(uint64_t page_index, unsigned first, unsign
         candidate.look_first <= last && candidate.look_last >= first && candidate.look_first <= candidate.look_last;
     const uint32_t next = candidate.next_in_page;
     if (body || look_ahead) {
-      const uint32_t main = candidate.alias_of != kNone ? candidate.alias_of : id;
+      const uint32_t main = candidate.stand_in ? candidate.partner : id;
       ForgetJumps(block(main));
       Invalidate(main, for_good);
       ++removed;
-      // With an alias on this very page `next` may have gone as well.
+      // With a stand-in on this very page `next` may have gone as well.
       id = next != kNone && !block(next).valid ? page_first_[page_index] : next;
     } else {
       id = next;
@@ -253,10 +251,10 @@ unsigned BlockStore::InvalidateRange(uint64_t page_index, unsigned first, unsign
 
 void BlockStore::InvalidateCrossing() {
   for (const Segment& segment : segments_)
-    for (uint32_t id = segment.first_block; id != kNone; id = block(id).next_emitted)
-      if (block(id).alias_of != kNone && block(id).valid) {
-        ForgetJumps(block(block(id).alias_of));
-        Invalidate(block(id).alias_of, true);
+    for (uint32_t id = segment.record_begin; id < segment.record_at; id += block(id).record_bytes)
+      if (block(id).stand_in && block(id).valid) {
+        ForgetJumps(block(block(id).partner));
+        Invalidate(block(id).partner, true);
       }
 }
 
@@ -274,10 +272,10 @@ void BlockStore::Disconnect(uint32_t id) {
 
 void BlockStore::Connect(uint32_t link_id, uint32_t block_id, uint32_t page_id) {
   Link& from = link(link_id);
-  if (from.page_id_place && from.page_id != page_id) {
+  if (from.page_id_place) {
+    uint8_t* const place = code_ + OwnerOf(from).code + from.page_id_place;
     const uint32_t immediate = from.page_id_negated ? 0 - page_id : page_id;
-    __builtin_memcpy(code_ + from.page_id_place, &immediate, 4);
-    from.page_id = page_id;
+    if (LoadLe<uint32_t>(place) != immediate) StoreLe<uint32_t>(place, immediate);
   }
   if (from.target_block == block_id) return;
   Disconnect(link_id);
@@ -302,7 +300,7 @@ uint32_t BlockStore::FindByCode(uint32_t offset) const {
       if (granule == 0) return kNone;
       continue;
     }
-    for (; id != kNone && block(id).code <= offset; id = block(id).next_emitted)
+    for (; id < segment->record_at && block(id).code <= offset; id += block(id).record_bytes)
       if (offset < block(id).code + block(id).host_size) return id;
     return kNone;
   }
@@ -311,12 +309,13 @@ uint32_t BlockStore::FindByCode(uint32_t offset) const {
 
 uint16_t BlockStore::GuestOffset(const Block& of, uint32_t offset) const {
   const uint32_t in_block = offset - of.code;
-  uint16_t guest_offset = 0;
-  for (const InstructionPlace& place : PlacesOf(of)) {
-    if (place.host_offset > in_block) break;
-    guest_offset = place.guest_offset;
+  unsigned host = 0, guest = 0;
+  for (const PackedPlace& place : PackedPlacesOf(of)) {
+    host += place.host;
+    if (host > in_block) break;
+    guest = place.guest == PackedPlace::kStart ? 0 : guest + place.guest;
   }
-  return guest_offset;
+  return static_cast<uint16_t>(guest);
 }
 
 uint64_t BlockStore::code_bytes() const {

@@ -172,7 +172,7 @@ void JitVcpu::TakeExit() {
       context.state.rip = store_->link(context.exit_id).target_rip;
       break;
     case kExitInterpret:
-      if (context.exit_id != kNone) context.state.rip = store_->site(context.exit_id).rip;
+      if (context.exit_id != kNone) context.state.rip = BlockStore::RipOf(store_->site(context.exit_id));
       interpret_site_ = context.exit_id;
       break;
     default:
@@ -295,15 +295,15 @@ uint64_t JitVcpu::SlowMemory() {
   // With nothing selected the page is not accessed: its accessed and dirty bits stay.
   const bool selected = site.opmask == 0 || NacreReadElementMask(site.opmask) << (64 - site.opmask_bits) != 0;
   if (!crosses && selected && FillTlb(site.context, address, site.write))
-    return reinterpret_cast<uint64_t>(buffer_.exec_base() + site.retry);
-  context.state.rip = site.rip;
+    return reinterpret_cast<uint64_t>(buffer_.exec_base() + BlockStore::RetryOf(site));
+  const uint64_t rip = BlockStore::RipOf(site);
+  context.state.rip = rip;
   if (site.group) {
     ++counters_.ungrouped;
     ungrouped_ = true;
-    if (translator_->group_failures().Note(site.rip)) {
-      const uint32_t index = store_->FindByCode(site.retry);
-      const auto at = static_cast<unsigned>(site.rip & kPageMask);
-      if (index != kNone) store_->InvalidateRange(store_->block(index).page, at, at, true);
+    if (translator_->group_failures().Note(rip)) {
+      const auto at = static_cast<unsigned>(rip & kPageMask);
+      store_->InvalidateRange(BlockStore::OwnerOf(site).page, at, at, true);
     }
     context.exit_code = kExitUngrouped;
     return 0;
@@ -322,10 +322,11 @@ uint64_t JitVcpu::SlowString() {
   JitContext& context = *context_;
   const uint32_t id = context.exit_id;
   const Site& site = store_->site(id);
-  context.state.rip = site.rip;
+  const uint64_t rip = BlockStore::RipOf(site);
+  context.state.rip = rip;
   if (site.string == StringKind::kGather ? FastGather(site) : FastString(site)) {
     ++counters_.fast;
-    if (context.state.rip != site.rip) return reinterpret_cast<uint64_t>(buffer_.exec_base() + site.retry);
+    if (context.state.rip != rip) return reinterpret_cast<uint64_t>(buffer_.exec_base() + BlockStore::RetryOf(site));
     context.exit_code = kExitLookup;  // a request waits; the rest of the string afterwards
     return 0;
   }

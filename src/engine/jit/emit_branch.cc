@@ -23,12 +23,11 @@ uint16_t Translator::FlagsAt(uint64_t target_rip, bool poll) {
 }
 
 /// `displacement`: of the jump.
-uint32_t Translator::NewLink(uint8_t* displacement, uint64_t target_rip, uint32_t target_flags, uint16_t live_flags) {
+uint32_t Translator::NewLink(uint8_t* displacement, uint64_t target_rip, uint16_t live_flags) {
   Link link;
-  link.displacement = Offset(displacement);
+  link.displacement = InBlock(displacement);
   link.target_rip = target_rip;
-  link.target_flags = static_cast<uint16_t>(target_flags & ~uint32_t{kFlagUngrouped});
-  link.live_flags = live_flags;
+  link.live_flags = live_flags & kAllFlags;
   return store_.AddLink(block_, link);
 }
 
@@ -82,15 +81,14 @@ void Translator::EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool p
   uint32_t id = kNone;
   if (call) {
     uint8_t* const displacement = code_.Call();
-    id = NewLink(displacement, target_rip, target_flags, live_flags);
+    id = NewLink(displacement, target_rip, live_flags);
     cold_[cold_count_++] = {.kind = ColdExit::kLink, .displacement = displacement, .id = id};
   } else {
-    id = NewLink(code_.at() + 1, target_rip, target_flags, live_flags);
+    id = NewLink(code_.at() + 1, target_rip, live_flags);
     store_.link(id).in_place = true;
-    store_.link(id).stub = Offset(stubs_.exit_link);
     EmitExitTo(stubs_.exit_link, id, Fixup::kLink);
   }
-  store_.link(id).page_id_place = id_place ? Offset(id_place) : 0;
+  store_.link(id).page_id_place = id_place ? InBlock(id_place) : 0;
   store_.link(id).page_id_negated = live;
   if (poll_exit)
     cold_[cold_count_++] = {.kind = ColdExit::kPoll, .displacement = poll_exit, .id = id, .restore_rcx = live};
@@ -113,13 +111,13 @@ void Translator::EmitConditional(unsigned index) {
   const bool backward = target <= RipOf(index);
   if (IsSideExit(index)) {
     uint8_t* const displacement = code_.JumpIf(condition);
-    const uint32_t id = NewLink(displacement, target, request_.flags, FlagsAt(target, false));
+    const uint32_t id = NewLink(displacement, target, FlagsAt(target, false));
     cold_[cold_count_++] = {.kind = ColdExit::kLink, .displacement = displacement, .id = id};
     return;
   }
   if (SamePage(target) && !backward) {
     uint8_t* const displacement = code_.JumpIf(condition);
-    const uint32_t id = NewLink(displacement, target, request_.flags, FlagsAt(target, false));
+    const uint32_t id = NewLink(displacement, target, FlagsAt(target, false));
     cold_[cold_count_++] = {.kind = ColdExit::kLink, .displacement = displacement, .id = id};
   } else {
     uint8_t* skip = code_.JumpIf(condition ^ 1);

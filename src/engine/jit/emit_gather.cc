@@ -45,8 +45,7 @@ bool Translator::EmitGather(unsigned index) {
             : EmitVectorMove(at, vector_mask, bytes, false, true, kMaskAt);
   code_ = Assembler(at);
 
-  Site site;
-  site.rip = RipOf(index);
+  Site site = SiteAt(RipOf(index));
   site.mnemonic = insn.mnemonic;
   site.length = insn.length & 15;
   site.context = context() & 3;
@@ -57,9 +56,9 @@ bool Translator::EmitGather(unsigned index) {
   site.from = insn.scale;
   site.opmask = insn.opmask;
   site.opmask_bits = static_cast<uint8_t>(bytes / (index_bytes > memory->size ? index_bytes : memory->size));
-  const uint32_t id = store_.AddSite(site);
+  const uint32_t id = store_.AddSite(block_, site);
   EmitExitTo(stubs_.string, id, Fixup::kSite);
-  store_.site(id).retry = Offset(code_.at());
+  store_.site(id).retry = InBlock(code_.at());
 
   at = code_.at();
   if (!scatter) at = EmitVectorMove(at, value, bytes, evex, false, kValueAt);

@@ -267,7 +267,7 @@ void Translator::EmitLoop(unsigned index) {
 
   for (unsigned s = 0; s < stream_count_; ++s) code_.Bind32(loop_misses_[s]);
   uint8_t* const again = code_.Jump();
-  const uint32_t id = NewLink(again, request_.rip, request_.flags, LiveAt(request_.rip));
+  const uint32_t id = NewLink(again, request_.rip, LiveAt(request_.rip));
   cold_[cold_count_++] = {.kind = ColdExit::kLink, .displacement = again, .id = id};
   cold_[cold_count_++] = {.kind = ColdExit::kPoll, .displacement = poll, .id = id};
   code_.Bind32(leave);

@@ -94,16 +94,15 @@ void Translator::EmitCheck(const Access& access, uint64_t rip, bool keep_address
     NoteFixup(code_.at() - 4, Fixup::kStub);
     return;
   }
-  Site place;
-  place.rip = rip;
-  place.retry = Offset(code_.at());
+  Site place = SiteAt(rip);
+  place.retry = InBlock(code_.at());
   place.context = context() & 3;
   place.size = static_cast<uint8_t>(access.size);
   place.write = access.write;
   place.group = access.group;
   place.opmask = access.mask.which;
   place.opmask_bits = access.mask.bits;
-  const uint32_t site = store_.AddSite(place);
+  const uint32_t site = store_.AddSite(block_, place);
   ColdExit exit{.kind = ColdExit::kSlow,
                 .displacement = nullptr,
                 .id = site,

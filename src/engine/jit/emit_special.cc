@@ -159,9 +159,7 @@ bool Translator::EmitSti(unsigned index) {
   uint8_t* waiting = code_.JumpIfRcxZero();
   uint8_t* over = code_.JumpShort(0xeb);
   code_.Bind8(waiting);
-  Site waits;
-  waits.rip = RipOf(index);
-  const uint32_t site = store_.AddSite(waits);
+  const uint32_t site = store_.AddSite(block_, SiteAt(RipOf(index)));
   cold_[cold_count_++] = {.kind = ColdExit::kInterpret, .displacement = code_.Jump(), .id = site, .restore_rcx = true};
   code_.Bind8(over);
   code_.Load(kHostRcx, saved_rcx);
@@ -225,9 +223,7 @@ bool Translator::EmitWriteBase(unsigned index) {
     uint8_t* lower = code_.JumpIfRcxZero();
     code_.Lea(kHostRcx, {.base = kHostRcx, .disp = 1});
     uint8_t* upper = code_.JumpIfRcxZero();
-    Site bad;
-    bad.rip = RipOf(index);
-    const uint32_t site = store_.AddSite(bad);
+    const uint32_t site = store_.AddSite(block_, SiteAt(RipOf(index)));
     cold_[cold_count_++] = {
         .kind = ColdExit::kInterpret, .displacement = code_.Jump(), .id = site, .restore_rcx = true};
     code_.Bind8(lower);

@@ -44,7 +44,7 @@ bool JitVcpu::FastGather(const Site& site) {
   }
   for (unsigned at = count * size; at < sizeof context.gather_value; at += 4) StoreLe<uint32_t>(value + at, 0);
   for (unsigned at = 0; at < sizeof context.gather_mask; at += 8) StoreLe<uint64_t>(context.gather_mask + at, 0);
-  context.state.rip = site.rip + site.length;
+  context.state.rip = BlockStore::RipOf(site) + site.length;
   return true;
 }
 

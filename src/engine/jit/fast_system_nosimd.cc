@@ -34,7 +34,7 @@ void JitVcpu::SetFlags(uint64_t rflags) {
 
 bool JitVcpu::FastInstruction(const Site& site) {
   if (site.next_page) {  // make the page known, so that the next time does not come here
-    const uint64_t next_rip = AlignDown(site.rip, kPageSize) + kPageSize;
+    const uint64_t next_rip = AlignDown(BlockStore::RipOf(site), kPageSize) + kPageSize;
     if (CodePage* page = FetchPage(next_rip))
       NoteCodePage(next_rip, *page, CurrentFlags() & kFlagContextMask, PageIdOf(next_rip, *page));
     return false;
@@ -124,7 +124,7 @@ bool JitVcpu::FastSyscall(const Site& site) {
   CpuState& state = context_->state;
   if (!state.code64() || !(state.msr.efer & x86::efer::kSce)) return false;
   const uint64_t rflags = WholeFlags();
-  state.gpr[x86::kRcx] = site.rip + site.length;
+  state.gpr[x86::kRcx] = BlockStore::RipOf(site) + site.length;
   state.gpr[x86::kR11] = rflags & ~x86::rflags::kRf;
   state.rip = state.msr.lstar;
   SetFlags(rflags & ~state.msr.sfmask & ~x86::rflags::kRf);
@@ -161,7 +161,7 @@ bool JitVcpu::FastLoadCr3(const Site& site) {
   if (keep) value &= ~Bit(63);
   if (value >> physical_address_bits_) return false;
   state.cr3 = value;
-  state.rip = site.rip + site.length;
+  state.rip = BlockStore::RipOf(site) + site.length;
   interpreter_stale_ = true;
   SwitchAddressSpace(static_cast<uint16_t>(state.cr4 & x86::cr4::kPcide ? value & 0xfff : 0), keep);
   return true;
@@ -191,7 +191,7 @@ bool JitVcpu::FastInvalidate(const Site& site) {
       OnTlbFlush(type == 2);
   }
   interpreter_stale_ = true;
-  state.rip = site.rip + site.length;
+  state.rip = BlockStore::RipOf(site) + site.length;
   return true;
 }
 
@@ -214,7 +214,7 @@ bool JitVcpu::FastMsr(const Site& site, bool write) {
     state.gpr[x86::kRax] = *msr & 0xffffffff;
     state.gpr[x86::kRdx] = *msr >> 32;
   }
-  state.rip = site.rip + site.length;
+  state.rip = BlockStore::RipOf(site) + site.length;
   return true;
 }
 

@@ -80,7 +80,7 @@ bool JitVcpu::FastXsave(const Site& site, bool restore, bool optimized) {
     if (!area.page[1] || HostFor(site.context, address, 64, !restore) != area.page[0]) return false;
   }
   if (restore ? !LoadXsaveArea(area, features) : !StoreXsaveArea(area, features, optimized)) return false;
-  state.rip = site.rip + site.length;
+  state.rip = BlockStore::RipOf(site) + site.length;
   return true;
 }
 

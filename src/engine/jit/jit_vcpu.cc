@@ -66,8 +66,8 @@ Result<std::unique_ptr<JitVcpu>> JitVcpu::Create(const VcpuConfig& config, const
 Status JitVcpu::Prepare() {
   config_.exclusive = &member_;
   if (options_.debug.stress.tiny_cache) options_.code_cache_bytes = JitStress::kTinyCacheBytes;
-  // A block takes somewhat more room for its records than for its code.
-  const uint64_t code_bytes = AlignDown(options_.code_cache_bytes / 64 * 29, kPageSize);
+  // A block takes about as much room for its records as for its code.
+  const uint64_t code_bytes = AlignDown(options_.code_cache_bytes / 64 * 33, kPageSize);
   using Backing = codegen::CodeBuffer::Backing;
   buffer_ = NACRE_TRY(
       codegen::CodeBuffer::Create(code_bytes, options_.debug.perf_map ? Backing::kAnonymous : Backing::kFile));

@@ -163,9 +163,10 @@ ExitReason JitVcpu::Lockstep::Run(JitVcpu& vcpu, uint64_t instruction_budget) {
       const bool linked = context.exit_code == kExitLink || context.exit_code == kExitPoll;
       size_t retired = block.instruction_count;
       if (linked) {  // the instruction that the link belongs to was the last
-        const uint32_t at = vcpu.store_->link(context.exit_id).displacement - block.code;
-        retired = static_cast<size_t>(
-            std::ranges::count_if(vcpu.store_->PlacesOf(block), [&](const auto& p) { return p.host_offset <= at; }));
+        const uint32_t at = vcpu.store_->link(context.exit_id).displacement;
+        const std::vector<InstructionPlace> places = BlockStore::PlacesOf(block);
+        retired =
+            static_cast<size_t>(std::ranges::count_if(places, [&](const auto& p) { return p.host_offset <= at; }));
       }
       if (context.exit_code == kExitInterpret || context.exit_code == kExitUngrouped)
         for (size_t i = 0; i < retired && i <= steps_; ++i)

@@ -17,15 +17,15 @@ std::vector<uint8_t> Normalized(BlockStore& store, const uint8_t* code_base, con
   std::vector<uint8_t> out(code, code + block.host_size);
   const auto blank = [&](uint32_t at) { StoreLe<uint32_t>(out.data() + at, kAbsent); };
   for (const Fixup& fixup : store.FixupsOf(block)) {
-    if (fixup.stub_before) blank(fixup.at - 4u);
+    if (fixup.stub_before()) blank(fixup.at - 4u);
     if (fixup.kind == Fixup::kStub || fixup.kind == Fixup::kLink || fixup.kind == Fixup::kLinkAgain ||
         fixup.kind == Fixup::kSite)
       blank(fixup.at);
     if (fixup.kind != Fixup::kLink) continue;
     const Link& link = store.link(LoadLe<uint32_t>(code + fixup.at));
-    blank(link.displacement - block.code);
-    if (link.in_place) out[link.displacement - block.code - 1] = 0;  // a call or a jump
-    if (link.page_id_place) blank(link.page_id_place - block.code);
+    blank(link.displacement);
+    if (link.in_place) out[link.displacement - 1u] = 0;  // a call or a jump
+    if (link.page_id_place) blank(link.page_id_place);
   }
   return out;
 }
@@ -42,15 +42,14 @@ std::string Records(BlockStore& store, const uint8_t* code_base, const Block& bl
     const uint32_t id = LoadLe<uint32_t>(code_base + block.code + fixup.at);
     if (fixup.kind == Fixup::kLink) {
       const Link& link = store.link(id);
-      text += fmt::format(" link {:x} at {} stub {} page {} flags {:x} live {:x} {}", link.target_rip,
-                          link.displacement - block.code, link.in_place ? 0 : link.stub - block.code,
-                          link.page_id_place ? link.page_id_place - block.code : 0, link.target_flags, link.live_flags,
-                          link.page_id_negated);
+      text += fmt::format(" link {:x} at {} stub {} page {} live {:x} {}", link.target_rip, link.displacement,
+                          link.stub, link.page_id_place, static_cast<unsigned>(link.live_flags),
+                          static_cast<bool>(link.page_id_negated));
     } else if (fixup.kind == Fixup::kSite) {
       const Site& site = store.site(id);
-      text += fmt::format(" site {:x} retry {} {} {} {} {}{}{}", site.rip, site.retry ? site.retry - block.code : 0,
-                          site.mnemonic, site.size, static_cast<unsigned>(site.context), site.write ? "w" : "",
-                          site.group ? "g" : "", static_cast<unsigned>(site.string));
+      text += fmt::format(" site {:x} retry {} {} {} {} {}{}{}", BlockStore::RipOf(site), site.retry, site.mnemonic,
+                          site.size, static_cast<unsigned>(site.context), site.write ? "w" : "", site.group ? "g" : "",
+                          static_cast<unsigned>(site.string));
     }
   }
   return text;

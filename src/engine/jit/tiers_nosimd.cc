@@ -50,7 +50,7 @@ void JitVcpu::TakeSample(uint32_t id) {
   uint32_t found[kPromotedTogether] = {id};
   unsigned count = 1;
   for (unsigned i = 0; i < count; ++i) {
-    for (uint32_t out = store_->block(found[i]).first_link; out != kNone; out = store_->link(out).next_of_block) {
+    for (uint32_t out = store_->FirstLink(found[i]); out != kNone; out = store_->NextLink(out)) {
       const uint32_t target = store_->link(out).target_block;
       if (count == kPromotedTogether || target == kNone || !store_->block(target).compact) continue;
       if (std::find(found, found + count, target) == found + count) found[count++] = target;

@@ -64,17 +64,19 @@ bool Translator::IsTransparent(const Instruction& insn) {
 }
 
 Translator::Translator(const x86::CpuModel& model, codegen::CodeBuffer& buffer, BlockStore& store, const Stubs& stubs)
-    : model_(model), buffer_(buffer), store_(store), stubs_(stubs) {}
+    : model_(model), buffer_(buffer), store_(store), stubs_(stubs) {
+  store_.SetLinkExit(Offset(stubs_.exit_link));
+}
 
-void Translator::NoteFixup(const uint8_t* at, Fixup::Kind kind, bool stub_before) {
+void Translator::NoteFixup(const uint8_t* at, Fixup::Kind kind) {
   NACRE_CHECK(fixup_count_ < fixups_.size());
-  fixups_[fixup_count_++] = {.at = static_cast<uint16_t>(at - start_), .kind = kind, .stub_before = stub_before};
+  fixups_[fixup_count_++] = {.at = static_cast<uint16_t>(at - start_), .kind = kind};
 }
 
 /// Leaves through a stub. `kind`: what `id` is.
 void Translator::EmitExitTo(const uint8_t* stub, uint32_t id, Fixup::Kind kind) {
   code_.CallWithId(stub, id);
-  NoteFixup(code_.at() - 4, kind, true);
+  NoteFixup(code_.at() - 4, kind);
 }
 
 void Translator::EmitStubJump(const uint8_t* stub) {
@@ -221,8 +223,7 @@ void Translator::ComputeLiveness() {
 }
 
 void Translator::EmitInterpretExit(uint64_t rip, const Instruction* insn) {
-  Site site;
-  site.rip = rip;
+  Site site = SiteAt(rip);
   if (insn) {
     site.mnemonic = insn->mnemonic;
     site.length = insn->length & 15;
@@ -236,7 +237,8 @@ void Translator::EmitInterpretExit(uint64_t rip, const Instruction* insn) {
       site.has_address = true;
     }
   }
-  cold_[cold_count_++] = {.kind = ColdExit::kInterpret, .displacement = code_.Jump(), .id = store_.AddSite(site)};
+  cold_[cold_count_++] = {
+      .kind = ColdExit::kInterpret, .displacement = code_.Jump(), .id = store_.AddSite(block_, site)};
 }
 
 /// Before an instruction that crosses into the next page: that page must be mapped as it was at translation.
@@ -244,10 +246,9 @@ void Translator::EmitNextPageCheck(unsigned index) {
   const size_t slot = ((request_.rip >> 12) + 1) % kPageSlots;
   const Mem slot_id = Context(offsetof(JitContext, code_pages) + context() * sizeof(CodePages) + 4 * slot);
   const bool live = live_before_[index] != 0;
-  Site site;
-  site.rip = RipOf(index);
+  Site site = SiteAt(RipOf(index));
   site.next_page = true;
-  ColdExit exit{.kind = ColdExit::kInterpret, .id = store_.AddSite(site), .restore_rcx = live};
+  ColdExit exit{.kind = ColdExit::kInterpret, .id = store_.AddSite(block_, site), .restore_rcx = live};
   if (live) {
     const Mem saved_rcx = Context(offsetof(JitContext, saved_rcx));
     code_.Store(saved_rcx, kHostRcx);
@@ -267,16 +268,15 @@ void Translator::EmitNextPageCheck(unsigned index) {
 /// Out of line to JitVcpu::SlowString, which comes back behind it.
 void Translator::EmitRepeatedCopy(unsigned index) {
   const Instruction& insn = insns_[index];
-  Site site;
-  site.rip = RipOf(index);
+  Site site = SiteAt(RipOf(index));
   site.mnemonic = insn.mnemonic;
   site.length = insn.length & 15;
   site.context = context() & 3;
   site.string = (insn.opcode & 0xfe) == 0xa4 ? StringKind::kMove : StringKind::kStore;
   site.size = (insn.opcode & 1) ? insn.operand_size : 1;
-  const uint32_t id = store_.AddSite(site);
+  const uint32_t id = store_.AddSite(block_, site);
   EmitExitTo(stubs_.string, id, Fixup::kSite);
-  store_.site(id).retry = Offset(code_.at());
+  store_.site(id).retry = InBlock(code_.at());
 }
 
 /// The code of an instruction begins here.
@@ -335,7 +335,7 @@ void Translator::EmitColdPart() {
     }
     switch (exit.kind) {
       case ColdExit::kLink:
-        store_.link(exit.id).stub = Offset(code_.at());
+        store_.link(exit.id).stub = InBlock(code_.at());
         EmitExitTo(stubs_.exit_link, exit.id, Fixup::kLink);
         break;
       case ColdExit::kPoll:
@@ -367,17 +367,16 @@ void Translator::Finish(Block& block, unsigned done) {
   length = std::min<unsigned>(length, static_cast<unsigned>(kPageSize) - page_offset);
   block.phys = request_.phys;
   block.rip = request_.rip;
-  block.flags = request_.flags;
+  block.flags = static_cast<uint16_t>(request_.flags);
   block.guest_length = static_cast<uint16_t>(length);
   uint16_t undefined = 0;
   for (unsigned i = 0; i < done; ++i) {
     undefined = static_cast<uint16_t>((undefined & ~insns_[i].flags_written) | insns_[i].flags_undefined);
-    if (IsSideExit(i) || i + 1 == done) block.undefined_flags |= undefined;
+    if (IsSideExit(i) || i + 1 == done) block.undefined_flags = (block.undefined_flags | undefined) & kAllFlags;
   }
   block.look_first = static_cast<uint16_t>(look_first_);
   block.look_last = static_cast<uint16_t>(look_last_);
   block.instruction_count = static_cast<uint8_t>(done);
-  block.place_count = static_cast<uint8_t>(place_count_);
   block.compact = compact_;
   NACRE_CHECK(code_.at() - start_ <= kBlockCodeReserve);
   block.host_size = static_cast<uint16_t>(code_.at() - start_);

@@ -167,7 +167,7 @@ class Translator {
   void EmitColdPart();
   void Finish(Block& block, unsigned done);
   // What depends on the block's place goes through these, so that the block can be used elsewhere (see Fixup).
-  void NoteFixup(const uint8_t* at, Fixup::Kind kind, bool stub_before = false);
+  void NoteFixup(const uint8_t* at, Fixup::Kind kind);
   void EmitExitTo(const uint8_t* stub, uint32_t id, Fixup::Kind kind);
   void EmitStubJump(const uint8_t* stub);
   void EmitRipImm(unsigned reg, uint64_t value, bool wide);
@@ -248,11 +248,14 @@ class Translator {
   void EmitReturnPoint(unsigned index);
   bool PairsCalls() const { return !(request_.flags & kFlagSingle) && context() != kContextSupervisorAc; }
   void EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool poll, bool call = false);
-  uint32_t NewLink(uint8_t* displacement, uint64_t target_rip, uint32_t target_flags, uint16_t live_flags);
+  uint32_t NewLink(uint8_t* displacement, uint64_t target_rip, uint16_t live_flags);
   uint16_t FlagsAt(uint64_t target_rip, bool poll);
   uint32_t Offset(const uint8_t* in_write_view) const {
     return static_cast<uint32_t>(in_write_view - buffer_.write_base());
   }
+  /// Bytes from the start of the block's code.
+  uint16_t InBlock(const uint8_t* at) const { return static_cast<uint16_t>(at - start_); }
+  Site SiteAt(uint64_t rip) const { return {.guest_offset = static_cast<uint16_t>(rip - request_.rip)}; }
   bool SamePage(uint64_t rip) const { return (rip ^ request_.rip) < kPageSize; }
 
   const x86::CpuModel& model_;

@@ -201,7 +201,7 @@ class BlockStore {
   bool HasRoom() const;
   /// Goes on to the next segment and drops what it holds. Returns how many blocks that were.
   unsigned NextSegment();
-  uint32_t Begin();
+  uint32_t Begin(bool compact);
   uint32_t AddLink(uint32_t block, const Link& link);
   uint32_t AddSite(uint32_t block, const Site& site);
   struct Lists {
@@ -316,6 +316,11 @@ class BlockStore {
   }
   static uint32_t Bucket(uint64_t phys, uint64_t rip, uint32_t flags);
   void NoteGranule(uint32_t id);
+  /// Where the next block's code starts: code for speed is aligned.
+  uint32_t NextCode(bool compact) const {
+    const uint32_t alignment = compact ? 4 : 16;
+    return (segments_[current_].code_at + alignment - 1) & ~(alignment - 1);
+  }
   void Enter(uint32_t id, uint64_t page_index);
   void Remove(uint32_t id);
   void RemoveFromPage(uint32_t id);

@@ -68,6 +68,9 @@ class HostLister {
     name(view.stubs.exit_link, "exit_link", Id::kLink);
     name(view.stubs.exit_poll, "exit_poll", Id::kLink);
     name(view.stubs.exit_interpret, "exit_interpret", Id::kSite);
+    name(view.stubs.exit_poll_rcx, "exit_poll_rcx", Id::kLink);
+    name(view.stubs.exit_interpret_rcx, "exit_interpret_rcx", Id::kSite);
+    name(view.stubs.slow_address_rcx, "miss_at_r11_rcx", Id::kSite);
     name(view.stubs.exit_lookup, "exit_lookup");
     name(view.stubs.string, "string", Id::kSite);
     name(view.stubs.slow_address, "miss_at_r11", Id::kSite);

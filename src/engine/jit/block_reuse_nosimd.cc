@@ -298,7 +298,7 @@ void BlockStore::Relocate(uint32_t id, uint32_t code_delta, uint32_t record_delt
 uint32_t BlockStore::Copy(uint32_t id) {
   Segment& segment = segments_[current_];
   const Block& from = block(id);
-  const uint32_t code = (segment.code_at + 15) & ~uint32_t{15};
+  const uint32_t code = NextCode(from.compact);
   const uint32_t copy = segment.record_at;
   CopyWords(code_ + code, code_ + from.code, from.host_size);  // up to 7 bytes too much: there is room
   CopyWords(records_ + copy, records_ + id, from.record_bytes);

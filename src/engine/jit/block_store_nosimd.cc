@@ -92,9 +92,9 @@ void BlockStore::DropSegment(Segment& segment) {
     first_in_granule_[i] = kNone;
 }
 
-uint32_t BlockStore::Begin() {
+uint32_t BlockStore::Begin(bool compact) {
   Segment& segment = segments_[current_];
-  segment.code_at = (segment.code_at + 15) & ~uint32_t{15};
+  segment.code_at = NextCode(compact);
   const uint32_t id = Allocate<Block>();
   block(id) = Block{.code = segment.code_at, .next_relative = id, .previous_relative = id};
   return id;

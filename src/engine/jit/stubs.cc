@@ -183,8 +183,12 @@ uint8_t* EmitStubs(uint8_t* at, int64_t to_exec, Stubs& stubs) {
 
   stubs.exit_link = code.at();
   EmitExit(code, kExitLink, leave_with_id);
+  stubs.exit_poll_rcx = code.at();
+  code.Load(kHostRcx, NACRE_CONTEXT(saved_rcx));
   stubs.exit_poll = code.at();
   EmitExit(code, kExitPoll, leave_with_id);
+  stubs.exit_interpret_rcx = code.at();
+  code.Load(kHostRcx, NACRE_CONTEXT(saved_rcx));
   stubs.exit_interpret = code.at();
   EmitExit(code, kExitInterpret, leave_with_id);
   stubs.fault_exit = code.at() + to_exec;
@@ -197,6 +201,8 @@ uint8_t* EmitStubs(uint8_t* at, int64_t to_exec, Stubs& stubs) {
   EmitExit(code, kExitLookup, leave);
 
   code.Align(16);
+  stubs.slow_address_rcx = code.at();
+  code.Load(kHostRcx, NACRE_CONTEXT(saved_rcx));
   stubs.slow_address = code.at();
   EmitSlowAddress(code, true, leave_spilled);
   code.Align(16);

@@ -27,6 +27,10 @@ struct Stubs {
   const uint8_t* exit_link = nullptr;
   const uint8_t* exit_poll = nullptr;
   const uint8_t* exit_interpret = nullptr;
+  // The same and `slow_address`, with RCX in JitContext::saved_rcx.
+  const uint8_t* exit_poll_rcx = nullptr;
+  const uint8_t* exit_interpret_rcx = nullptr;
+  const uint8_t* slow_address_rcx = nullptr;
   const uint8_t* exit_lookup = nullptr;    ///< R10 = RIP
   const uint8_t* lookup[kContexts] = {};   ///< R10 = RIP: through the jump cache
   const uint8_t* slow[kContexts][2] = {};  ///< [context][write]: R11 = offset as the check left it, R10 = index

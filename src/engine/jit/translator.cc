@@ -325,7 +325,6 @@ void Translator::EmitColdPart() {
   for (unsigned i = 0; i < cold_count_; ++i) {
     const ColdExit& exit = cold_[i];
     code_.Bind32(exit.displacement);
-    if (exit.restore_rcx) code_.Load(kHostRcx, Context(offsetof(JitContext, saved_rcx)));
     if (exit.rip_check) {
       code_.Move(kHostRcx, kScratch2);
       if (exit.rip != 0) {
@@ -339,13 +338,13 @@ void Translator::EmitColdPart() {
         EmitExitTo(stubs_.exit_link, exit.id, Fixup::kLink);
         break;
       case ColdExit::kPoll:
-        EmitExitTo(stubs_.exit_poll, exit.id, Fixup::kLinkAgain);
+        EmitExitTo(exit.restore_rcx ? stubs_.exit_poll_rcx : stubs_.exit_poll, exit.id, Fixup::kLinkAgain);
         break;
       case ColdExit::kInterpret:
-        EmitExitTo(stubs_.exit_interpret, exit.id, Fixup::kSite);
+        EmitExitTo(exit.restore_rcx ? stubs_.exit_interpret_rcx : stubs_.exit_interpret, exit.id, Fixup::kSite);
         break;
       case ColdExit::kSlow:
-        EmitExitTo(exit.restore_rcx ? stubs_.slow_address : stubs_.slow[exit.context][exit.write ? 1 : 0], exit.id,
+        EmitExitTo(exit.restore_rcx ? stubs_.slow_address_rcx : stubs_.slow[exit.context][exit.write ? 1 : 0], exit.id,
                    Fixup::kSite);
         break;
       case ColdExit::kMiss:
@@ -404,7 +403,7 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
     PlanLoop();
   }
 
-  block_ = store_.Begin();
+  block_ = store_.Begin(compact_);
   start_ = buffer_.write_base() + store_.block(block_).code;
   code_ = Assembler(buffer_.write_base() + store_.block(block_).code);
   EmitIndirectEntry();

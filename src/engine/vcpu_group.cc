@@ -1,6 +1,6 @@
 #include "engine/vcpu_group.h"
 
-#include <sched.h>
+#include <time.h>
 
 #include <algorithm>
 
@@ -10,13 +10,16 @@ namespace nacre::engine {
 
 namespace {
 
-/// A vCPU that the host runs answers within a few blocks of guest code; one that it does not run needs the core.
+/// A vCPU that the host runs answers within a few blocks of guest code; one that it does not run needs the core. Not by
+/// sched_yield, which on a busy host gives away a whole turn of CPU time for each call.
 void Relax(unsigned round) {
   constexpr unsigned kSpins = 200;
-  if (round < kSpins)
+  if (round < kSpins) {
     __builtin_ia32_pause();
-  else
-    sched_yield();
+  } else {
+    const timespec shortly{.tv_sec = 0, .tv_nsec = 50'000};
+    nanosleep(&shortly, nullptr);
+  }
 }
 
 }  // namespace

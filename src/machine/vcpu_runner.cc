@@ -36,23 +36,20 @@ void VcpuRunner::StartUp(uint8_t vector) {
   Wake();
 }
 
-void VcpuRunner::Wake() {
-  wakes_.fetch_add(1, std::memory_order_acq_rel);
-  wakes_.notify_all();
-}
+void VcpuRunner::Wake() { wakes_.Wake(); }
 
 void VcpuRunner::Sleep(uint32_t since) {
   ++halts_;
   events_.OnSleep(index_);
-  wakes_.wait(since, std::memory_order_acquire);
+  wakes_.Wait(since);
   if (events_.OnWake(index_)) vcpu_->Request(engine::kRequestTlbFlush);
 }
 
 void VcpuRunner::SleepUntilAsked() {
   for (;;) {
-    const uint32_t wakes = wakes_.load(std::memory_order_acquire);
+    const uint32_t wakes = wakes_.now();
     if (asked()) return;
-    wakes_.wait(wakes, std::memory_order_acquire);
+    wakes_.Wait(wakes);
   }
 }
 
@@ -97,7 +94,7 @@ void VcpuRunner::RunUntilAsked() {
   for (;;) {
     // Taken before Run: whatever comes while the engine runs makes the sleep after it return at once, and Run looks
     // again.
-    const uint32_t wakes = wakes_.load(std::memory_order_acquire);
+    const uint32_t wakes = wakes_.now();
     if (asked()) return;
     ++runs_;
     switch (vcpu_->Run()) {
@@ -156,7 +153,7 @@ bool VcpuRunner::TakeSipi() {
 
 bool VcpuRunner::WaitForSipi() {
   for (;;) {
-    const uint32_t wakes = wakes_.load(std::memory_order_acquire);
+    const uint32_t wakes = wakes_.now();
     if (asked()) return false;
     // An INIT changes nothing for a CPU that waits already; one that comes after this stays for Run.
     vcpu_->ClearRequest(engine::kRequestInit);
@@ -164,7 +161,7 @@ bool VcpuRunner::WaitForSipi() {
       vcpu_->Import(state_);
       return true;
     }
-    wakes_.wait(wakes, std::memory_order_acquire);
+    wakes_.Wait(wakes);
   }
 }
 

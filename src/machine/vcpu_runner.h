@@ -12,6 +12,7 @@
 #include <string>
 #include <thread>
 
+#include "base/wake_counter.h"
 #include "engine/engine.h"
 
 namespace nacre::machine {
@@ -88,7 +89,7 @@ class VcpuRunner {
   bool parked_ = false;  ///< the thread waits for a command, and has not seen one that it must carry out
 
   std::atomic<bool> asked_ = false;  ///< command_ is not kRun: leave the engine
-  std::atomic<uint32_t> wakes_ = 0;  ///< counts everything that a sleeping CPU must look at
+  WakeCounter wakes_;                ///< counts everything that a sleeping CPU must look at
   std::atomic<bool> accepts_sipi_ = false;
   std::atomic<int> sipi_ = kNoSipi;  ///< accepted, not yet acted on
   uint64_t runs_ = 0, halts_ = 0;

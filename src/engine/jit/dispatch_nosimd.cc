@@ -97,6 +97,15 @@ bool JitVcpu::DeliverableRequest() {
   return (bits & kRequestNmi) && !context_->state.nmi_masked;
 }
 
+/// Translated code runs on until the next request. What waits now, for interrupts to be enabled, STI still finds; a
+/// request that comes meanwhile is either seen here or stores after this.
+void JitVcpu::OpenPolls() {
+  context_->go.store(1);
+  context_->jump_mask.store(kJumpBits);
+  context_->no_request.store(1);
+  if (requests_.load() != 0) context_->no_request.store(0);
+}
+
 /// The id of the pair of `page`, which is that of `rip`; 0 when there are no more ids.
 uint32_t JitVcpu::PageIdOf(uint64_t rip, CodePage& page) {
   if (page.id == 0) page.id = NewPageId(rip >> 12, page.phys_page);
@@ -190,9 +199,7 @@ JitVcpu::Need JitVcpu::Dispatch() {
       continue;
     }
     if (context.go.load(std::memory_order_relaxed) == 0) {  // a request that cannot be delivered yet, or a stale poll
-      context.go.store(1);
-      context.jump_mask.store(kJumpBits);
-      if (requests_.load() == 0) context.no_request.store(1);
+      OpenPolls();
       continue;
     }
     if (!mode_known_ && !ComputeMode()) return Need::kInterpret;

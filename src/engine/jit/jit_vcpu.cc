@@ -174,9 +174,6 @@ bool JitVcpu::ServeRequests(ExitReason& reason) {
   JitContext& context = *context_;
   CpuState& state = context.state;
   pending_link_ = kNone;
-  context.go.store(1);
-  context.jump_mask.store(kJumpBits);
-  context.no_request.store(1);
   const uint32_t bits = requests_.load();
   if (bits & (kRequestEngine | kRequestNoInterrupt)) {
     requests_.fetch_and(~uint32_t{kRequestEngine});
@@ -223,7 +220,7 @@ bool JitVcpu::ServeRequests(ExitReason& reason) {
       mode_known_ = false;
     }
   }
-  if (requests_.load() != 0) context.no_request.store(0);
+  OpenPolls();
   return result == interp::StepResult::kShutdown && AfterStep(result, reason);
 }
 

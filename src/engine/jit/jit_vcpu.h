@@ -88,6 +88,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   bool ComputeMode();
   uint32_t CurrentFlags() const;
   bool DeliverableRequest();
+  void OpenPolls();
   uint32_t PageIdOf(uint64_t rip, CodePage& page);
   uint32_t NewPageId(uint64_t linear_page, uint64_t phys_page);
   uint32_t FindBlock(uint64_t rip, uint32_t flags, uint32_t& page_id);

@@ -41,10 +41,13 @@ inline constexpr uint32_t kNone = 0xffffffff;
 inline constexpr unsigned kMaxInstructions = 64;
 /// Conditional branches within a block, and instructions in a block that has any.
 inline constexpr unsigned kMaxSideExits = 4, kMaxWithSideExits = 32;
-/// The most code and records that one block can take.
-inline constexpr uint32_t kBlockCodeReserve = kMaxInstructions * 512;
-inline constexpr uint32_t kBlockRecordReserve = 32 * 1024;
-static_assert(kBlockCodeReserve <= UINT16_MAX && kBlockRecordReserve <= UINT16_MAX);
+/// The most bytes of code, and of records, that a block of so many instructions can take; each is less than 64 KiB.
+constexpr uint32_t BlockReserve(unsigned instructions, bool compact) {
+  return 2048 + instructions * (compact ? 256 : 512);
+}
+inline constexpr uint32_t kBlockReserve = BlockReserve(kMaxInstructions, false);
+inline constexpr uint32_t kCodeAlignment = 16;
+static_assert(kBlockReserve <= UINT16_MAX);
 
 /// What a link across pages expects in the slot of its target page while the id is not known: no page has it, negated
 /// or not.
@@ -197,8 +200,8 @@ class BlockStore {
   uint32_t Find(uint64_t phys, uint64_t rip, uint32_t flags) const;
 
   // Translation: Begin, then links and sites and code from code_at() on, then Finish.
-  /// False: the current segment is full.
-  bool HasRoom() const;
+  /// False: the current segment is too full for so many bytes.
+  bool HasRoom(uint32_t code_bytes, uint32_t record_bytes) const;
   /// Goes on to the next segment and drops what it holds. Returns how many blocks that were.
   unsigned NextSegment();
   uint32_t Begin(bool compact);
@@ -290,7 +293,8 @@ class BlockStore {
   static constexpr uint32_t kBuckets = 1 << 18;
   static constexpr uint32_t kContents = 1 << 18;
   static constexpr unsigned kMaxSegments = 16;
-  static constexpr uint32_t kGranule = 4096;   ///< bytes of code for each entry of first_in_granule_
+  static constexpr uint32_t kGranule = 4096;  ///< bytes of code for each entry of first_in_granule_
+  static constexpr uint32_t kSmallSegment = 512 * 1024;
   static constexpr unsigned kMaxTries = 32;    ///< candidates of one content hash that are compared
   static constexpr unsigned kFamilyTries = 8;  ///< relatives that are asked whether they are dead
   /// A block may be moved away from an address where it is valid when that many others have been entered since: code at
@@ -318,7 +322,7 @@ class BlockStore {
   void NoteGranule(uint32_t id);
   /// Where the next block's code starts: code for speed is aligned.
   uint32_t NextCode(bool compact) const {
-    const uint32_t alignment = compact ? 4 : 16;
+    const uint32_t alignment = compact ? 4 : kCodeAlignment;
     return (segments_[current_].code_at + alignment - 1) & ~(alignment - 1);
   }
   void Enter(uint32_t id, uint64_t page_index);

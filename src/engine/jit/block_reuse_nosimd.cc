@@ -5,6 +5,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "base/check.h"
@@ -346,7 +347,12 @@ uint32_t BlockStore::Reuse(const Wanted& wanted) {
     Relocate(id, 0, 0, wanted.rip);
     ++counters_.moved;
   } else {
-    if (!HasRoom()) return kNone;
+    const Block& from = block(first);
+    const uint32_t reserve = BlockReserve(from.instruction_count, from.compact);
+    // Copy aligns the code and copies whole words.
+    if (!HasRoom(std::max(reserve, from.host_size + 2 * kCodeAlignment),
+                 std::max<uint32_t>(reserve, from.record_bytes)))
+      return kNone;
     id = Copy(first);
     Relocate(id, block(id).code - block(first).code, id - first, wanted.rip);
     NoteGranule(id);

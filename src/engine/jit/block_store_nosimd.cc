@@ -21,8 +21,8 @@ BlockStore::BlockStore(uint64_t guest_pages, uint8_t* code, uint32_t code_begin,
   (void)madvise(records, record_capacity_, MADV_HUGEPAGE);  // fewer faults; refusal costs speed only
   records_ = static_cast<uint8_t*>(records);
   const uint64_t code_room = AlignDown(code_end - code_begin, kGranule);
-  const uint64_t count = std::min(
-      {uint64_t{kMaxSegments}, code_room / (2 * kBlockCodeReserve), record_capacity_ / (2 * kBlockRecordReserve)});
+  const uint64_t count =
+      std::min({uint64_t{kMaxSegments}, code_room / (2 * kBlockReserve), record_capacity_ / (2 * kBlockReserve)});
   NACRE_CHECK(count > 0);
   segments_.resize(count);
   const auto code_step = static_cast<uint32_t>(AlignDown(code_room / count, kGranule));
@@ -58,10 +58,9 @@ uint32_t BlockStore::Find(uint64_t phys, uint64_t rip, uint32_t flags) const {
   return kNone;
 }
 
-bool BlockStore::HasRoom() const {
+bool BlockStore::HasRoom(uint32_t code_bytes, uint32_t record_bytes) const {
   const Segment& segment = segments_[current_];
-  return segment.code_end - segment.code_at >= kBlockCodeReserve &&
-         segment.record_end - segment.record_at >= kBlockRecordReserve;
+  return segment.code_end - segment.code_at >= code_bytes && segment.record_end - segment.record_at >= record_bytes;
 }
 
 unsigned BlockStore::NextSegment() {
@@ -213,7 +212,13 @@ void BlockStore::ForgetJumps(const Block& of) {
   }
 }
 
+/// Of all blocks of a segment.
 void BlockStore::ForgetJumps(const Segment& segment) {
+  if (segment.code_end - segment.code_begin < kSmallSegment) {  // looking through the caches would take longer
+    for (uint32_t id = segment.record_begin; id < segment.record_at; id += block(id).record_bytes)
+      if (block(id).valid && !block(id).stand_in) ForgetJumps(block(id));
+    return;
+  }
   const uint64_t first = exec_ + segment.code_begin, bytes = segment.code_end - segment.code_begin;
   for (JumpCache* cache : jump_caches_) {
     if (!cache) continue;
@@ -289,7 +294,7 @@ void BlockStore::Connect(uint32_t link_id, uint32_t block_id, uint32_t page_id) 
 }
 
 uint32_t BlockStore::FindByCode(uint32_t offset) const {
-  // Blocks of a segment are emitted at rising offsets, and none is longer than kBlockCodeReserve.
+  // Blocks of a segment are emitted at rising offsets, and none is longer than kBlockReserve.
   const Segment* segment = nullptr;
   for (const Segment& one : segments_)
     if (offset >= one.code_begin && offset < one.code_at) segment = &one;

@@ -58,7 +58,6 @@ std::string Records(BlockStore& store, const uint8_t* code_base, const Block& bl
 }  // namespace
 
 void JitVcpu::CheckReuse(TranslateRequest request, uint32_t reused) {
-  if (!store_->HasRoom()) return;
   const Block block = store_->block(reused);
   request.indirect = block.body != 0;
   request.compact = block.compact;
@@ -66,7 +65,8 @@ void JitVcpu::CheckReuse(TranslateRequest request, uint32_t reused) {
   const std::vector<uint8_t> code = Normalized(*store_, base, store_->block(reused));
   const std::string records = Records(*store_, base, store_->block(reused));
   const uint32_t fresh = translator_->Translate(request);
-  NACRE_CHECK(fresh != kNone && fresh != kWantsNextPage);
+  NACRE_CHECK(fresh != kWantsNextPage);
+  if (fresh == kNone) return;  // no room
   // Constants may be short at one address and long at another; and shared checks that fail are given up by address.
   const bool comparable = store_->block(fresh).host_size == block.host_size;
   if (comparable && (Normalized(*store_, base, store_->block(fresh)) != code ||

@@ -377,13 +377,12 @@ void Translator::Finish(Block& block, unsigned done) {
   block.look_last = static_cast<uint16_t>(look_last_);
   block.instruction_count = static_cast<uint8_t>(done);
   block.compact = compact_;
-  NACRE_CHECK(code_.at() - start_ <= kBlockCodeReserve);
+  NACRE_CHECK(code_.at() - start_ <= BlockReserve(count_, compact_) - kCodeAlignment);
   block.host_size = static_cast<uint16_t>(code_.at() - start_);
   translated_instructions_ += done;
 }
 
 uint32_t Translator::Translate(const TranslateRequest& request) {
-  if (!store_.HasRoom()) return kNone;
   request_ = request;
   exit_flags_ = request.flags & ~uint32_t{kFlagUngrouped};
   cold_count_ = 0;
@@ -393,6 +392,8 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
   compact_ = request.compact;
   DecodeBlock();
   if (truncated_ && !request.next_page_asked) return kWantsNextPage;
+  const uint32_t reserve = BlockReserve(count_, compact_);
+  if (!store_.HasRoom(reserve, reserve)) return kNone;
   if (truncated_ || crosses_page_) reusable_ = false;
   ComputeLiveness();
   if (compact_) {
@@ -451,6 +452,7 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
                  .page = request.page,
                  .reusable = reusable_},
                 request.page_index);
+  NACRE_CHECK(store_.block(block_).record_bytes + sizeof(Block) <= reserve);
   if (crosses) store_.AddAlias(block_, request.next_page_index, request.next_phys_page << 12, 15);
   return block_;
 }

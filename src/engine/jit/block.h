@@ -128,11 +128,12 @@ struct Site {
   bool next_page : 1 = false;    ///< left because the page after that of `rip` was not known to be mapped as before
   bool control : 1 = false;      ///< a MOV to control register `to`
   bool has_address : 1 = false;  ///< JitContext::slow_address holds the memory operand's linear address
-  StringKind string = StringKind::kOther;
+  StringKind string : 2 = StringKind::kOther;
   /// Registers of MOV to control registers, `from` of INVPCID; of gathers: bytes of an index, scale.
   uint8_t to = 0, from = 0;
   /// What selects elements of the operand in memory: which mask (ElementMask::which), and how many of its bits count.
   uint8_t opmask = 0, opmask_bits = 0;
+  uint8_t check_bytes = 0;  ///< from `retry` to behind the check, where R10 holds the addend
 };
 static_assert(sizeof(Site) == 16);
 
@@ -238,6 +239,8 @@ class BlockStore {
   unsigned InvalidateRange(uint64_t page_index, unsigned first, unsigned last, bool for_good = false);
   /// The same for all blocks with an instruction that crosses pages: the ids of pages that they hold are void.
   void InvalidateCrossing();
+  /// Whether translations depend on bytes [first, last] of a page.
+  bool HoldsCode(uint64_t page_index, unsigned first, unsigned last);
   bool PageHasBlocks(uint64_t page_index) const { return page_first_[page_index] != kNone; }
   /// Points a link at a block from now on. `page_id`: the pair of pages under which the target was found, used by links
   /// across pages.
@@ -359,6 +362,17 @@ class BlockStore {
   uint32_t Copy(uint32_t id);
   void Relocate(uint32_t id, uint32_t code_delta, uint32_t record_delta, uint64_t rip);
 
+  /// Which lines of 64 bytes of a page translations depend on, or did at that time of the clock.
+  struct CodeLines {
+    uint64_t page = ~uint64_t{0};
+    uint32_t clock = 0;
+    uint64_t lines = 0;
+  };
+  static uint64_t LinesOf(unsigned first, unsigned last) {
+    return ~uint64_t{0} >> (63 - last / 64) & ~uint64_t{0} << first / 64;
+  }
+
+  std::array<CodeLines, 16> code_lines_{};
   uint8_t* code_;
   uint8_t* records_ = nullptr;
   uint64_t record_capacity_;

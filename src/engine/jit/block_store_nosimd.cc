@@ -6,6 +6,17 @@
 #include "engine/jit/block.h"
 
 namespace nacre::engine::jit {
+namespace {
+
+bool LooksAhead(const Block& block) { return block.look_first <= block.look_last; }
+unsigned BeginOf(const Block& block) { return static_cast<unsigned>(block.phys & kPageMask); }
+
+bool DependsOn(const Block& block, unsigned first, unsigned last) {
+  const bool body = BeginOf(block) + block.guest_length > first && BeginOf(block) <= last;
+  return body || (LooksAhead(block) && block.look_first <= last && block.look_last >= first);
+}
+
+}  // namespace
 
 BlockStore::BlockStore(uint64_t guest_pages, uint8_t* code, uint32_t code_begin, uint32_t code_end,
                        uint64_t record_bytes)
@@ -234,13 +245,8 @@ unsigned BlockStore::InvalidateRange(uint64_t page_index, unsigned first, unsign
   unsigned removed = 0;
   for (uint32_t id = page_first_[page_index]; id != kNone;) {
     const Block& candidate = block(id);
-    const auto begin = static_cast<unsigned>(candidate.phys & kPageMask);
-    const unsigned end = begin + candidate.guest_length;
-    const bool body = end > first && begin <= last;
-    const bool look_ahead =
-        candidate.look_first <= last && candidate.look_last >= first && candidate.look_first <= candidate.look_last;
     const uint32_t next = candidate.next_in_page;
-    if (body || look_ahead) {
+    if (DependsOn(candidate, first, last)) {
       const uint32_t main = candidate.stand_in ? candidate.partner : id;
       ForgetJumps(block(main));
       Invalidate(main, for_good);
@@ -252,6 +258,24 @@ unsigned BlockStore::InvalidateRange(uint64_t page_index, unsigned first, unsign
     }
   }
   return removed;
+}
+
+bool BlockStore::HoldsCode(uint64_t page_index, unsigned first, unsigned last) {
+  CodeLines& known = code_lines_[page_index % code_lines_.size()];
+  if (known.page != page_index || known.clock != clock_) {
+    known = {.page = page_index, .clock = clock_};
+    for (uint32_t id = page_first_[page_index]; id != kNone; id = block(id).next_in_page) {
+      const Block& on_page = block(id);
+      const unsigned end = std::min<unsigned>(BeginOf(on_page) + on_page.guest_length, kPageSize);
+      known.lines |= LinesOf(BeginOf(on_page), end - 1);
+      if (LooksAhead(on_page))
+        known.lines |= LinesOf(on_page.look_first, std::min<unsigned>(on_page.look_last, kPageMask));
+    }
+  }
+  if (!(known.lines & LinesOf(first, last))) return false;
+  for (uint32_t id = page_first_[page_index]; id != kNone; id = block(id).next_in_page)
+    if (DependsOn(block(id), first, last)) return true;
+  return false;
 }
 
 void BlockStore::InvalidateCrossing() {

@@ -69,6 +69,7 @@ struct JitContext {
   uint64_t host_rsp = 0;      ///< the thread's own stack while translated code runs on the return stack
   uint64_t return_rsp = 0;    ///< top of the return stack in use (return_stacks.h) while C++ runs
   uint64_t slow_address = 0;  ///< linear address of a TLB miss
+  uint64_t slow_addend = 0;   ///< with a way on behind the check: what is added to slow_address for the host's
   uint64_t resume = 0;        ///< host address to go on at after a slow path
   uint32_t exit_id = 0;
   uint32_t exit_code = 0;
@@ -89,8 +90,9 @@ struct JitContext {
   // Registers of a gather or scatter on its way through JitVcpu::FastGather; slow_address: its base address.
   alignas(64) uint8_t gather_index[64] = {};
   uint8_t gather_value[64] = {};
-  uint8_t gather_mask[64] = {};       ///< a vector, or an opmask in the first 8 bytes
-  uint64_t tlb_mask[kContexts] = {};  ///< bits of an address that are the index, per context
+  uint8_t gather_mask[64] = {};            ///< a vector, or an opmask in the first 8 bytes
+  alignas(64) uint8_t crossing[128] = {};  ///< what a read across pages has found, as aligned as in the guest
+  uint64_t tlb_mask[kContexts] = {};       ///< bits of an address that are the index, per context
   uint64_t page_number_mask = ~uint64_t{4095};
   uint64_t arithmetic_mask = x86::rflags::kArithmetic;
   uint64_t not_direction_mask = ~x86::rflags::kDf;

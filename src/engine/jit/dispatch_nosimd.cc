@@ -31,13 +31,6 @@ bool IsWholeSegment(const Segment& segment) {
          (segment.type() & 0xe) == 0x2 && !segment.unusable();
 }
 
-/// FSW.ES, of the host's registers: the next x87 or MMX instruction that waits raises #MF, whatever its operand.
-bool X87ExceptionIsPending() {
-  uint16_t status;
-  asm volatile("fnstsw %0" : "=a"(status));
-  return (status & 0x80) != 0;
-}
-
 }  // namespace
 
 /// Whether the guest has AVX-512 switched on. Its components are in the host's registers only then.
@@ -301,8 +294,16 @@ uint64_t JitVcpu::SlowMemory() {
   const bool crosses = (address & kPageMask) + site.size > kPageSize;
   // With nothing selected the page is not accessed: its accessed and dirty bits stay.
   const bool selected = site.opmask == 0 || NacreReadElementMask(site.opmask) << (64 - site.opmask_bits) != 0;
-  if (!crosses && selected && FillTlb(site.context, address, site.write))
-    return reinterpret_cast<uint64_t>(buffer_.exec_base() + BlockStore::RetryOf(site));
+  const uint8_t* const retry = buffer_.exec_base() + BlockStore::RetryOf(site);
+  if (!crosses && selected) {
+    if (FillTlb(site.context, address, site.write)) return reinterpret_cast<uint64_t>(retry);
+    if (code_host_ && MayWriteBesideCode(code_host_, address & kPageMask, site.size)) {
+      context.slow_addend = reinterpret_cast<uint64_t>(code_host_) - AlignDown(address, kPageSize);
+      return reinterpret_cast<uint64_t>(retry + site.check_bytes);
+    }
+  }
+  if (crosses && !site.write && !site.group && site.opmask == 0 && ReadAcrossPages(site.context, address, site.size))
+    return reinterpret_cast<uint64_t>(retry + site.check_bytes);
   const uint64_t rip = BlockStore::RipOf(site);
   context.state.rip = rip;
   if (site.group) {

@@ -126,6 +126,7 @@ void Translator::EmitCheck(const Access& access, uint64_t rip, bool keep_address
     code_.Load(kHostRcx, saved_rcx);
   }
   code_.Load(kScratch1, ContextIndexed(kScratch1, tlb + offsetof(DataTlb, addend)));
+  store_.site(site).check_bytes = static_cast<uint8_t>(InBlock(code_.at()) - place.retry);
   cold_[cold_count_++] = exit;
 }
 

@@ -316,6 +316,15 @@ bool Translator::EmitBitTest(unsigned index) {
   return true;
 }
 
+/// CLFLUSH, CLFLUSHOPT, CLWB: guest RAM is coherent, so there is nothing to do once the address is found readable.
+bool Translator::EmitCacheLineFlush(unsigned index) {
+  if (!CanAddress(insns_[index])) return false;
+  addend_of_ = -1;
+  EmitLinearAddress(insns_[index], NextRip(index), 0);
+  EmitCheck({.size = 1, .write = false, .flags_live = live_before_[index] != 0}, RipOf(index), false);
+  return true;
+}
+
 bool Translator::EmitSpecial(unsigned index, bool& handled) {
   const Instruction& insn = insns_[index];
   const bool cpl0 = (request_.flags & kFlagCpl0) != 0;
@@ -355,6 +364,10 @@ bool Translator::EmitSpecial(unsigned index, bool& handled) {
     case ZYDIS_MNEMONIC_WRFSBASE:
     case ZYDIS_MNEMONIC_WRGSBASE:
       return EmitWriteBase(index);
+    case ZYDIS_MNEMONIC_CLFLUSH:
+    case ZYDIS_MNEMONIC_CLFLUSHOPT:
+    case ZYDIS_MNEMONIC_CLWB:
+      return EmitCacheLineFlush(index);
     case ZYDIS_MNEMONIC_STI:
       return cpl0 && EmitSti(index);
     case ZYDIS_MNEMONIC_STAC:

@@ -128,6 +128,32 @@ jit_test_crossing:               # accesses across a page boundary, at 0x204000
     .globl jit_test_crossing_end
 jit_test_crossing_end:
 
+    .globl jit_test_beside_code
+jit_test_beside_code:            # data on the page of its code; at the end a write to both
+    xor eax, eax
+    mov ecx, 100
+    lea rsi, [rip+2f]
+1:  mov [rsi+256], rcx
+    add rax, [rsi+256]
+    clflush [rsi+256]
+    add [rsi+264], rcx
+    stc
+    mov [rsi+272], ecx
+    adc eax, 0
+    push qword ptr [rsi+264]
+    pop rdx
+    dec ecx
+    jnz 1b
+    mov rbx, [rip+2f]
+    mov dword ptr [rip+2f+1], 77
+2:  mov edi, 5
+    nop
+    nop
+    nop
+    hlt
+    .globl jit_test_beside_code_end
+jit_test_beside_code_end:
+
     .globl jit_test_self_modifying
 jit_test_self_modifying:
     xor eax, eax
@@ -355,6 +381,7 @@ NACRE_PROGRAM(homed)
 NACRE_PROGRAM(high_bytes)
 NACRE_PROGRAM(flags)
 NACRE_PROGRAM(crossing)
+NACRE_PROGRAM(beside_code)
 NACRE_PROGRAM(self_modifying)
 NACRE_PROGRAM(indirect)
 NACRE_PROGRAM(loops)
@@ -461,6 +488,22 @@ TEST(Jit, SelfModifyingCodeIsSeenByTheNextInstruction) {
   Machine machine(Jit(), k_self_modifying);
   EXPECT_EQ(machine.RunToHalt().gpr[x86::kRax], 15u);
   EXPECT_GT(machine.Statistic("blocks invalidated"), 0u);
+}
+
+TEST(Jit, WritesBesideCodeAreWrites) {
+  Machine machine(Jit(), k_beside_code);
+  const CpuState state = machine.RunToHalt();
+  EXPECT_EQ(state.gpr[x86::kRax], 5050u + 100);
+  EXPECT_EQ(state.gpr[x86::kRdx], 5050u);
+  EXPECT_EQ(state.gpr[x86::kRdi], 77u);
+  EXPECT_EQ(machine.Statistic("writes beside translated code"), 300u);
+  EXPECT_EQ(machine.Statistic("interpreted: memory slow path"), 1u) << "the write to an instruction";
+}
+
+TEST(Jit, ReadsAcrossPagesAreReads) {
+  Machine machine(Jit(), k_crossing);
+  machine.RunToHalt();
+  EXPECT_EQ(machine.Statistic("reads across pages"), 3u);
 }
 
 TEST(Jit, FlagsSurviveMemoryAccessesAndReturns) {
@@ -671,6 +714,7 @@ INSTANTIATE_TEST_SUITE_P(Jit, EveryProgram,
                          testing::Values(NamedProgram{"fib", k_fib}, NamedProgram{"homed", k_homed},
                                          NamedProgram{"high_bytes", k_high_bytes}, NamedProgram{"flags", k_flags},
                                          NamedProgram{"crossing", k_crossing},
+                                         NamedProgram{"beside_code", k_beside_code},
                                          NamedProgram{"self_modifying", k_self_modifying},
                                          NamedProgram{"indirect", k_indirect}, NamedProgram{"loops", k_loops},
                                          NamedProgram{"strings", k_strings}, NamedProgram{"vector", k_vector}),

@@ -499,6 +499,8 @@ std::vector<Statistic> JitVcpu::Statistics() const {
       {"host faults: wild accesses (a bug of Nacre)", c.wild_accesses},
       {"done without the interpreter", c.fast},
       {"page faults delivered", c.page_faults},
+      {"reads across pages", c.across_pages},
+      {"writes beside translated code", c.beside_code},
       {"interpreted instructions", c.interpreted},
       {"interpreted: untranslated mode", c.interpreted_in_mode},
       {"interpreted: memory slow path", c.slow_interpreted},

@@ -35,11 +35,12 @@ struct JitCounters {
   uint64_t space_switches = 0, space_evictions = 0;
   uint64_t translations = 0, invalidations = 0, cache_resets = 0;
   uint64_t interpreted = 0, interpreted_in_mode = 0, interrupts = 0, host_faults = 0;
-  uint64_t wild_accesses = 0;  ///< of translated code, to addresses of the host that are not mapped
-  uint64_t page_faults = 0;    ///< delivered without the interpreter
-  uint64_t promoted = 0;       ///< blocks that were found to be hot
-  uint64_t entries_added = 0;  ///< blocks made again because an indirect branch led to them
-  uint64_t fast = 0;           ///< done by FastInstruction and SlowString
+  uint64_t wild_accesses = 0;                  ///< of translated code, to addresses of the host that are not mapped
+  uint64_t page_faults = 0;                    ///< delivered without the interpreter
+  uint64_t across_pages = 0, beside_code = 0;  ///< reads and writes that the slow path has made possible
+  uint64_t promoted = 0;                       ///< blocks that were found to be hot
+  uint64_t entries_added = 0;                  ///< blocks made again because an indirect branch led to them
+  uint64_t fast = 0;                           ///< done by FastInstruction and SlowString
   uint64_t reuse_checked = 0, reuse_incomparable = 0;
   uint64_t translate_ticks = 0, reuse_ticks = 0;  ///< of the time stamp counter
 };
@@ -103,6 +104,14 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   void SaveVectors();
   static uint64_t SlowMemoryEntry(JitVcpu* self) { return self->SlowMemory(); }
   uint64_t SlowMemory();
+  /// FSW.ES, of the host's registers: the next x87 or MMX instruction that waits raises #MF, whatever its operand.
+  static bool X87ExceptionIsPending() {
+    uint16_t status;
+    asm volatile("fnstsw %0" : "=a"(status));
+    return (status & 0x80) != 0;
+  }
+  bool ReadAcrossPages(unsigned context, uint64_t address, unsigned size);
+  bool MayWriteBesideCode(const uint8_t* host_page, unsigned first, unsigned size);
   static uint64_t SlowStringEntry(JitVcpu* self) { return self->SlowString(); }
   uint64_t SlowString();
   /// A translation made now has an entry for indirect branches: no link will lead to it.
@@ -246,11 +255,12 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   /// Why the last FillTlb failed, where a page fault it was; and that fault, when the instruction is to raise it.
   static constexpr uint32_t kNoFault = 0xffffffff;
   uint32_t walk_fault_ = kNoFault, pending_fault_ = kNoFault;
-  bool ungrouped_ = false;  ///< the next block is one without access groups
-  HotCode warm_, hot_;      ///< sampled once; to be translated for speed
-  bool crowded_ = false;    ///< code memory has been filled in a short time: new code is made compact
-  int64_t full_ns_ = 0;     ///< when NextSegment last dropped blocks
-  bool stressed_ = false;   ///< Stress has something to do
+  const uint8_t* code_host_ = nullptr;  ///< the page that the last FillTlb refused for the translations on it
+  bool ungrouped_ = false;              ///< the next block is one without access groups
+  HotCode warm_, hot_;                  ///< sampled once; to be translated for speed
+  bool crowded_ = false;                ///< code memory has been filled in a short time: new code is made compact
+  int64_t full_ns_ = 0;                 ///< when NextSegment last dropped blocks
+  bool stressed_ = false;               ///< Stress has something to do
   bool stress_invalidated_ = false;
   uint32_t stress_flush_ = 0, stress_invalidate_ = 0, stress_interrupt_ = 0;  ///< entries since the last time
   uint32_t stress_taken_back_ = 0;

@@ -83,7 +83,10 @@ void EmitCallAndResume(Assembler& code, const Mem& function, bool scratch_is_add
   code.Load(kHostRsp, NACRE_CONTEXT(return_rsp));
   RestoreFlags(code);
   ReloadRegisters(code);
-  if (scratch_is_address) code.Load(kScratch2, NACRE_CONTEXT(slow_address));
+  if (scratch_is_address) {
+    code.Load(kScratch2, NACRE_CONTEXT(slow_address));
+    code.Load(kScratch1, NACRE_CONTEXT(slow_addend));
+  }
   code.JumpMem(NACRE_CONTEXT(resume));
 }
 

@@ -22,13 +22,20 @@ uint64_t JitVcpu::SlowCheck() {
     context.sample_countdown = options_.debug.stress.sample != 0 ? options_.debug.stress.sample : kSamplePeriod;
     TakeSample(store_->FindByCode(code));
   } else {
-    const uint64_t address = context.slow_address, size = uint64_t{1} << check.log2_size;
+    const uint64_t address = context.slow_address;
+    const unsigned size = 1u << check.log2_size;
     const bool crosses = (address & kPageMask) + size > kPageSize;
-    if (crosses || !FillTlb(check.context, address, check.write)) {
+    const bool filled = !crosses && FillTlb(check.context, address, check.write);
+    if (!filled && !crosses && code_host_ && MayWriteBesideCode(code_host_, address & kPageMask, size)) {
+      context.slow_addend = reinterpret_cast<uint64_t>(code_host_) - AlignDown(address, kPageSize);
+      return back;
+    }
+    if (crosses && !check.write && ReadAcrossPages(check.context, address, size)) return back;
+    if (!filled) {
       const Block& block = store_->block(store_->FindByCode(code));
       context.state.rip = block.rip + store_->GuestOffset(block, code);
-      // A misaligned vector operand may have to fault for that instead.
-      if (!crosses && (size <= 8 || address % size == 0)) pending_fault_ = walk_fault_;
+      // As in SlowMemory.
+      if (!crosses && !X87ExceptionIsPending() && (size <= 8 || address % size == 0)) pending_fault_ = walk_fault_;
       context.exit_id = kNone;
       context.exit_code = kExitInterpret;
       return 0;

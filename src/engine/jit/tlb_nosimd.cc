@@ -60,6 +60,7 @@ void JitVcpu::SetGsBase() {
 const uint8_t* JitVcpu::FillTlb(unsigned which, uint64_t address, bool write) {
   JitContext& context = *context_;
   walk_fault_ = kNoFault;
+  code_host_ = nullptr;
   if (context.state.code64() && !IsCanonical(address)) return nullptr;
   const x86::Translation translation = x86::WalkPages(memory_, context.state, GuestVirt(address),
                                                       {.access = write ? x86::Access::kWrite : x86::Access::kRead,
@@ -80,7 +81,10 @@ const uint8_t* JitVcpu::FillTlb(unsigned which, uint64_t address, bool write) {
     code_page_table_.NoteWriter(page_index, config_.index, which == kContextSupervisor);
   const uint8_t seen = page_flags.load();
   const bool code = (seen & memory::GuestMemory::kCode) != 0;
-  if (write && code) return nullptr;
+  if (write && code) {
+    code_host_ = host;
+    return nullptr;
+  }
   const uint64_t page = AlignDown(address, kPageSize);
   DataTlb& tlb = context.tlb[which];
   DataNotes& notes = Data(which);
@@ -117,6 +121,33 @@ uint8_t* JitVcpu::HostFor(unsigned which, uint64_t address, unsigned size, bool 
   if ((address & kPageMask) + size > kPageSize) return nullptr;
   const uint8_t* host = FillTlb(which, address, write);
   return host ? const_cast<uint8_t*>(host) + (address & kPageMask) : nullptr;
+}
+
+/// Bytes across the end of a page into JitContext::crossing. False: not all of them are RAM that may be read.
+bool JitVcpu::ReadAcrossPages(unsigned of_context, uint64_t address, unsigned size) {
+  JitContext& context = *context_;
+  const auto first = static_cast<unsigned>(kPageSize - (address & kPageMask));
+  const uint64_t second = address + first;
+  if (size > 64 || (!context.state.code64() && second > 0xffffffff)) return false;
+  const uint8_t* low = HostFor(of_context, address, first, false);
+  const uint8_t* high = low ? HostFor(of_context, second, size - first, false) : nullptr;
+  if (!high) return false;
+  uint8_t* to = context.crossing + (address & 63);
+  context.slow_addend = reinterpret_cast<uint64_t>(to) - address;
+  for (unsigned i = 0; i < size; ++i) *to++ = i < first ? low[i] : high[i - first];
+  ++counters_.across_pages;
+  return true;
+}
+
+/// Whether a write to a page with translations, which FillTlb has refused, may be done all the same: by this CPU, once,
+/// before its next safepoint. No translation depends on these bytes, and no other CPU has any of the page; one that
+/// wants to waits for the safepoint, because FillTlb has noted the writer.
+bool JitVcpu::MayWriteBesideCode(const uint8_t* host_page, unsigned first, unsigned size) {
+  const uint64_t page_index = memory_.PageIndex(host_page);
+  if (code_page_table_.holders(page_index) & ~CodePageTable::Bit(config_.index)) return false;
+  if (store_->HoldsCode(page_index, first, first + size - 1)) return false;
+  ++counters_.beside_code;
+  return true;
 }
 
 CodePage* JitVcpu::FetchPage(uint64_t rip) {

@@ -233,6 +233,7 @@ class Translator {
   bool EmitWriteBase(unsigned index);
   bool EmitMovFromSystem(const x86::Instruction& insn, bool& handled);
   bool EmitBitTest(unsigned index);
+  bool EmitCacheLineFlush(unsigned index);
   bool EmitSti(unsigned index);
 
   // emit_branch.cc
@@ -255,7 +256,11 @@ class Translator {
   }
   /// Bytes from the start of the block's code.
   uint16_t InBlock(const uint8_t* at) const { return static_cast<uint16_t>(at - start_); }
-  Site SiteAt(uint64_t rip) const { return {.guest_offset = static_cast<uint16_t>(rip - request_.rip)}; }
+  Site SiteAt(uint64_t rip) const {
+    Site site;
+    site.guest_offset = static_cast<uint16_t>(rip - request_.rip);
+    return site;
+  }
   bool SamePage(uint64_t rip) const { return (rip ^ request_.rip) < kPageSize; }
 
   const x86::CpuModel& model_;

@@ -323,6 +323,7 @@ class BlockStore {
   }
   static uint32_t Bucket(uint64_t phys, uint64_t rip, uint32_t flags);
   void NoteGranule(uint32_t id);
+  static uint64_t LinesOf(const Block& block);
   /// Where the next block's code starts: code for speed is aligned.
   uint32_t NextCode(bool compact) const {
     const uint32_t alignment = compact ? 4 : kCodeAlignment;
@@ -362,10 +363,9 @@ class BlockStore {
   uint32_t Copy(uint32_t id);
   void Relocate(uint32_t id, uint32_t code_delta, uint32_t record_delta, uint64_t rip);
 
-  /// Which lines of 64 bytes of a page translations depend on, or did at that time of the clock.
+  /// Which lines of 64 bytes of a page translations depend on, or have depended on.
   struct CodeLines {
     uint64_t page = ~uint64_t{0};
-    uint32_t clock = 0;
     uint64_t lines = 0;
   };
   static uint64_t LinesOf(unsigned first, unsigned last) {

@@ -141,6 +141,8 @@ void BlockStore::Enter(uint32_t id, uint64_t page_index) {
   uint32_t& bucket = buckets_[Bucket(entered.phys, entered.rip, entered.flags)];
   entered.next_in_bucket = bucket;
   bucket = id;
+  CodeLines& known = code_lines_[page_index % code_lines_.size()];
+  if (known.page == page_index) known.lines |= LinesOf(entered);
   uint32_t& first = page_first_[page_index];
   entered.previous_in_page = kNone;
   entered.next_in_page = first;
@@ -262,20 +264,20 @@ unsigned BlockStore::InvalidateRange(uint64_t page_index, unsigned first, unsign
 
 bool BlockStore::HoldsCode(uint64_t page_index, unsigned first, unsigned last) {
   CodeLines& known = code_lines_[page_index % code_lines_.size()];
-  if (known.page != page_index || known.clock != clock_) {
-    known = {.page = page_index, .clock = clock_};
-    for (uint32_t id = page_first_[page_index]; id != kNone; id = block(id).next_in_page) {
-      const Block& on_page = block(id);
-      const unsigned end = std::min<unsigned>(BeginOf(on_page) + on_page.guest_length, kPageSize);
-      known.lines |= LinesOf(BeginOf(on_page), end - 1);
-      if (LooksAhead(on_page))
-        known.lines |= LinesOf(on_page.look_first, std::min<unsigned>(on_page.look_last, kPageMask));
-    }
+  if (known.page == page_index && !(known.lines & LinesOf(first, last))) return false;
+  known = {.page = page_index};
+  bool holds = false;
+  for (uint32_t id = page_first_[page_index]; id != kNone; id = block(id).next_in_page) {
+    known.lines |= LinesOf(block(id));
+    holds = holds || DependsOn(block(id), first, last);
   }
-  if (!(known.lines & LinesOf(first, last))) return false;
-  for (uint32_t id = page_first_[page_index]; id != kNone; id = block(id).next_in_page)
-    if (DependsOn(block(id), first, last)) return true;
-  return false;
+  return holds;
+}
+
+uint64_t BlockStore::LinesOf(const Block& of) {
+  const unsigned end = std::min<unsigned>(BeginOf(of) + of.guest_length, kPageSize);
+  const uint64_t body = end > BeginOf(of) ? LinesOf(BeginOf(of), end - 1) : 0;
+  return body | (LooksAhead(of) ? LinesOf(of.look_first, std::min<unsigned>(of.look_last, kPageMask)) : 0);
 }
 
 void BlockStore::InvalidateCrossing() {

@@ -88,6 +88,15 @@ void Translator::PlanAccess(unsigned index, Part part, const AddressForm& form, 
   ++group_count_;
 }
 
+/// A look-up in a table: the index comes from earlier instructions of the block, the base from before it. Such an
+/// address is often what the code waits for, and tables are often small.
+bool Translator::IsTableLookup(unsigned index, const std::array<unsigned, 16>& versions) const {
+  const Instruction& insn = insns_[index];
+  if (!code64() || insn.index >= 16) return false;
+  return base_version_[insn.index] != versions[insn.index] &&
+         (insn.base >= 16 || base_version_[insn.base] == versions[insn.base]);
+}
+
 /// Where the flags are live at a group's first access, but were not at an earlier instruction from which on its address
 /// is known, the check goes there.
 void Translator::PlanEarlyCheck(Group& group, unsigned index, Part part) {
@@ -166,6 +175,9 @@ bool Translator::FormOf(unsigned index, AddressForm& form, int64_t& offset) cons
 
 void Translator::PlanGroups() {
   for (unsigned i = 0; i < count_; ++i) plan_[i] = {};
+  table_lookup_ = {};
+  const auto versions = base_version_;
+  bool may_predict = true;  // an access may fault on the host, and EmitHighByteMemory's must not
   group_count_ = 0;
   base_change_ = {};
   early_.index = -1;
@@ -174,6 +186,8 @@ void Translator::PlanGroups() {
   for (unsigned i = 0; i < count_; ++i) {
     const Instruction& insn = insns_[i];
     if (!IsTransparent(insn) && insn.branch == BranchKind::kNone) break;  // the block may end here
+    table_lookup_[i] = IsTableLookup(i, versions);
+    may_predict = may_predict && !(HasHighByte(insn) && insn.has_memory());
     if (live_before_[i] == 0) early_ = {static_cast<int>(i), base_version_, base_change_};
     AddressForm form;
     int64_t offset = 0;
@@ -191,6 +205,7 @@ void Translator::PlanGroups() {
     for (unsigned group = 0; group < group_count_; ++group) groups_[group].closed = true;
     early_.index = -1;  // what may not happen is not checked in advance
   }
+  if (!may_predict) table_lookup_ = {};
   // Now the ranges are known. A group of one is none, unless its check is early.
   for (unsigned i = 0; i < count_; ++i) {
     for (unsigned part = 0; part < 2; ++part) {
@@ -223,7 +238,8 @@ void Translator::EmitEarlyChecks(unsigned index) {
       EmitLinearAddress(insn, NextRip(group.first), adjust);
       relative = IsRelative(insn);
     }
-    const Access access = GroupAccess(static_cast<int>(i), false);
+    Access access = GroupAccess(static_cast<int>(i), false);
+    access.predicted = group.first_part == kOperand && table_lookup_[group.first];
     if (relative)
       EmitCheck(access, RipOf(index), false);
     else

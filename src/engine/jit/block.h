@@ -128,12 +128,20 @@ struct Site {
   bool next_page : 1 = false;    ///< left because the page after that of `rip` was not known to be mapped as before
   bool control : 1 = false;      ///< a MOV to control register `to`
   bool has_address : 1 = false;  ///< JitContext::slow_address holds the memory operand's linear address
+  bool predicted : 1 = false;    ///< the check at `retry` tries a TLB entry (prediction.h) until it gives up
   StringKind string : 2 = StringKind::kOther;
   /// Registers of MOV to control registers, `from` of INVPCID; of gathers: bytes of an index, scale.
-  uint8_t to = 0, from = 0;
+  uint8_t to = 0;
+  union {
+    uint8_t from = 0;
+    uint8_t wrong;  ///< of a predicted one: failures in haste, one after another (4 bits), and when the last was
+  };
   /// What selects elements of the operand in memory: which mask (ElementMask::which), and how many of its bits count.
   uint8_t opmask = 0, opmask_bits = 0;
   uint8_t check_bytes = 0;  ///< from `retry` to behind the check, where R10 holds the addend
+
+  static constexpr uint8_t kMostWrong = 15;
+  bool given_up() const { return (wrong & 15) == kMostWrong; }
 };
 static_assert(sizeof(Site) == 16);
 

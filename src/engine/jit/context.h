@@ -18,6 +18,7 @@ inline constexpr unsigned kContexts = 3;
 inline constexpr unsigned kContextSupervisor = 0, kContextUser = 1, kContextSupervisorAc = 2;
 inline constexpr unsigned kTlbEntries = 4096;  ///< the most that a TLB can have
 inline constexpr unsigned kPageSlots = 4096;
+inline constexpr unsigned kPredictions = 4096;  ///< see prediction.h
 inline constexpr unsigned kAccessGroups = 16;
 inline constexpr unsigned kLoopStreams = 6;
 inline constexpr unsigned kJumpCacheEntries = 16384;
@@ -32,9 +33,12 @@ struct DataTlb {
   uint64_t addend[kTlbEntries];  ///< host address less linear address
 };
 
-/// The negated address of page i ^ 2: no address with index i can match it, canonical or not. Not of page i ^ 1: the
-/// check that keeps flags adds size - 1 first, and an access that reaches from page i into page i + 1 would pass.
-constexpr uint64_t NoTag(unsigned i) { return 0 - (static_cast<uint64_t>(i ^ 2) << 12); }
+/// The negated address of a page that is not canonical and has index i ^ 2: no address with index i matches it. Not
+/// index i ^ 1: the check that keeps flags adds size - 1 first, and an access that reaches from page i into page i + 1
+/// would pass. A check that tries entry i for an address with another index (prediction.h) may pass with an address
+/// that is not canonical; then neither is its sum with any addend, and the access faults on the host as it must in the
+/// guest.
+constexpr uint64_t NoTag(unsigned i) { return 0 - (uint64_t{1} << 63 | static_cast<uint64_t>(i ^ 2) << 12); }
 
 /// Code pages as translated code knows them: page_id[slot of the linear page] names the (linear page, physical page)
 /// pair that a link across pages was made for. Zero: unknown.
@@ -97,6 +101,10 @@ struct JitContext {
   uint64_t arithmetic_mask = x86::rflags::kArithmetic;
   uint64_t not_direction_mask = ~x86::rflags::kDf;
   uint64_t bit_in_32_mask = 31, bit_in_64_mask = 63;  ///< bit offsets of BT and the like within their operand
+
+  /// By the page offset of an instruction: the TLB entry that served it last. Below the size that any TLB of a
+  /// supervisor or user context has had, up to which all of these hold nothing or pages in their places.
+  uint16_t predicted[kPredictions] = {};
 
   // Written by any thread. `go` is 1 unless a request waits; no_request likewise but stays 0 while interrupts are off.
   std::atomic<uint64_t> go = 1;

@@ -45,6 +45,7 @@ constexpr Slot kSlots[] = {
     NACRE_SLOT(string_handler),
     NACRE_SLOT(self),
     NACRE_ARRAY(group_host),
+    NACRE_ARRAY(predicted),
     NACRE_ARRAY(stream_host),
     NACRE_SLOT(loop_wait),
     NACRE_SLOT(loop_rounds),

@@ -285,16 +285,35 @@ void JitVcpu::SaveVectors() {
   vectors_live_ = false;
 }
 
+/// A check that tries a predicted entry has failed. True: because it was the wrong one, and with the right one, which
+/// is predicted now, it will pass.
+bool JitVcpu::CorrectPrediction(Site& site, uint64_t address) {
+  uint16_t& predicted = Prediction(*context_, BlockStore::RipOf(site));
+  const unsigned entry = TlbEntry(site.context, address);
+  if (predicted == entry) return false;
+  predicted = static_cast<uint16_t>(entry);
+  const DataTlb& tlb = context_->tlb[site.context];
+  if (address + (site.write ? tlb.write_tag[entry] : tlb.read_tag[entry]) > kPageSize - site.size) return false;
+  ++counters_.mispredicted;
+  if (prediction_failures_.Note(site, __rdtsc())) {
+    ++counters_.unpredicted;
+    Assembler code(buffer_.write_base() + BlockStore::RetryOf(site));
+    EmitIndex(code, site.context);
+  }
+  return true;
+}
+
 /// A TLB miss in translated code: returns where to try again, or 0 with the exit prepared when the interpreter must do
 /// the instruction.
 uint64_t JitVcpu::SlowMemory() {
   JitContext& context = *context_;
-  const Site& site = store_->site(context.exit_id);
+  Site& site = store_->site(context.exit_id);
   const uint64_t address = context.slow_address;
   const bool crosses = (address & kPageMask) + site.size > kPageSize;
   // With nothing selected the page is not accessed: its accessed and dirty bits stay.
   const bool selected = site.opmask == 0 || NacreReadElementMask(site.opmask) << (64 - site.opmask_bits) != 0;
   const uint8_t* const retry = buffer_.exec_base() + BlockStore::RetryOf(site);
+  if (site.predicted && !site.given_up() && CorrectPrediction(site, address)) return reinterpret_cast<uint64_t>(retry);
   if (!crosses && selected) {
     if (FillTlb(site.context, address, site.write)) return reinterpret_cast<uint64_t>(retry);
     if (code_host_ && MayWriteBesideCode(code_host_, address & kPageMask, site.size)) {

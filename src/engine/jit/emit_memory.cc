@@ -2,6 +2,7 @@
 
 #include <bit>
 
+#include "engine/jit/prediction.h"
 #include "engine/jit/translator.h"
 
 namespace nacre::engine::jit {
@@ -19,18 +20,18 @@ Mem SegmentBase(unsigned segment) {
                  offsetof(x86::Segment, base));
 }
 
-bool HasHighByte(const Instruction& insn) {
-  for (unsigned i = 0; i < insn.operand_count; ++i)
-    if (insn.operand[i].register_class == RegisterClass::kGprHigh) return true;
-  return false;
-}
-
 /// BSF and BSR leave the destination alone when the source is zero.
 bool KeepsDestination(const Instruction& insn) {
   return insn.mnemonic == ZYDIS_MNEMONIC_BSF || insn.mnemonic == ZYDIS_MNEMONIC_BSR;
 }
 
 }  // namespace
+
+bool Translator::HasHighByte(const Instruction& insn) {
+  for (unsigned i = 0; i < insn.operand_count; ++i)
+    if (insn.operand[i].register_class == RegisterClass::kGprHigh) return true;
+  return false;
+}
 
 uint8_t Translator::LoadGpr(unsigned gpr, uint8_t scratch) {
   if (!IsHomed(gpr)) return HostOf(gpr);
@@ -100,6 +101,7 @@ void Translator::EmitCheck(const Access& access, uint64_t rip, bool keep_address
   place.size = static_cast<uint8_t>(access.size);
   place.write = access.write;
   place.group = access.group;
+  place.predicted = access.predicted && !access.flags_live && !compact_ && context() != kContextSupervisorAc;
   place.opmask = access.mask.which;
   place.opmask_bits = access.mask.bits;
   const uint32_t site = store_.AddSite(block_, place);
@@ -109,7 +111,10 @@ void Translator::EmitCheck(const Access& access, uint64_t rip, bool keep_address
                 .restore_rcx = access.flags_live,
                 .context = static_cast<uint8_t>(context()),
                 .write = access.write};
-  code_.Pext(kScratch1, kScratch2, Context(offsetof(JitContext, tlb_mask) + 8 * context()));
+  if (place.predicted)
+    EmitPredictedIndex(code_, rip);
+  else
+    EmitIndex(code_, context());
   if (!access.flags_live) {
     code_.Add(kScratch2, ContextIndexed(kScratch1, tag));
     code_.CompareImm32(kScratch2, static_cast<uint32_t>(kPageSize) - access.size);
@@ -209,6 +214,7 @@ Mem Translator::EmitAccess(unsigned index, Part part, unsigned size, bool write)
   } else {
     Access access{.size = size, .write = write, .flags_live = live_before_[index] != 0, .mask = MemoryMask(insn)};
     if (planned.leader) access = GroupAccess(planned.group, access.flags_live);
+    access.predicted = part == kOperand && table_lookup_[index];
     addend_of_ = -1;
     EmitLinearAddress(insn, NextRip(index), planned.leader ? -planned.distance : 0);
     if (relative)

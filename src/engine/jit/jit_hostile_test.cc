@@ -143,6 +143,99 @@ struct Program {
     "[0x182000]\n")                                                                                                    \
   X(descriptor_tables_wild,                                                                                            \
     "mov qword ptr [0x182000], -1\n mov qword ptr [0x182008], -1\n lgdt [0x182000]\n mov eax, 0x2b\n mov ds, eax\n")   \
+  /* Look-ups in tables: the TLB entry is predicted (prediction.h). */                                                 \
+  X(predicted_right,                                                                                                   \
+    "mov ebx, 0x182000\n 1: mov edx, ecx\n and edx, 255\n add rax, [rbx+rdx*8]\n "                                     \
+    "mov [rbx+rdx*8+2048], rax\n inc ecx\n cmp ecx, 3000\n jb 1b\n")                                                   \
+  X(predicted_alternating,                                                                                             \
+    "mov ebx, 0x182000\n 1: mov edx, ecx\n imul edx, edx, 509\n and edx, 1023\n add rax, [rbx+rdx*8]\n "               \
+    "xor [rbx+rdx*8], rax\n inc ecx\n cmp ecx, 3000\n jb 1b\n")                                                        \
+  X(predicted_everywhere,                                                                                              \
+    "mov ebx, 0x200000\n mov edi, 7\n 1: imul rdi, rdi, 0x5851f42d\n inc rdi\n mov rdx, rdi\n "                        \
+    "shr rdx, 20\n imul edx, edx, 24\n and edx, 0x1fffff\n test edx, edx\n xor eax, [rbx+rdx*4]\n "                    \
+    "inc ecx\n cmp ecx, 60000\n jb 1b\n")                                                                              \
+  X(predicted_then_unmapped,                                                                                           \
+    "mov ebx, 0x182000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\nmov qword ptr [0x4c10], 0\n "                    \
+    "invlpg [rbx]\n call 1f\n hlt\n1: mov edx, ecx\n add rax, [rbx+rdx*8]\n ret\n")                                    \
+  X(predicted_then_moved,                                                                                              \
+    "mov ebx, 0x182000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\nmov qword ptr [0x4c10], 0x184007\n "             \
+    "invlpg [rbx]\n call 1f\n mov qword ptr [0x4c10], 0x185007\n mov rdi, cr3\n mov cr3, rdi\n call 1f\n "             \
+    "mov qword ptr [0x4c10], 0\n mov cr3, rdi\n call 1f\n hlt\n1: mov edx, ecx\n add rax, [rbx+rdx*8]\n "              \
+    "ret\n")                                                                                                           \
+  X(predicted_then_read_only,                                                                                          \
+    "mov ebx, 0x182000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\nmov qword ptr [0x4c10], 0x182005\n "             \
+    "invlpg [rbx]\n call 1f\n hlt\n1: mov edx, ecx\n mov [rbx+rdx*8], rax\n add rsi, 1\n ret\n")                       \
+  X(predicted_read_only,                                                                                               \
+    "mov ebx, 0x182000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\nmov ebx, 0x1b1000\n call 1f\n "                  \
+    "hlt\n1: mov edx, ecx\n mov [rbx+rdx*8], rax\n add rsi, 1\n ret\n")                                                \
+  X(predicted_crossing,                                                                                                \
+    "mov ebx, 0x182000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\nmov ebx, 0x182ffc\n xor ecx, ecx\n "             \
+    "call 1f\n mov ebx, 0x182001\n call 1f\n mov ebx, 0x181ffc\n call 1f\n mov ebx, 0x181fff\n call 1f\n "             \
+    "hlt\n1: mov edx, ecx\n add rax, [rbx+rdx*8]\n ret\n")                                                             \
+  X(predicted_crossing_writes,                                                                                         \
+    "mov ebx, 0x182000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\nmov ebx, 0x182ffc\n xor ecx, ecx\n "             \
+    "call 1f\n mov ebx, 0x182001\n call 1f\n mov ebx, 0x181ffc\n call 1f\n mov ebx, 0x1e1ff9\n call 1f\n "             \
+    "hlt\n1: mov edx, ecx\n mov [rbx+rdx*8], rax\n add rsi, 1\n ret\n")                                                \
+  X(predicted_crossing_into_a_hole,                                                                                    \
+    "mov ebx, 0x182000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\nmov ebx, 0x1e0000\n call 1f\n "                  \
+    "mov ebx, 0x1e0ffc\n xor ecx, ecx\n call 1f\n hlt\n1: mov edx, ecx\n add rax, [rbx+rdx*8]\n ret\n")                \
+  X(predicted_crossing_from_a_hole,                                                                                    \
+    "mov ebx, 0x182000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\nmov ebx, 0x1e2000\n call 1f\n "                  \
+    "mov ebx, 0x1e1ffc\n xor ecx, ecx\n call 1f\n hlt\n1: mov edx, ecx\n add rax, [rbx+rdx*8]\n ret\n")                \
+  X(predicted_page_zero,                                                                                               \
+    "mov ebx, 0x182000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\nxor ebx, ebx\n call 1f\n "                       \
+    "mov ecx, 0x1ff\n call 1f\n sub rbx, 8\n call 1f\n mov ecx, 0\n call 1f\n hlt\n1: mov edx, ecx\n "                 \
+    "add rax, [rbx+rdx*8]\n ret\n")                                                                                    \
+  X(predicted_empty_entry, /* of a page that is mapped elsewhere */                                                    \
+    "mov ebx, 0x1d5000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\n "                                               \
+    "invlpg [rbx]\n mov ebx, 0xd7000\n call 1f\n hlt\n"                                                                \
+    "1: mov edx, ecx\n add rax, [rbx+rdx*8]\n ret\n")                                                                  \
+  X(predicted_with_flags, /* begins in the page before the predicted one, which is not before it in RAM */             \
+    "mov ebx, 0x1d4000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\n mov ebx, 0x1d3ffc\n call 1f\n hlt\n"            \
+    "1: stc\n mov edx, ecx\n mov rdi, [rbx+rdx*8]\n adc rax, rdi\n ret\n")                                             \
+  X(predicted_not_canonical,                                                                                           \
+    "mov ebx, 0x182000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\ninvlpg [rbx]\n "                                 \
+    "mov rbx, 0x8000000000080000\n call 1f\n hlt\n1: mov edx, ecx\n add rax, [rbx+rdx*8]\n ret\n")                     \
+  X(predicted_not_canonical_write,                                                                                     \
+    "mov ebx, 0x182000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\ninvlpg [rbx]\n "                                 \
+    "mov rbx, 0x8000000000080000\n call 1f\n hlt\n1: mov edx, ecx\n mov [rbx+rdx*8], rax\n add rsi, 1\n "              \
+    "ret\n")                                                                                                           \
+  X(predicted_not_canonical_read_only,                                                                                 \
+    "mov ebx, 0x182000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\nmov ebx, 0x1b0000\n call 1f\n "                  \
+    "mov rbx, 0x80000000000b3000\n call 1f\n hlt\n1: mov edx, ecx\n mov [rbx+rdx*8], rax\n add rsi, 1\n "              \
+    "ret\n")                                                                                                           \
+  X(predicted_not_canonical_push,                                                                                      \
+    "mov ebx, 0x182000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\ninvlpg [rbx]\n "                                 \
+    "mov rbx, 0x8000000000080000\n call 1f\n hlt\n 1: mov edx, ecx\n push [rbx+rdx*8]\n pop rdi\n "                    \
+    "add rax, rdi\n ret\n")                                                                                            \
+  X(predicted_not_canonical_vector,                                                                                    \
+    "mov ebx, 0x182000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\ninvlpg [rbx]\n "                                 \
+    "mov rbx, 0x8000000000080000\n call 1f\n hlt\n 1: mov edx, ecx\n movdqu xmm0, [rbx+rdx*8]\n "                      \
+    "paddq xmm1, xmm0\n add rax, 1\n ret\n")                                                                           \
+  X(predicted_not_canonical_stack_segment,                                                                             \
+    "mov ebp, 0x182000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\n invlpg [rbp]\n "                                \
+    "mov rbp, 0x8000000000080000\n call 1f\n hlt\n 1: mov edx, ecx\n add rax, [rbp+rdx*8]\n ret\n")                    \
+  X(predicted_not_canonical_high_byte,                                                                                 \
+    "mov ebx, 0x182000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\ninvlpg [rbx]\n "                                 \
+    "mov rbx, 0x8000000000080000\n call 1f\n hlt\n 1: mov edx, ecx\n mov ah, [rbx+rdx*8]\n "                           \
+    "add rax, [rbx+rdx*8+8]\n ret\n")                                                                                  \
+  X(predicted_not_canonical_group,                                                                                     \
+    "mov ebx, 0x182000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\ninvlpg [rbx]\n "                                 \
+    "mov rbx, 0x8000000000080000\n call 1f\n hlt\n 1: mov edx, ecx\n mov rsi, [rbx+rdx*8+16]\n "                       \
+    "add rax, [rbx+rdx*8]\n mov [rbx+rdx*8+8], rax\n add rax, rsi\n ret\n")                                            \
+  X(predicted_group_at_the_end,                                                                                        \
+    "mov ebx, 0x182000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\nmov ebx, 0x182fd8\n mov ecx, 4\n "               \
+    "3: call 1f\n dec ecx\n jns 3b\n mov ebx, 0x1e0fd8\n mov ecx, 0\n 3: call 1f\n inc ecx\n jmp 3b\n "                \
+    "1: mov edx, ecx\n mov rsi, [rbx+rdx*8+16]\n add rax, [rbx+rdx*8]\n mov [rbx+rdx*8+8], rax\n "                     \
+    "add rax, rsi\n ret\n")                                                                                            \
+  X(predicted_narrow_address,                                                                                          \
+    "mov ebx, 0x182000\n mov ecx, 20\n 3: call 1f\n dec ecx\n jnz 3b\n mov ebx, 0xfffffff0\n "                         \
+    "mov ecx, 0x30400\n call 1f\n mov ecx, 2\n call 1f\n hlt\n 1: mov edx, ecx\n add rax, [ebx+edx*8]\n "              \
+    "ret\n")                                                                                                           \
+  X(predicted_code_page,                                                                                               \
+    "lea rbx, [rip+1f]\n mov rax, [rbx+256]\n mov ecx, 40\n 3: call 1f\n dec ecx\n jnz 3b\n "                          \
+    "mov ebx, 0x182000\n call 1f\n lea rbx, [rip+1f]\n mov eax, 0xc3c3c3c3\n xor ecx, ecx\n call 1f\n "                \
+    "call 1f\n hlt\n1: mov edx, ecx\n mov [rbx+rdx*8], rax\n add rsi, 1\n ret\n")                                      \
   X(no_descriptors, "mov qword ptr [0x182000], 0\n mov qword ptr [0x182008], 0\n lidt [0x182000]\n ud2\n")
 
 #define NACRE_ASSEMBLE(name, text)                                                                            \
@@ -198,11 +291,13 @@ void ExpectSameMemory(Machine& reference, Machine& translated, bool same_frame) 
 class EveryHostileProgram : public testing::TestWithParam<Program> {};
 
 TEST_P(EveryHostileProgram, EndsAsOnTheInterpreter) {
-  for (const auto& [mode, compact] : {std::pair{Mode::kKernel64, false}, std::pair{Mode::kKernel64, true},
-                                      std::pair{Mode::kUser64, false}, std::pair{Mode::kUser64, true}}) {
+  const JitStress fast, compact{.compact = true}, tiny_tlb{.tiny_tlb = true};
+  for (const auto& [mode, stress] :
+       {std::pair{Mode::kKernel64, &fast}, std::pair{Mode::kKernel64, &compact}, std::pair{Mode::kKernel64, &tiny_tlb},
+        std::pair{Mode::kUser64, &fast}, std::pair{Mode::kUser64, &compact}}) {
     SCOPED_TRACE(mode == Mode::kUser64 ? "user" : "kernel");
-    SCOPED_TRACE(compact ? "compact code" : "fast code");
-    Machine reference(interp::CreateInterpEngine()), translated(Jit({.compact = compact}));
+    SCOPED_TRACE(stress == &fast ? "fast code" : stress == &compact ? "compact code" : "tiny TLB");
+    Machine reference(interp::CreateInterpEngine()), translated(Jit(*stress));
     const Ending expected = RunProgram(reference, GetParam(), StartState(mode));
     const Ending got = RunProgram(translated, GetParam(), StartState(mode));
     EXPECT_EQ(translated.Statistic(kWildAccesses), 0u);

@@ -488,6 +488,8 @@ std::vector<Statistic> JitVcpu::Statistics() const {
       {"poll exits", c.polls},
       {"TLB fills", c.tlb_fills},
       {"shared checks that failed", c.ungrouped},
+      {"TLB entries predicted wrongly", c.mispredicted},
+      {"predictions given up", c.unpredicted},
       {"TLB flushes", c.tlb_flushes},
       {"TLB page flushes", c.page_flushes},
       {"address space switches", c.space_switches},

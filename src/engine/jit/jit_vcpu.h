@@ -19,6 +19,7 @@
 #include "engine/jit/context.h"
 #include "engine/jit/hot_code.h"
 #include "engine/jit/jit_engine.h"
+#include "engine/jit/prediction.h"
 #include "engine/jit/return_stacks.h"
 #include "engine/jit/stubs.h"
 #include "engine/jit/translation_tools.h"
@@ -38,6 +39,7 @@ struct JitCounters {
   uint64_t wild_accesses = 0;                  ///< of translated code, to addresses of the host that are not mapped
   uint64_t page_faults = 0;                    ///< delivered without the interpreter
   uint64_t across_pages = 0, beside_code = 0;  ///< reads and writes that the slow path has made possible
+  uint64_t mispredicted = 0, unpredicted = 0;  ///< TLB entries; sites that were given up
   uint64_t promoted = 0;                       ///< blocks that were found to be hot
   uint64_t entries_added = 0;                  ///< blocks made again because an indirect branch led to them
   uint64_t fast = 0;                           ///< done by FastInstruction and SlowString
@@ -112,6 +114,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   }
   bool ReadAcrossPages(unsigned context, uint64_t address, unsigned size);
   bool MayWriteBesideCode(const uint8_t* host_page, unsigned first, unsigned size);
+  bool CorrectPrediction(Site& site, uint64_t address);
   static uint64_t SlowStringEntry(JitVcpu* self) { return self->SlowString(); }
   uint64_t SlowString();
   /// A translation made now has an entry for indirect branches: no link will lead to it.
@@ -134,6 +137,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   uint8_t* HostFor(unsigned context, uint64_t address, unsigned size, bool write);
   void NoteCodePage(uint64_t rip, const CodePage& page, unsigned context, uint32_t page_id);
   CodePage* FetchPage(uint64_t rip);
+  void EmptyUpTo(uint32_t entries);
   void ResizeTlb(unsigned context, DataNotes& notes, uint32_t entries);
   void LoadTlbMasks();
   void FlushData(JitContext& view, unsigned context, DataNotes& notes, bool whole);
@@ -275,6 +279,8 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   std::vector<PageId> page_ids_;
   uint32_t first_page_id_ = 1, next_page_id_ = 1;  ///< those in page_ids_, and the next to be given
   uint32_t first_tlb_entries_ = 0, most_tlb_entries_ = 0;
+  uint32_t predictable_entries_ = 0;  ///< see JitContext::predicted
+  PredictionFailures prediction_failures_;
   unsigned present_space_ = 0;
   std::array<uint32_t, kSpaces> space_pcid_{};  ///< kNoPcid: what it holds, if anything, is nobody's
   std::array<bool, kSpaces> space_void_{};      ///< never used, or not even global entries are right: empty it first

@@ -21,6 +21,10 @@ std::vector<uint8_t> Normalized(BlockStore& store, const uint8_t* code_base, con
     if (fixup.kind == Fixup::kStub || fixup.kind == Fixup::kLink || fixup.kind == Fixup::kLinkAgain ||
         fixup.kind == Fixup::kSite)
       blank(fixup.at);
+    if (fixup.kind == Fixup::kSite) {  // a prediction may have been given up
+      const Site& site = store.site(LoadLe<uint32_t>(code + fixup.at));
+      if (site.predicted) std::fill_n(out.begin() + site.retry, kIndexBytes, uint8_t{0});
+    }
     if (fixup.kind != Fixup::kLink) continue;
     const Link& link = store.link(LoadLe<uint32_t>(code + fixup.at));
     blank(link.displacement);

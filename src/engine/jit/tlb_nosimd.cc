@@ -5,6 +5,8 @@
 #include <asm/prctl.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
+
 #include "engine/jit/jit_vcpu.h"
 
 namespace nacre::engine::jit {
@@ -195,7 +197,18 @@ void JitVcpu::LoadTlbMasks() {
     context_->tlb_mask[context] = uint64_t{Data(context).entries - 1} << 12;
 }
 
+/// Entries may be predicted that a TLB does not have, because another has them: there they hold nothing.
+void JitVcpu::EmptyUpTo(uint32_t entries) {
+  for (unsigned i = predictable_entries_; i < entries; ++i) {
+    EmptyEntry(home_->tlb[kContextSupervisor], i);
+    for (unsigned space = 0; space < kSpaces; ++space)
+      if (!space_void_[space]) EmptyEntry(spaces_.view(space).context.tlb[kContextUser], i);
+  }
+  predictable_entries_ = std::max(predictable_entries_, entries);
+}
+
 void JitVcpu::ResizeTlb(unsigned context, DataNotes& notes, uint32_t entries) {
+  if (context != kContextSupervisorAc) EmptyUpTo(entries);
   notes.entries = entries;
   notes.fills = entries;  // not to shrink at once
   for (unsigned i = 0; i < entries; ++i) EmptyEntry(context_->tlb[context], i);
@@ -211,6 +224,7 @@ void JitVcpu::FlushData(JitContext& view, unsigned context, DataNotes& notes, bo
   // One that was hardly used is smaller from now on: large ones cost time here.
   if (context != kContextSupervisor && notes.fills < notes.entries / 8 && notes.entries > kFewestTlbEntries) {
     notes.entries /= 2;
+    for (unsigned i = notes.entries; i < notes.entries * 2; ++i) EmptyEntry(tlb, i);  // may be predicted
     whole = true;
     if (&notes == &Data(context)) LoadTlbMasks();
   }
@@ -433,6 +447,8 @@ unsigned JitVcpu::ClaimSpace(uint16_t pcid) {
     for (DataNotes& notes : spaces_.view(index).space.data)
       if (notes.entries == 0) notes.entries = first_tlb_entries_;
     FlushSpace(index, true);
+    DataTlb& user = spaces_.view(index).context.tlb[kContextUser];
+    for (unsigned i = spaces_.view(index).space.data[0].entries; i < predictable_entries_; ++i) EmptyEntry(user, i);
     space_void_[index] = false;
     JumpCache* const cache = &spaces_.view(index).context.jump_cache[kContextUser];
     bool known = false;
@@ -456,6 +472,7 @@ void JitVcpu::PrepareAddressSpaces() {
   first_tlb_entries_ = tiny ? tiny : kFewestTlbEntries;
   most_tlb_entries_ = tiny ? tiny : kTlbEntries;
   for (unsigned context = 0; context < kContexts; ++context) Data(context).entries = first_tlb_entries_;
+  predictable_entries_ = first_tlb_entries_;
   LoadTlbMasks();
   for (JumpCache& cache : home_->jump_cache) {
     EmptyJumpCache(cache);

@@ -93,6 +93,7 @@ class Translator {
     bool write = false;
     bool flags_live = true;
     bool group = false;
+    bool predicted = false;  ///< see prediction.h; only where the flags are dead
     ElementMask mask = {};
   };
   /// Which of an instruction's two possible accesses.
@@ -182,6 +183,7 @@ class Translator {
   void PlanGroups();
   void PlanAccess(unsigned index, Part part, const AddressForm& form, int64_t offset, unsigned size, bool write);
   bool FormOf(unsigned index, AddressForm& form, int64_t& offset) const;
+  bool IsTableLookup(unsigned index, const std::array<unsigned, 16>& versions) const;
   void PlanEarlyCheck(Group& group, unsigned index, Part part);
   void TrackBases(const x86::Instruction& insn);
   void EmitEarlyChecks(unsigned index);
@@ -198,6 +200,7 @@ class Translator {
 
   // emit_memory.cc
   static bool IsRelative(const x86::Instruction& insn);
+  static bool HasHighByte(const x86::Instruction& insn);
   Access GroupAccess(int group, bool flags_live) const;
   Mem EmitAccess(unsigned index, Part part, unsigned size, bool write);
   Mem EmitRelative(const x86::Instruction& insn);
@@ -287,8 +290,9 @@ class Translator {
   unsigned group_count_ = 0;
   int addend_of_ = -1;  ///< the group whose JitContext::group_host R10 holds
   GroupFailures group_failures_;
-  std::array<unsigned, 16> base_version_{};  ///< by Gpr
-  std::array<int64_t, 16> base_change_{};    ///< by Gpr: known change since its version began
+  std::array<bool, kMaxInstructions> table_lookup_{};  ///< the operand's TLB entry is predicted
+  std::array<unsigned, 16> base_version_{};            ///< by Gpr
+  std::array<int64_t, 16> base_change_{};              ///< by Gpr: known change since its version began
   std::array<Stream, kLoopStreams> streams_{};
   unsigned stream_count_ = 0;  ///< 0: the block is no loop, or one without streams
   bool in_strip_ = false;      ///< the loop's body is emitted for the second time, by streams

@@ -49,10 +49,6 @@ Status ParseJitStress(JitDebugOptions& options, std::string_view value) {
     engine::jit::JitStress& stress = options.stress;
     const size_t equals = part.find('=');
     const std::string_view name = part.substr(0, equals);
-    if (part == "cache") {
-      stress.tiny_cache = true;
-      return {};
-    }
     if (part == "tlb") {
       stress.tiny_tlb = true;
       return {};
@@ -65,10 +61,12 @@ Status ParseJitStress(JitDebugOptions& options, std::string_view value) {
                              : name == "interrupt"  ? &stress.interrupt
                              : name == "invalidate" ? &stress.invalidate
                              : name == "sample"     ? &stress.sample
+                             : name == "cache"      ? &stress.cache_mib
                                                     : nullptr;
     if (!period)
       return Fail(
-          "--jit-stress {}: choose of flush[=N], interrupt[=N], invalidate[=N], sample[=N], compact, cache, tlb, with "
+          "--jit-stress {}: choose of flush[=N], interrupt[=N], invalidate[=N], sample[=N], compact, cache[=MIB], tlb, "
+          "with "
           "commas",
           value);
     *period = 1;
@@ -84,7 +82,7 @@ Status ParseJitStress(JitDebugOptions& options, std::string_view value) {
 Status CheckDebugOptions(const JitDebugOptions& options, bool engine_is_jit) {
   const engine::jit::JitStress& stress = options.stress;
   const bool stressed =
-      stress.at_entries() || stress.tiny_cache || stress.tiny_tlb || stress.compact || stress.sample != 0;
+      stress.at_entries() || stress.cache_mib != 0 || stress.tiny_tlb || stress.compact || stress.sample != 0;
   const char* const option = options.dump()     ? "--dump-block"
                              : options.perf_map ? "--perf-map"
                              : stressed         ? "--jit-stress"

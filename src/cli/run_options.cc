@@ -227,7 +227,7 @@ constexpr std::array kOptions = std::to_array<Option>({
      [](RunOptions& o, std::string_view) -> Status { o.machine.jit_debug.perf_map = true; return {}; }},
     {"--perf-symbols", "FILE", "with --perf-map: the guest kernel's System.map or /proc/kallsyms",
      [](RunOptions& o, std::string_view v) -> Status { o.machine.jit_debug.symbols_file = v; return {}; }},
-    {"--jit-stress", "MODE[,MODE...]", "make rare events frequent: flush[=N], interrupt[=N], invalidate[=N], sample[=N], compact, cache, tlb",
+    {"--jit-stress", "MODE[,MODE...]", "make rare events frequent: flush[=N], interrupt[=N], invalidate[=N], sample[=N], compact, cache[=MIB], tlb",
      [](RunOptions& o, std::string_view v) { return ParseJitStress(o.machine.jit_debug, v); }},
     {"--check-reuse", "", "compare each translation that is used again with a new one",
      [](RunOptions& o, std::string_view) -> Status { o.machine.jit_debug.check_reuse = true; return {}; }},

@@ -173,7 +173,9 @@ TEST(RunOptions, StressOfTheTranslator) {
   EXPECT_EQ(stress.flush, 20u);
   EXPECT_EQ(stress.interrupt, 1u);
   EXPECT_EQ(stress.invalidate, 0u);
-  EXPECT_TRUE(stress.tiny_cache && stress.tiny_tlb);
+  EXPECT_TRUE(stress.tiny_tlb);
+  EXPECT_EQ(stress.cache_mib, 1u);
+  EXPECT_EQ(Parse({"--jit-stress", "cache=4"})->machine.jit_debug.stress.cache_mib, 4u);
   EXPECT_NE(ErrorOf({"--jit-stress", "flush=0"}).find("above 0"), std::string::npos);
   EXPECT_NE(ErrorOf({"--jit-stress", "tlb=4"}).find("choose"), std::string::npos);
   EXPECT_NE(ErrorOf({"--jit-stress", "tlb", "--engine", "interp"}).find("--engine jit"), std::string::npos);

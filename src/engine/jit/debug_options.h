@@ -16,12 +16,11 @@ struct JitStress {
   uint32_t flush = 0;       ///< all cached translations of addresses are flushed
   uint32_t interrupt = 0;   ///< a request comes that turns out to be nothing
   uint32_t invalidate = 0;  ///< the translations of the page are thrown away
-  bool tiny_cache = false;  ///< kTinyCacheBytes for translations
+  uint32_t cache_mib = 0;   ///< the most MiB for translations; 0: as else
   bool tiny_tlb = false;    ///< kTinyTlbEntries in each data TLB
   bool compact = false;     ///< code is made compact until samples find it hot
   uint32_t sample = 0;      ///< checks until the next sample for hot code; 0: the usual number
 
-  static constexpr uint64_t kTinyCacheBytes = kMiB;
   static constexpr unsigned kTinyTlbEntries = 8;  ///< at least 4: see NoTag
 
   bool at_entries() const { return flush != 0 || interrupt != 0 || invalidate != 0; }

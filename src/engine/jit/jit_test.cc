@@ -694,13 +694,12 @@ TEST_P(EveryProgram, EndsAsOnTheInterpreterUnderStress) {
   using Stress = JitStress;
   Machine reference(interp::CreateInterpEngine(), GetParam().program);
   const CpuState expected = reference.RunToHalt(15);
-  for (const Stress& stress :
-       {Stress{.flush = 1}, Stress{.flush = 2}, Stress{.interrupt = 1}, Stress{.invalidate = 1},
-        Stress{.tiny_cache = true}, Stress{.tiny_tlb = true}, Stress{.compact = true},
-        Stress{.compact = true, .sample = 1}, Stress{.flush = 2, .compact = true, .sample = 3},
-        Stress{.flush = 3, .interrupt = 2, .invalidate = 5, .tiny_cache = true, .tiny_tlb = true}}) {
+  for (const Stress& stress : {Stress{.flush = 1}, Stress{.flush = 2}, Stress{.interrupt = 1}, Stress{.invalidate = 1},
+                               Stress{.cache_mib = 1}, Stress{.tiny_tlb = true}, Stress{.compact = true},
+                               Stress{.compact = true, .sample = 1}, Stress{.flush = 2, .compact = true, .sample = 3},
+                               Stress{.flush = 3, .interrupt = 2, .invalidate = 5, .cache_mib = 1, .tiny_tlb = true}}) {
     SCOPED_TRACE(fmt::format("flush {} interrupt {} invalidate {} tiny cache {} tiny TLB {} compact {} sample {}",
-                             stress.flush, stress.interrupt, stress.invalidate, stress.tiny_cache, stress.tiny_tlb,
+                             stress.flush, stress.interrupt, stress.invalidate, stress.cache_mib, stress.tiny_tlb,
                              stress.compact, stress.sample));
     Machine translated(Jit({.debug = {.stress = stress}}), GetParam().program);
     const CpuState got = translated.RunToHalt(15);

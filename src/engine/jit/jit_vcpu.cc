@@ -65,7 +65,8 @@ Result<std::unique_ptr<JitVcpu>> JitVcpu::Create(const VcpuConfig& config, const
 
 Status JitVcpu::Prepare() {
   config_.exclusive = &member_;
-  if (options_.debug.stress.tiny_cache) options_.code_cache_bytes = JitStress::kTinyCacheBytes;
+  if (const uint64_t cache_mib = options_.debug.stress.cache_mib; cache_mib != 0)
+    options_.code_cache_bytes = std::min(options_.code_cache_bytes, cache_mib * kMiB);
   // A block takes about as much room for its records as for its code.
   const uint64_t code_bytes = AlignDown(options_.code_cache_bytes / 64 * 33, kPageSize);
   using Backing = codegen::CodeBuffer::Backing;

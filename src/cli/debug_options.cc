@@ -66,8 +66,7 @@ Status ParseJitStress(JitDebugOptions& options, std::string_view value) {
     if (!period)
       return Fail(
           "--jit-stress {}: choose of flush[=N], interrupt[=N], invalidate[=N], sample[=N], compact, cache[=MIB], tlb, "
-          "with "
-          "commas",
+          "with commas",
           value);
     *period = 1;
     if (equals == std::string_view::npos) return {};

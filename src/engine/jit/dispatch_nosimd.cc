@@ -138,7 +138,7 @@ uint32_t JitVcpu::FindBlock(uint64_t rip, uint32_t flags, uint32_t& page_id) {
 
 void JitVcpu::NoteJumpTarget(const Block& block) {
   const uint64_t entry = JumpIndex(block.rip);
-  if (entry == 0) return;
+  if (entry == 0 || block.body == 0) return;  // without an entry of its own it would run for any RIP
   const unsigned context = block.flags & kFlagContextMask;
   JumpCache& cache = context_->jump_cache[context];
   CodeNotes& notes = Code(context);

@@ -38,6 +38,24 @@ jit_test_fib:
     .globl jit_test_fib_end
 jit_test_fib_end:
 
+    .globl jit_test_deep
+jit_test_deep:                   # deeper than the host's return stack, with an access that misses at each depth
+    xor eax, eax
+    mov ecx, 9000
+    call 1f
+    hlt
+1:  mov edx, ecx
+    and edx, 31
+    shl edx, 12
+    add [rdx+0x200000], rcx
+    add rax, [rdx+0x200000]
+    dec ecx
+    jz 2f
+    call 1b
+2:  ret
+    .globl jit_test_deep_end
+jit_test_deep_end:
+
     .globl jit_test_homed
 jit_test_homed:                  # registers that live in memory, stack pointer as operand and base
     mov r10, 0x1111
@@ -377,6 +395,7 @@ struct Program {
 }  // namespace nacre::engine::jit
 
 NACRE_PROGRAM(fib)
+NACRE_PROGRAM(deep)
 NACRE_PROGRAM(homed)
 NACRE_PROGRAM(high_bytes)
 NACRE_PROGRAM(flags)
@@ -694,10 +713,12 @@ TEST_P(EveryProgram, EndsAsOnTheInterpreterUnderStress) {
   using Stress = JitStress;
   Machine reference(interp::CreateInterpEngine(), GetParam().program);
   const CpuState expected = reference.RunToHalt(15);
-  for (const Stress& stress : {Stress{.flush = 1}, Stress{.flush = 2}, Stress{.interrupt = 1}, Stress{.invalidate = 1},
-                               Stress{.cache_mib = 1}, Stress{.tiny_tlb = true}, Stress{.compact = true},
-                               Stress{.compact = true, .sample = 1}, Stress{.flush = 2, .compact = true, .sample = 3},
-                               Stress{.flush = 3, .interrupt = 2, .invalidate = 5, .cache_mib = 1, .tiny_tlb = true}}) {
+  for (const Stress& stress :
+       {Stress{.flush = 1}, Stress{.flush = 2}, Stress{.interrupt = 1}, Stress{.invalidate = 1}, Stress{.cache_mib = 1},
+        Stress{.tiny_tlb = true}, Stress{.compact = true}, Stress{.compact = true, .sample = 1},
+        Stress{.tiny_tlb = true, .compact = true, .sample = 1'000'000},
+        Stress{.flush = 2, .compact = true, .sample = 3},
+        Stress{.flush = 3, .interrupt = 2, .invalidate = 5, .cache_mib = 1, .tiny_tlb = true}}) {
     SCOPED_TRACE(fmt::format("flush {} interrupt {} invalidate {} tiny cache {} tiny TLB {} compact {} sample {}",
                              stress.flush, stress.interrupt, stress.invalidate, stress.cache_mib, stress.tiny_tlb,
                              stress.compact, stress.sample));
@@ -710,9 +731,9 @@ TEST_P(EveryProgram, EndsAsOnTheInterpreterUnderStress) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Jit, EveryProgram,
-                         testing::Values(NamedProgram{"fib", k_fib}, NamedProgram{"homed", k_homed},
-                                         NamedProgram{"high_bytes", k_high_bytes}, NamedProgram{"flags", k_flags},
-                                         NamedProgram{"crossing", k_crossing},
+                         testing::Values(NamedProgram{"fib", k_fib}, NamedProgram{"deep", k_deep},
+                                         NamedProgram{"homed", k_homed}, NamedProgram{"high_bytes", k_high_bytes},
+                                         NamedProgram{"flags", k_flags}, NamedProgram{"crossing", k_crossing},
                                          NamedProgram{"beside_code", k_beside_code},
                                          NamedProgram{"self_modifying", k_self_modifying},
                                          NamedProgram{"indirect", k_indirect}, NamedProgram{"loops", k_loops},

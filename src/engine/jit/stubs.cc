@@ -92,7 +92,7 @@ void EmitCallAndResume(Assembler& code, const Mem& function, bool scratch_is_add
 
 /// Of a check in the block: `has_place`, or out of line.
 void EmitSlowAddress(Assembler& code, bool has_place, const uint8_t* leave_spilled) {
-  if (has_place) TakeExitPlace(code);
+  TakeExitPlace(code);  // first: what is pushed after it may find the return stack full, which then is emptied
   SaveFlags(code);
   code.Store(NACRE_CONTEXT(slow_address), kScratch2);
   EmitCallAndResume(code, has_place ? NACRE_CONTEXT(slow_handler) : NACRE_CONTEXT(check_handler), true, has_place,

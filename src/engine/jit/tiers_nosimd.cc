@@ -9,42 +9,34 @@
 
 namespace nacre::engine::jit {
 
-/// A check out of line found no translation in the TLB, or is a sample: returns where to try again, or 0 with the exit
-/// prepared when the interpreter must do the instruction.
+/// A check out of line found no translation in the TLB, or is a sample: returns where its caller goes on, or 0 with the
+/// exit prepared when the interpreter must do the instruction. The return address has left the return stack, which may
+/// have been full, or be emptied meanwhile.
 uint64_t JitVcpu::SlowCheck() {
   JitContext& context = *context_;
   const CheckCode check = CheckCode::Unpack(context.exit_id);
-  // Where the check was called. It leaves the return stack, which may be emptied meanwhile.
-  const uint64_t back = *reinterpret_cast<const uint64_t*>(context.return_rsp);
-  context.return_rsp += 8;
+  const uint64_t back = context.exit_at, address = context.slow_address;
   const auto code = static_cast<uint32_t>(back - 1 - reinterpret_cast<uint64_t>(buffer_.exec_base()));
   if (check.sample) {
     context.sample_countdown = options_.debug.stress.sample != 0 ? options_.debug.stress.sample : kSamplePeriod;
     TakeSample(store_->FindByCode(code));
-  } else {
-    const uint64_t address = context.slow_address;
-    const unsigned size = 1u << check.log2_size;
-    const bool crosses = (address & kPageMask) + size > kPageSize;
-    const bool filled = !crosses && FillTlb(check.context, address, check.write);
-    if (!filled && !crosses && code_host_ && MayWriteBesideCode(code_host_, address & kPageMask, size)) {
-      context.slow_addend = reinterpret_cast<uint64_t>(code_host_) - AlignDown(address, kPageSize);
-      return back;
-    }
-    if (crosses && !check.write && ReadAcrossPages(check.context, address, size)) return back;
-    if (!filled) {
-      const Block& block = store_->block(store_->FindByCode(code));
-      context.state.rip = block.rip + store_->GuestOffset(block, code);
-      // As in SlowMemory.
-      if (!crosses && !X87ExceptionIsPending() && (size <= 8 || address % size == 0)) pending_fault_ = walk_fault_;
-      context.exit_id = kNone;
-      context.exit_code = kExitInterpret;
-      return 0;
-    }
   }
-  context.return_rsp -= 8;
-  *reinterpret_cast<uint64_t*>(context.return_rsp) = back;
-  return reinterpret_cast<uint64_t>(
-      buffer_.ToExec(stubs_.check[check.context][check.write ? 1 : 0][check.log2_size][check.keeps ? 1 : 0]));
+  const unsigned size = 1u << check.log2_size;
+  const bool crosses = (address & kPageMask) + size > kPageSize;
+  const uint8_t* host = crosses ? nullptr : FillTlb(check.context, address, check.write);
+  if (!host && !crosses && code_host_ && MayWriteBesideCode(code_host_, address & kPageMask, size)) host = code_host_;
+  if (host) {
+    context.slow_addend = reinterpret_cast<uint64_t>(host) - AlignDown(address, kPageSize);
+    return back;
+  }
+  if (crosses && !check.write && ReadAcrossPages(check.context, address, size)) return back;
+  const Block& block = store_->block(store_->FindByCode(code));
+  context.state.rip = block.rip + store_->GuestOffset(block, code);
+  // As in SlowMemory.
+  if (!crosses && !X87ExceptionIsPending() && (size <= 8 || address % size == 0)) pending_fault_ = walk_fault_;
+  context.exit_id = kNone;
+  context.exit_code = kExitInterpret;
+  return 0;
 }
 
 void JitVcpu::TakeSample(uint32_t id) {

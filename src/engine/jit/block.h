@@ -90,7 +90,6 @@ struct Block {
   uint8_t body = 0;         ///< from `code` to where links enter; 0: no entry for indirect branches
 
   uint32_t entry() const { return code + body; }
-  bool has_code() const { return instruction_count != 0; }
 };
 static_assert(sizeof(Block) <= 88);
 
@@ -208,7 +207,7 @@ class BlockStore {
 
   uint32_t Find(uint64_t phys, uint64_t rip, uint32_t flags) const;
 
-  // Translation: Begin, then links and sites and code from code_at() on, then Finish.
+  // Translation: Begin, then links, sites and code from Block::code on, then Finish.
   /// False: the current segment is too full for so many bytes.
   bool HasRoom(uint32_t code_bytes, uint32_t record_bytes) const;
   /// Goes on to the next segment and drops what it holds. Returns how many blocks that were.

@@ -77,7 +77,7 @@ struct JitContext {
   uint64_t resume = 0;        ///< host address to go on at after a slow path
   uint32_t exit_id = 0;
   uint32_t exit_code = 0;
-  uint64_t exit_at = 0;          ///< host address of the number behind the call of a way out
+  uint64_t exit_at = 0;          ///< host address behind the call of a way out, where its number is, or of a check
   int64_t sample_countdown = 0;  ///< checks out of line until one of them is taken as a sample
   uint64_t slow_handler = 0;     ///< C++ function for TLB misses
   uint64_t check_handler = 0;    ///< C++ function for what checks out of line cannot do

@@ -31,6 +31,13 @@ uint32_t Translator::NewLink(uint8_t* displacement, uint64_t target_rip, uint16_
   return store_.AddLink(block_, link);
 }
 
+/// The same of a jump or call that leads to the cold part while it is unlinked.
+uint32_t Translator::NewColdLink(uint8_t* displacement, uint64_t target_rip, uint16_t live_flags) {
+  const uint32_t id = NewLink(displacement, target_rip, live_flags);
+  cold_[cold_count_++] = {.kind = ColdExit::kLink, .displacement = displacement, .id = id};
+  return id;
+}
+
 /// A jump or call to `target_rip`. `poll`: look for requests first (every loop must contain a poll). Across pages the
 /// link is taken only while the target page is known to be mapped as it was: its slot holds the id of the (linear,
 /// physical) pair.
@@ -80,9 +87,7 @@ void Translator::EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool p
   }
   uint32_t id = kNone;
   if (call) {
-    uint8_t* const displacement = code_.Call();
-    id = NewLink(displacement, target_rip, live_flags);
-    cold_[cold_count_++] = {.kind = ColdExit::kLink, .displacement = displacement, .id = id};
+    id = NewColdLink(code_.Call(), target_rip, live_flags);
   } else {
     id = NewLink(code_.at() + 1, target_rip, live_flags);
     store_.link(id).in_place = true;
@@ -109,16 +114,9 @@ void Translator::EmitConditional(unsigned index) {
   const uint64_t target = TruncateRip(NextRip(index) + insn.immediate);
   const unsigned condition = insn.opcode & 15;
   const bool backward = target <= RipOf(index);
-  if (IsSideExit(index)) {
-    uint8_t* const displacement = code_.JumpIf(condition);
-    const uint32_t id = NewLink(displacement, target, FlagsAt(target, false));
-    cold_[cold_count_++] = {.kind = ColdExit::kLink, .displacement = displacement, .id = id};
-    return;
-  }
   if (SamePage(target) && !backward) {
-    uint8_t* const displacement = code_.JumpIf(condition);
-    const uint32_t id = NewLink(displacement, target, FlagsAt(target, false));
-    cold_[cold_count_++] = {.kind = ColdExit::kLink, .displacement = displacement, .id = id};
+    NewColdLink(code_.JumpIf(condition), target, FlagsAt(target, false));
+    if (IsSideExit(index)) return;
   } else {
     uint8_t* skip = code_.JumpIf(condition ^ 1);
     EmitLinkExit(target, request_.flags, backward);
@@ -245,7 +243,7 @@ bool Translator::EmitBranch(unsigned index) {
   if (insn.operand_size == 2 && !code64()) return false;  // truncates EIP to 16 bits
   switch (insn.branch) {
     case BranchKind::kConditional:
-      if ((insn.map == 0 && (insn.opcode & 0xf0) == 0x70) || (insn.map == 1 && (insn.opcode & 0xf0) == 0x80)) {
+      if (IsJcc(insn)) {
         EmitConditional(index);
         return true;
       }

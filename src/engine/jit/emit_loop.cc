@@ -40,8 +40,8 @@ void Translator::PlanLoop() {
       (request_.flags & (kFlagUngrouped | kFlagSingle)) || !(request_.flags & kFlagFlat) || live_before_[0] != 0)
     return;
   const Instruction& last = insns_[count_ - 1];
-  const bool jcc = (last.map == 0 && (last.opcode & 0xf0) == 0x70) || (last.map == 1 && (last.opcode & 0xf0) == 0x80);
-  if (last.branch != BranchKind::kConditional || !jcc || NextRip(count_ - 1) + last.immediate != request_.rip) return;
+  if (last.branch != BranchKind::kConditional || !IsJcc(last) || NextRip(count_ - 1) + last.immediate != request_.rip)
+    return;
   for (unsigned i = 0; i + 1 < count_; ++i)
     if (!IsPlain(insns_[i])) return;
 
@@ -267,8 +267,7 @@ void Translator::EmitLoop(unsigned index) {
 
   for (unsigned s = 0; s < stream_count_; ++s) code_.Bind32(loop_misses_[s]);
   uint8_t* const again = code_.Jump();
-  const uint32_t id = NewLink(again, request_.rip, LiveAt(request_.rip));
-  cold_[cold_count_++] = {.kind = ColdExit::kLink, .displacement = again, .id = id};
+  const uint32_t id = NewColdLink(again, request_.rip, LiveAt(request_.rip));
   cold_[cold_count_++] = {.kind = ColdExit::kPoll, .displacement = poll, .id = id};
   code_.Bind32(leave);
   code_.Bind32(leave_strip);

@@ -88,7 +88,6 @@ void Translator::EmitLinearAddress(const Instruction& insn, uint64_t next_rip, i
 void Translator::EmitCheck(const Access& access, uint64_t rip, bool keep_address) {
   const size_t tlb = offsetof(JitContext, tlb) + context() * sizeof(DataTlb);
   const size_t tag = tlb + (access.write ? offsetof(DataTlb, write_tag) : offsetof(DataTlb, read_tag));
-  const Mem saved_rcx = Context(offsetof(JitContext, saved_rcx));
   if (compact_ && access.mask.which == 0 && std::has_single_bit(access.size) && access.size <= 64) {
     const bool keeps = access.flags_live || keep_address;
     code_.CallTo(stubs_.check[context()][access.write ? 1 : 0][std::countr_zero(access.size)][keeps ? 1 : 0]);
@@ -115,21 +114,8 @@ void Translator::EmitCheck(const Access& access, uint64_t rip, bool keep_address
     EmitPredictedIndex(code_, rip);
   else
     EmitIndex(code_, context());
-  if (!access.flags_live) {
-    code_.Add(kScratch2, ContextIndexed(kScratch1, tag));
-    code_.CompareImm32(kScratch2, static_cast<uint32_t>(kPageSize) - access.size);
-    exit.displacement = code_.JumpIf(7);  // above
-    if (keep_address) code_.Sub(kScratch2, ContextIndexed(kScratch1, tag));
-  } else {
-    code_.Store(saved_rcx, kHostRcx);
-    code_.Load(kHostRcx, ContextIndexed(kScratch1, tag));
-    code_.Lea(kHostRcx, {.base = kScratch2, .index = kHostRcx, .disp = static_cast<int32_t>(access.size) - 1});
-    code_.Pext(kHostRcx, kHostRcx, Context(offsetof(JitContext, page_number_mask)));
-    uint8_t* hit = code_.JumpIfRcxZero();
-    exit.displacement = code_.Jump();
-    code_.Bind8(hit);
-    code_.Load(kHostRcx, saved_rcx);
-  }
+  exit.displacement = EmitTagCheck(code_, tag, access.size, access.flags_live);
+  if (!access.flags_live && keep_address) code_.Sub(kScratch2, ContextIndexed(kScratch1, tag));
   code_.Load(kScratch1, ContextIndexed(kScratch1, tlb + offsetof(DataTlb, addend)));
   store_.site(site).check_bytes = static_cast<uint8_t>(InBlock(code_.at()) - place.retry);
   cold_[cold_count_++] = exit;

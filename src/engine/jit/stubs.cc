@@ -58,7 +58,8 @@ void EmitExit(Assembler& code, ExitCode exit_code, const uint8_t* leave) {
   code.JumpTo(leave);
 }
 
-/// A way out has been called: where the number is that stands behind the call.
+/// A way out or a check has been called: where the number is that stands behind the call, or the way back. Nothing that
+/// is needed may stay on the return stack when something is pushed: where it is full, its guard page has it emptied.
 void TakeExitPlace(Assembler& code) { code.Op(0, NACRE_CONTEXT(exit_at), 0x8f, false); }  // pop
 
 /// Registers are spilled.
@@ -92,7 +93,7 @@ void EmitCallAndResume(Assembler& code, const Mem& function, bool scratch_is_add
 
 /// Of a check in the block: `has_place`, or out of line.
 void EmitSlowAddress(Assembler& code, bool has_place, const uint8_t* leave_spilled) {
-  TakeExitPlace(code);  // first: what is pushed after it may find the return stack full, which then is emptied
+  TakeExitPlace(code);
   SaveFlags(code);
   code.Store(NACRE_CONTEXT(slow_address), kScratch2);
   EmitCallAndResume(code, has_place ? NACRE_CONTEXT(slow_handler) : NACRE_CONTEXT(check_handler), true, has_place,
@@ -103,32 +104,16 @@ void EmitSlowAddress(Assembler& code, bool has_place, const uint8_t* leave_spill
 uint8_t* EmitCheckOutOfLine(Assembler& code, CheckCode which, const uint8_t* slow) {
   const size_t tlb = offsetof(JitContext, tlb) + which.context * sizeof(DataTlb);
   const size_t tag = tlb + (which.write ? offsetof(DataTlb, write_tag) : offsetof(DataTlb, read_tag));
-  const Mem saved_rcx = NACRE_CONTEXT(saved_rcx);
-  const Mem tlb_mask = Context(offsetof(JitContext, tlb_mask) + 8 * which.context);
-  const unsigned size = 1u << which.log2_size;
   code.Align(16);
   uint8_t* const start = code.at();
   uint8_t* sample = nullptr;
-  uint8_t* miss = nullptr;
-  if (which.keeps) {
-    code.Store(saved_rcx, kHostRcx);
-    code.Pext(kScratch1, kScratch2, tlb_mask);
-    code.Load(kHostRcx, ContextIndexed(kScratch1, tag));
-    code.Lea(kHostRcx, {.base = kScratch2, .index = kHostRcx, .disp = static_cast<int32_t>(size) - 1});
-    code.Pext(kHostRcx, kHostRcx, NACRE_CONTEXT(page_number_mask));
-    uint8_t* const hit = code.JumpIfRcxZero();
-    miss = code.Jump();
-    code.Bind8(hit);
-    code.Load(kHostRcx, saved_rcx);
-  } else {
+  if (!which.keeps) {
     code.Op(5, NACRE_CONTEXT(sample_countdown), 0x83);  // sub
     code.Byte(1);
     sample = code.JumpIf(8);  // negative
-    code.Pext(kScratch1, kScratch2, tlb_mask);
-    code.Add(kScratch2, ContextIndexed(kScratch1, tag));
-    code.CompareImm32(kScratch2, static_cast<uint32_t>(kPageSize) - size);
-    miss = code.JumpIf(7);  // above
   }
+  code.Pext(kScratch1, kScratch2, Context(offsetof(JitContext, tlb_mask) + 8 * which.context));
+  uint8_t* const miss = EmitTagCheck(code, tag, 1u << which.log2_size, which.keeps);
   code.Load(kScratch1, ContextIndexed(kScratch1, tlb + offsetof(DataTlb, addend)));
   code.Return();
   if (sample) {
@@ -140,7 +125,7 @@ uint8_t* EmitCheckOutOfLine(Assembler& code, CheckCode which, const uint8_t* slo
   }
   code.Bind32(miss);
   if (which.keeps)
-    code.Load(kHostRcx, saved_rcx);
+    code.Load(kHostRcx, NACRE_CONTEXT(saved_rcx));
   else
     code.Sub(kScratch2, ContextIndexed(kScratch1, tag));
   code.StoreImm32(NACRE_CONTEXT(exit_id), which.Pack());
@@ -149,6 +134,23 @@ uint8_t* EmitCheckOutOfLine(Assembler& code, CheckCode which, const uint8_t* slo
 }
 
 }  // namespace
+
+uint8_t* EmitTagCheck(Assembler& code, size_t tag, unsigned size, bool keeps) {
+  if (!keeps) {
+    code.Add(kScratch2, ContextIndexed(kScratch1, tag));
+    code.CompareImm32(kScratch2, static_cast<uint32_t>(kPageSize) - size);
+    return code.JumpIf(7);  // above
+  }
+  code.Store(NACRE_CONTEXT(saved_rcx), kHostRcx);
+  code.Load(kHostRcx, ContextIndexed(kScratch1, tag));
+  code.Lea(kHostRcx, {.base = kScratch2, .index = kHostRcx, .disp = static_cast<int32_t>(size) - 1});
+  code.Pext(kHostRcx, kHostRcx, NACRE_CONTEXT(page_number_mask));
+  uint8_t* const hit = code.JumpIfRcxZero();
+  uint8_t* const miss = code.Jump();
+  code.Bind8(hit);
+  code.Load(kHostRcx, NACRE_CONTEXT(saved_rcx));
+  return miss;
+}
 
 void EmitLookup(Assembler& code, unsigned context, bool call) {
   const size_t targets = offsetof(JitContext, jump_cache) + context * sizeof(JumpCache) + offsetof(JumpCache, target);

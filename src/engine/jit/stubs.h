@@ -65,6 +65,11 @@ struct CheckCode {
   }
 };
 
+/// R11 = address, R10 = its index in a TLB whose tags are at `tag` of the context: the displacement of a jump that is
+/// taken unless `size` bytes there hit. Keeps the flags and R11, with RCX in JitContext::saved_rcx where the jump
+/// leads; or neither.
+uint8_t* EmitTagCheck(Assembler& code, size_t tag, unsigned size, bool keeps);
+
 /// R10 = RIP: a jump or call to what the jump cache has for it. Keeps the flags.
 void EmitLookup(Assembler& code, unsigned context, bool call = false);
 

@@ -136,11 +136,14 @@ void Translator::DecodeBlock() {
   }
 }
 
+bool Translator::IsJcc(const Instruction& insn) {
+  return (insn.map == 0 && (insn.opcode & 0xf0) == 0x70) || (insn.map == 1 && (insn.opcode & 0xf0) == 0x80);
+}
+
 /// Forward conditional branches within the page do not end a block: code behind them usually runs.
 bool Translator::GoesOnBehind(unsigned index) const {
   const Instruction& insn = insns_[index];
-  const bool jcc = (insn.map == 0 && (insn.opcode & 0xf0) == 0x70) || (insn.map == 1 && (insn.opcode & 0xf0) == 0x80);
-  if (insn.branch != BranchKind::kConditional || !jcc || (insn.operand_size == 2 && !code64())) return false;
+  if (insn.branch != BranchKind::kConditional || !IsJcc(insn) || (insn.operand_size == 2 && !code64())) return false;
   if (count_ == request_.max_instructions || count_ >= kMaxWithSideExits || side_exits_ == kMaxSideExits) return false;
   const uint64_t target = TruncateRip(NextRip(index) + insn.immediate);
   return SamePage(target) && SamePage(NextRip(index)) && target > RipOf(index);

@@ -151,6 +151,7 @@ class Translator {
 
   // translator.cc
   void DecodeBlock();
+  static bool IsJcc(const x86::Instruction& insn);
   bool GoesOnBehind(unsigned index) const;
   /// A conditional branch within the block: not taken, the block goes on.
   bool IsSideExit(unsigned index) const {
@@ -253,6 +254,7 @@ class Translator {
   bool PairsCalls() const { return !(request_.flags & kFlagSingle) && context() != kContextSupervisorAc; }
   void EmitLinkExit(uint64_t target_rip, uint32_t target_flags, bool poll, bool call = false);
   uint32_t NewLink(uint8_t* displacement, uint64_t target_rip, uint16_t live_flags);
+  uint32_t NewColdLink(uint8_t* displacement, uint64_t target_rip, uint16_t live_flags);
   uint16_t FlagsAt(uint64_t target_rip, bool poll);
   uint32_t Offset(const uint8_t* in_write_view) const {
     return static_cast<uint32_t>(in_write_view - buffer_.write_base());

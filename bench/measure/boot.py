@@ -7,7 +7,7 @@ import tempfile
 import time
 
 from measure import goals, micro, programs
-from measure.common import GUESTS, Guest, NotAvailable, Process, circumstances, markdown
+from measure.common import GUESTS, Failed, Guest, NotAvailable, Process, circumstances, markdown
 from measure.sheet import Sheet, measure
 
 KIND = "debian12"
@@ -53,15 +53,17 @@ def render_boot(sheet, _):
     return f"{circumstances(sheet)}\n\n{markdown(head, rows)}{goals.boot(sheet)}{sheet.notes()}"
 
 
-def memory_over_ram(pid):
-    """MiB of this process's share of all that it holds but guest RAM (PSS: what two mappings share counts once)."""
-    other, name = 0, ""
+def memory_over_ram(pid, ram):
+    """MiB of this process's share of all that it holds but guest RAM (PSS: what two mappings share counts once). RAM is the
+    one mapping of `ram` MiB."""
+    sizes, shares = [], []
     for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        if re.match(r"^[0-9a-f]+-[0-9a-f]+ ", line):
-            name = line.split(None, 5)[5] if len(line.split(None, 5)) > 5 else ""
-        elif line.startswith("Pss:") and "nacre-guest-ram" not in name:
-            other += int(line.split()[1])
-    return other / 1024
+        if match := re.match(r"(Size|Pss): +(\d+) kB$", line):
+            (sizes if match[1] == "Size" else shares).append(int(match[2]))
+    rams = [share for size, share in zip(sizes, shares, strict=True) if size == ram * 1024]
+    if len(rams) != 1:
+        raise Failed(f"process {pid} has {len(rams)} mappings of {ram} MiB: which is guest RAM?")
+    return (sum(shares) - rams[0]) / 1024
 
 
 def idle_percent(process):
@@ -81,12 +83,13 @@ def new_cost(options):
 
 
 def run_idle(engine, options, record):
-    words = debian().command(engine, options) + (["--engine-stats"] if engine == "jit" else [])
+    machine = debian()
+    words = machine.command(engine, options) + (["--engine-stats"] if engine == "jit" else [])
     with Process(words, options.timeout, engine) as process:
         process.wait_for(LOGIN)
         time.sleep(SETTLE_SECONDS)
         if engine == "jit":
-            record("over RAM", memory_over_ram(process.process.pid))
+            record("over RAM", memory_over_ram(process.process.pid, machine.memory))
         record("idle", idle_percent(process))
         if engine == "jit":
             process.process.terminate()
@@ -105,7 +108,7 @@ def memory_when_full(initrd, options, more=()):
             if match and match[6] != "0":
                 process.fail(f"{match[1]} ended with status {match[6]}")
             if match and match[1] == HEAVY[-1]:
-                return memory_over_ram(process.process.pid)
+                return memory_over_ram(process.process.pid, machine.memory)
         process.end()
         return process.fail("the guest ended early")
 

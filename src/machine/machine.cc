@@ -45,7 +45,9 @@ Result<std::unique_ptr<Machine>> Machine::Create(const MachineConfig& config) {
 }
 
 Status Machine::Build() {
-  memory_ = NACRE_TRY(memory::GuestMemory::Create(config_.memory_bytes));
+  using Backing = memory::GuestMemory::Backing;
+  memory_ = NACRE_TRY(
+      memory::GuestMemory::Create(config_.memory_bytes, config_.lockstep ? Backing::kFile : Backing::kAnonymous));
   model_ = NACRE_TRY(x86::CpuModel::Create(config_.cpu_model, {.cpu_count = config_.cpu_count}));
   loop_ = NACRE_TRY(EventLoop::Create(device_lock_));
   loop_->Pause();  // guest time starts with the guest

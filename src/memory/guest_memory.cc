@@ -10,11 +10,20 @@
 #include "base/check.h"
 
 namespace nacre::memory {
+namespace {
 
-Result<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t size_bytes) {
+constexpr uint64_t kHugePage = 2 * kMiB;
+
+}  // namespace
+
+Result<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t size_bytes, Backing backing) {
   if (size_bytes < kMiB || size_bytes > 1024 * kGiB || size_bytes % kPageSize != 0)
     return Fail("guest memory of {} bytes: give a multiple of 4 KiB between 1M and 1T", size_bytes);
   std::unique_ptr<GuestMemory> memory(new GuestMemory);
+  if (backing == Backing::kAnonymous) {
+    NACRE_TRY_STATUS(memory->Map(size_bytes, MAP_PRIVATE | MAP_ANONYMOUS));
+    return memory;
+  }
   memory->fd_ = Fd(memfd_create("nacre-guest-ram", MFD_CLOEXEC));
   if (!memory->fd_.valid()) return FailErrno("guest memory: memfd_create");
   if (ftruncate(memory->fd_.get(), static_cast<off_t>(size_bytes)) != 0)
@@ -25,16 +34,25 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t size_bytes) {
 
 Result<std::unique_ptr<GuestMemory>> GuestMemory::CreatePrivateView(const GuestMemory& of) {
   std::unique_ptr<GuestMemory> memory(new GuestMemory);
-  memory->fd_ = Fd(fcntl(of.fd(), F_DUPFD_CLOEXEC, 0));
+  if (!of.fd_.valid()) return Fail("guest memory: a second view needs memory that is a file");
+  memory->fd_ = Fd(fcntl(of.fd_.get(), F_DUPFD_CLOEXEC, 0));
   if (!memory->fd_.valid()) return FailErrno("guest memory: cannot duplicate its descriptor");
   NACRE_TRY_STATUS(memory->Map(of.size_bytes(), MAP_PRIVATE));
   return memory;
 }
 
 Status GuestMemory::Map(uint64_t size_bytes, int sharing) {
-  void* base = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, sharing | MAP_NORESERVE, fd_.get(), 0);
-  if (base == MAP_FAILED) return FailErrno("guest memory: cannot map {} bytes", size_bytes);
-  base_ = static_cast<uint8_t*>(base);
+  const uint64_t mapping_bytes = size_bytes + 2 * kHugePage;  // on both sides something is left that faults
+  void* mapping = mmap(nullptr, mapping_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapping == MAP_FAILED) return FailErrno("guest memory: cannot map {} bytes", mapping_bytes);
+  mapping_ = static_cast<uint8_t*>(mapping);
+  mapping_bytes_ = mapping_bytes;
+  auto* at = reinterpret_cast<uint8_t*>(AlignUp(reinterpret_cast<uint64_t>(mapping) + 1, kHugePage));
+  if (mmap(at, size_bytes, PROT_READ | PROT_WRITE, sharing | MAP_NORESERVE | MAP_FIXED, fd_.get(), 0) == MAP_FAILED)
+    return FailErrno("guest memory: cannot map {} bytes", size_bytes);
+  // Failure costs speed only: each access to a small page takes room in the host's TLB.
+  if (!fd_.valid()) (void)madvise(at, size_bytes, MADV_HUGEPAGE);
+  base_ = at;
   size_bytes_ = size_bytes;
   low_size_ = std::min(size_bytes, kLowLimit);
   high_size_ = size_bytes - low_size_;
@@ -51,7 +69,7 @@ void GuestMemory::DropPrivatePage(uint64_t page_index) {
 }
 
 GuestMemory::~GuestMemory() {
-  if (base_) munmap(base_, size_bytes_);
+  if (mapping_) munmap(mapping_, mapping_bytes_);
 }
 
 bool GuestMemory::Read(GuestPhys address, std::span<uint8_t> to) const {
@@ -99,11 +117,12 @@ bool GuestMemory::Discard(GuestPhys address, uint64_t size_bytes) {
   const uint64_t start = AlignUp(address.value, kPageSize);
   const uint64_t end = AlignDown(address.value + size_bytes, kPageSize);
   if (size_bytes == 0 || end <= start || end < address.value) return false;
-  const uint8_t* host = HostPointer(GuestPhys(start), end - start);
+  uint8_t* host = HostPointer(GuestPhys(start), end - start);
   if (!host) return false;
-  if (fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, host - base_, static_cast<off_t>(end - start)) !=
-      0)
-    return false;
+  const bool done = fd_.valid() ? fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, host - base_,
+                                            static_cast<off_t>(end - start)) == 0
+                                : madvise(host, end - start, MADV_DONTNEED) == 0;
+  if (!done) return false;
   MarkWritten(GuestPhys(start), end - start);
   return true;
 }

@@ -1,8 +1,8 @@
 #pragma once
-// Guest RAM: one memfd mapped once, seen by the guest as a low region at 0 and, above `kLowLimit`, a high region at
-// 4 GiB. All host code that reads or writes guest RAM on behalf of devices, loaders and engines goes through here,
-// so that dirty pages and pages that hold translated code are known. Any thread: guest RAM is racy by nature;
-// page flags are atomic.
+// Guest RAM: one mapping, anonymous or of a memfd, seen by the guest as a low region at 0 and, above `kLowLimit`, a
+// high region at 4 GiB. All host code that reads or writes guest RAM on behalf of devices, loaders and engines goes
+// through here, so that dirty pages and pages that hold translated code are known. Any thread: guest RAM is racy by
+// nature; page flags are atomic.
 
 #include <atomic>
 #include <cstdint>
@@ -27,7 +27,7 @@ class CodeWriteListener {
 struct Region {
   GuestPhys start;
   uint64_t size_bytes = 0;
-  uint64_t offset = 0;  ///< in the memfd and in the host mapping
+  uint64_t offset = 0;  ///< in the host mapping, and in the file if there is one
 };
 
 class GuestMemory {
@@ -37,10 +37,13 @@ class GuestMemory {
   static constexpr uint8_t kDirty = 1;  ///< written since ClearDirty
   static constexpr uint8_t kCode = 2;   ///< an engine holds a translation or decoded form of bytes of this page
 
+  /// Anonymous memory has huge pages where the host gives them; only a file can be seen through a second view.
+  enum class Backing : uint8_t { kFile, kAnonymous };
   /// `size_bytes`: a multiple of 4096, from 1 MiB to 1 TiB. Pages come from the host as they are touched.
-  static Result<std::unique_ptr<GuestMemory>> Create(uint64_t size_bytes);
-  /// The same RAM as `of` now has, copy-on-write: writes stay in this view until DropPrivatePage. Pages that this view
-  /// has not written follow `of`. For running an engine beside another one without touching the guest.
+  static Result<std::unique_ptr<GuestMemory>> Create(uint64_t size_bytes, Backing backing = Backing::kFile);
+  /// The same RAM as `of`, which must be a file, now has, copy-on-write: writes stay in this view until
+  /// DropPrivatePage. Pages that this view has not written follow `of`. For running an engine beside another one
+  /// without touching the guest.
   static Result<std::unique_ptr<GuestMemory>> CreatePrivateView(const GuestMemory& of);
   ~GuestMemory();
   GuestMemory(const GuestMemory&) = delete;
@@ -48,8 +51,7 @@ class GuestMemory {
 
   uint64_t size_bytes() const { return size_bytes_; }
   std::span<const Region> regions() const { return regions_; }
-  int fd() const { return fd_.get(); }
-  /// The whole RAM in memfd order (regions one after another).
+  /// The whole RAM, regions one after another.
   uint8_t* host_base() const { return base_; }
 
   /// Host address of [address, address + size_bytes), or nullptr unless all of it is RAM of one region. For reading;
@@ -79,7 +81,7 @@ class GuestMemory {
   /// after the data was written, so that an engine which sets kCode before it reads the bytes misses nothing.
   void MarkWritten(GuestPhys address, uint64_t size_bytes);
 
-  /// Index into the flags of a RAM page: its page number in memfd order.
+  /// Index into the flags of a RAM page: its page number from host_base on.
   uint64_t PageIndex(const uint8_t* host) const { return static_cast<uint64_t>(host - base_) / kPageSize; }
   std::atomic<uint8_t>& PageFlags(uint64_t page_index) { return page_flags_[page_index]; }
   /// kCode on or off for the page at `address` (must be RAM).
@@ -96,7 +98,9 @@ class GuestMemory {
   GuestMemory() = default;
   Status Map(uint64_t size_bytes, int sharing);
 
-  Fd fd_;
+  Fd fd_;                       ///< of a file
+  uint8_t* mapping_ = nullptr;  ///< mapping_bytes_ that hold the RAM at base_, aligned to huge pages
+  uint64_t mapping_bytes_ = 0;
   uint8_t* base_ = nullptr;
   uint64_t size_bytes_ = 0;
   uint64_t low_size_ = 0;

@@ -8,8 +8,8 @@
 namespace nacre::memory {
 namespace {
 
-std::unique_ptr<GuestMemory> Make(uint64_t size) {
-  auto memory = GuestMemory::Create(size);
+std::unique_ptr<GuestMemory> Make(uint64_t size, GuestMemory::Backing backing = GuestMemory::Backing::kFile) {
+  auto memory = GuestMemory::Create(size, backing);
   if (!memory) ADD_FAILURE() << memory.error().message;
   return std::move(memory).value();
 }
@@ -114,8 +114,28 @@ TEST(GuestMemory, PageIndexOfHighMemoryFollowsTheLow) {
   EXPECT_EQ(memory->PageFlags(GuestMemory::kLowLimit / kPageSize + 1).load(), GuestMemory::kDirty);
 }
 
-TEST(GuestMemory, DiscardZeroesWholePagesOnly) {
-  const auto memory = Make(kMiB);
+TEST(GuestMemory, BothBackingsStartAtAHugePage) {
+  EXPECT_EQ(reinterpret_cast<uint64_t>(Make(kMiB)->host_base()) % (2 * kMiB), 0U);
+  EXPECT_EQ(reinterpret_cast<uint64_t>(Make(kMiB, GuestMemory::Backing::kAnonymous)->host_base()) % (2 * kMiB), 0U);
+}
+
+TEST(GuestMemory, OnlyAFileHasASecondView) {
+  const auto file = Make(kMiB);
+  ASSERT_TRUE(file->WriteValue(GuestPhys(0x1000), uint8_t{7}));
+  const auto view = GuestMemory::CreatePrivateView(*file);
+  ASSERT_TRUE(view.has_value()) << view.error().message;
+  uint8_t seen = 0;
+  ASSERT_TRUE((*view)->ReadValue(GuestPhys(0x1000), seen));
+  EXPECT_EQ(seen, 7);
+  EXPECT_FALSE(GuestMemory::CreatePrivateView(*Make(kMiB, GuestMemory::Backing::kAnonymous)).has_value());
+}
+
+class GuestMemoryBackings : public testing::TestWithParam<GuestMemory::Backing> {};
+INSTANTIATE_TEST_SUITE_P(All, GuestMemoryBackings,
+                         testing::Values(GuestMemory::Backing::kFile, GuestMemory::Backing::kAnonymous));
+
+TEST_P(GuestMemoryBackings, DiscardZeroesWholePagesOnly) {
+  const auto memory = Make(kMiB, GetParam());
   std::vector<uint8_t> ones(4 * kPageSize, 1);
   ASSERT_TRUE(memory->Write(GuestPhys(0x1000), ones));
   EXPECT_TRUE(memory->Discard(GuestPhys(0x1800), 2 * kPageSize));  // only the page at 0x2000 lies inside

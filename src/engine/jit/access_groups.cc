@@ -145,7 +145,7 @@ void Translator::TrackBases(const Instruction& insn) {
 bool Translator::FormOf(unsigned index, AddressForm& form, int64_t& offset) const {
   const Instruction& insn = insns_[index];
   const Operand* memory = insn.memory_operand();
-  const bool translated = CanReEmit(insn) || insn.mnemonic == ZYDIS_MNEMONIC_PUSH ||
+  const bool translated = ReEmits(index) || insn.mnemonic == ZYDIS_MNEMONIC_PUSH ||
                           insn.branch == BranchKind::kIndirectCall || insn.branch == BranchKind::kIndirectJump;
   const bool bit_string = insn.map == 1 && (insn.opcode & 0xe7) == 0xa3;
   const bool absolute_mov = insn.map == 0 && insn.opcode >= 0xa0 && insn.opcode <= 0xa3;
@@ -176,6 +176,7 @@ bool Translator::FormOf(unsigned index, AddressForm& form, int64_t& offset) cons
 void Translator::PlanGroups() {
   for (unsigned i = 0; i < count_; ++i) plan_[i] = {};
   table_lookup_ = {};
+  loaded_ = 0;
   const auto versions = base_version_;
   bool may_predict = true;  // an access may fault on the host, and EmitHighByteMemory's must not
   group_count_ = 0;
@@ -185,8 +186,9 @@ void Translator::PlanGroups() {
   const unsigned word = code64() ? 8 : 4;
   for (unsigned i = 0; i < count_; ++i) {
     const Instruction& insn = insns_[i];
-    if (!IsTransparent(insn) && insn.branch == BranchKind::kNone) break;  // the block may end here
+    if (!Transparent(i) && insn.branch == BranchKind::kNone) break;  // the block may end here
     table_lookup_[i] = IsTableLookup(i, versions);
+    if (insn.has_memory() && insn.mnemonic == ZYDIS_MNEMONIC_MOV) loaded_ |= insn.gpr_written;
     may_predict = may_predict && !(HasHighByte(insn) && insn.has_memory());
     if (live_before_[i] == 0) early_ = {static_cast<int>(i), base_version_, base_change_};
     AddressForm form;

@@ -121,6 +121,16 @@ class Assembler {
   /// PDEP, likewise.
   void Pdep(unsigned reg, unsigned source, const Mem& mask) { Vex(reg, source, mask, 0xf5, 3); }
 
+  /// RORX: keeps the flags.
+  void RotateRight(unsigned to, unsigned from, uint8_t count) {
+    Byte(0xc4);
+    Byte(static_cast<uint8_t>((to >= 8 ? 0 : 0x80) | 0x40 | (from >= 8 ? 0 : 0x20) | 3));
+    Byte(0xfb);
+    Byte(0xf0);
+    Byte(static_cast<uint8_t>(0xc0 | (to & 7) << 3 | (from & 7)));
+    Byte(count);
+  }
+  void And(unsigned reg, const Mem& mem) { Op(reg, mem, 0x23); }
   void Add(unsigned reg, const Mem& mem) { Op(reg, mem, 0x03); }
   void Sub(unsigned reg, const Mem& mem) { Op(reg, mem, 0x2b); }
   void Compare(unsigned left, const Mem& right) { Op(left, right, 0x3b); }

@@ -94,9 +94,10 @@ struct JitContext {
   // Registers of a gather or scatter on its way through JitVcpu::FastGather; slow_address: its base address.
   alignas(64) uint8_t gather_index[64] = {};
   uint8_t gather_value[64] = {};
-  uint8_t gather_mask[64] = {};            ///< a vector, or an opmask in the first 8 bytes
-  alignas(64) uint8_t crossing[128] = {};  ///< what a read across pages has found, as aligned as in the guest
-  uint64_t tlb_mask[kContexts] = {};       ///< bits of an address that are the index, per context
+  uint8_t gather_mask[64] = {};             ///< a vector, or an opmask in the first 8 bytes
+  alignas(64) uint8_t crossing[128] = {};   ///< what a read across pages has found, as aligned as in the guest
+  uint64_t tlb_mask[kContexts] = {};        ///< bits of an address that are the index, per context
+  uint64_t tlb_index_mask[kContexts] = {};  ///< the same of page numbers
   uint64_t page_number_mask = ~uint64_t{4095};
   uint64_t arithmetic_mask = x86::rflags::kArithmetic;
   uint64_t not_direction_mask = ~x86::rflags::kDf;

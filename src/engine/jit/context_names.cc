@@ -55,6 +55,7 @@ constexpr Slot kSlots[] = {
     NACRE_SLOT(gather_mask),
     NACRE_SLOT(crossing),
     NACRE_ARRAY(tlb_mask),
+    NACRE_ARRAY(tlb_index_mask),
     NACRE_SLOT(page_number_mask),
     NACRE_SLOT(arithmetic_mask),
     NACRE_SLOT(not_direction_mask),

@@ -28,9 +28,6 @@ constexpr int64_t kMaxStreamBytes = 1024;
 
 Mem StreamHost(unsigned stream) { return Context(offsetof(JitContext, stream_host) + 8 * stream); }
 
-/// Emitted by EmitGeneral, or nothing at all.
-bool IsPlain(const Instruction& insn) { return IsNop(insn) || (CanReEmit(insn) && insn.branch == BranchKind::kNone); }
-
 }  // namespace
 
 /// Decides whether the block is such a loop, and what its streams are. After PlanGroups.
@@ -42,8 +39,8 @@ void Translator::PlanLoop() {
   const Instruction& last = insns_[count_ - 1];
   if (last.branch != BranchKind::kConditional || !IsJcc(last) || NextRip(count_ - 1) + last.immediate != request_.rip)
     return;
-  for (unsigned i = 0; i + 1 < count_; ++i)
-    if (!IsPlain(insns_[i])) return;
+  for (unsigned i = 0; i + 1 < count_; ++i)  // emitted by EmitGeneral, or nothing at all
+    if (!Nop(i) && !(ReEmits(i) && insns_[i].branch == BranchKind::kNone)) return;
 
   pinned_ = {-1, -1};
   const auto versions = base_version_;
@@ -81,7 +78,7 @@ void Translator::PinStreams() {
   std::array<unsigned, kLoopStreams> uses{};
   for (unsigned i = 0; i + 1 < count_; ++i) {
     const Instruction& insn = insns_[i];
-    if (IsNop(insn)) continue;
+    if (Nop(i)) continue;
     for (const uint8_t gpr : {insn.base, insn.index})
       if (gpr < 16 && IsHomed(gpr)) return;
     for (unsigned o = 0; o < insn.operand_count; ++o)

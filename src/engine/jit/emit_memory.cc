@@ -112,6 +112,8 @@ void Translator::EmitCheck(const Access& access, uint64_t rip, bool keep_address
                 .write = access.write};
   if (place.predicted)
     EmitPredictedIndex(code_, rip);
+  else if (access.chased && !access.flags_live)
+    EmitIndexSooner(code_, context());
   else
     EmitIndex(code_, context());
   exit.displacement = EmitTagCheck(code_, tag, access.size, access.flags_live);
@@ -201,6 +203,7 @@ Mem Translator::EmitAccess(unsigned index, Part part, unsigned size, bool write)
     Access access{.size = size, .write = write, .flags_live = live_before_[index] != 0, .mask = MemoryMask(insn)};
     if (planned.leader) access = GroupAccess(planned.group, access.flags_live);
     access.predicted = part == kOperand && table_lookup_[index];
+    access.chased = part == kOperand && insn.base < 16 && (loaded_ >> insn.base & 1) != 0;
     addend_of_ = -1;
     EmitLinearAddress(insn, NextRip(index), planned.leader ? -planned.distance : 0);
     if (relative)

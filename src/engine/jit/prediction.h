@@ -22,6 +22,12 @@ inline void EmitIndex(Assembler& code, unsigned context) {
   code.Pext(kScratch1, kScratch2, Context(offsetof(JitContext, tlb_mask) + 8 * context));
 }
 
+/// The same, a cycle sooner and four bytes longer. Clobbers the flags.
+inline void EmitIndexSooner(Assembler& code, unsigned context) {
+  code.RotateRight(kScratch1, kScratch2, 12);
+  code.And(kScratch1, Context(offsetof(JitContext, tlb_index_mask) + 8 * context));
+}
+
 /// R10 = the predicted index. MOVZX, with a prefix (address size) that does nothing but fill.
 inline void EmitPredictedIndex(Assembler& code, uint64_t rip) {
   code.Op(kScratch1, Context(offsetof(JitContext, predicted) + sizeof(uint16_t) * (rip % kPredictions)), 0xb7, false, 1,

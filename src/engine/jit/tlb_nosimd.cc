@@ -193,8 +193,10 @@ void JitVcpu::NoteCodePage(uint64_t rip, const CodePage& page, unsigned context,
 // ---- Sizes: a TLB grows when pages keep taking each other's places.
 
 void JitVcpu::LoadTlbMasks() {
-  for (unsigned context = 0; context < kContexts; ++context)
+  for (unsigned context = 0; context < kContexts; ++context) {
+    context_->tlb_index_mask[context] = Data(context).entries - 1;
     context_->tlb_mask[context] = uint64_t{Data(context).entries - 1} << 12;
+  }
 }
 
 /// Entries may be predicted that a TLB does not have, because another has them: there they hold nothing.

@@ -59,7 +59,7 @@ bool Translator::IsTransparent(const Instruction& insn) {
     case ZYDIS_MNEMONIC_SWAPGS:
       return true;
     default:
-      return IsNop(insn) || CanReEmit(insn) || IsRepeatedCopy(insn) || IsGather(insn);
+      return CanReEmit(insn) || IsNop(insn) || IsRepeatedCopy(insn) || IsGather(insn);
   }
 }
 
@@ -123,6 +123,9 @@ void Translator::DecodeBlock() {
       ends_undecodable_ = true;
       break;
     }
+    const bool reemits = CanReEmit(insn);
+    kinds_[count_] = static_cast<uint8_t>((reemits ? kReEmits : 0) | (IsNop(insn) ? kNop : 0) |
+                                          (reemits || IsTransparent(insn) ? kTransparent : 0));
     offsets_[count_] = static_cast<uint16_t>(offset);
     offset += insn.length;
     ++count_;
@@ -219,7 +222,7 @@ void Translator::ComputeLiveness() {
     const Instruction& insn = insns_[i];
     if (IsSideExit(i)) live |= FlagsAt(TruncateRip(NextRip(i) + insn.immediate), false);
     // The interpreter takes over with all flags, and may deliver a fault that shows them.
-    if (!IsTransparent(insn) && insn.branch == BranchKind::kNone) live = kAllFlags;
+    if (!Transparent(i) && insn.branch == BranchKind::kNone) live = kAllFlags;
     live = static_cast<uint16_t>((live & ~insn.flags_written) | insn.flags_read);
     live_before_[i] = live & kAllFlags;
   }
@@ -291,7 +294,7 @@ void Translator::NotePlace(unsigned index) {
 bool Translator::EmitInstruction(unsigned index) {
   const Instruction& insn = insns_[index];
   if (insn.has(x86::kInsnBadLock)) return false;
-  if (IsNop(insn)) return true;
+  if (Nop(index)) return true;
   if (insn.has(x86::kInsnX87) && !(request_.flags & kFlagX87)) return false;
   if (insn.has(x86::kInsnVector)) {
     const uint32_t needed = UsesAvx512(insn) ? kFlagAvx512 : insn.encoding == x86::Encoding::kVex ? kFlagAvx : kFlagSse;
@@ -320,7 +323,7 @@ bool Translator::EmitInstruction(unsigned index) {
     if (insn.mnemonic != ZYDIS_MNEMONIC_PUSH && insn.mnemonic != ZYDIS_MNEMONIC_POP) addend_of_ = -1;
     return ok;
   }
-  if (!CanReEmit(insn)) return false;
+  if (!ReEmits(index)) return false;
   return EmitGeneral(insn, index);
 }
 

@@ -94,6 +94,7 @@ class Translator {
     bool flags_live = true;
     bool group = false;
     bool predicted = false;  ///< see prediction.h; only where the flags are dead
+    bool chased = false;     ///< its base comes from memory: the code may wait for it
     ElementMask mask = {};
   };
   /// Which of an instruction's two possible accesses.
@@ -161,6 +162,10 @@ class Translator {
   uint16_t LiveAt(uint64_t rip);
   uint16_t LookAhead(uint64_t rip);
   static bool IsTransparent(const x86::Instruction& insn);
+  /// The same and its parts of an instruction of the block, found out once.
+  bool Transparent(unsigned index) const { return (kinds_[index] & kTransparent) != 0; }
+  bool ReEmits(unsigned index) const { return (kinds_[index] & kReEmits) != 0; }
+  bool Nop(unsigned index) const { return (kinds_[index] & kNop) != 0; }
   bool EmitInstruction(unsigned index);  ///< false: the interpreter must do it; the block ends before it
   void EmitInterpretExit(uint64_t rip, const x86::Instruction* insn);
   void EmitNextPageCheck(unsigned index);
@@ -284,6 +289,8 @@ class Translator {
   bool truncated_ = false;     ///< the last instruction would
   uint32_t exit_flags_ = 0;    ///< mode flags after the last instruction (STAC and CLAC change them)
   std::array<x86::Instruction, kMaxInstructions> insns_;
+  static constexpr uint8_t kReEmits = 1, kNop = 2, kTransparent = 4;
+  std::array<uint8_t, kMaxInstructions> kinds_{};
   std::array<uint16_t, kMaxInstructions> offsets_{};
   std::array<uint16_t, kMaxInstructions> live_before_{};  ///< arithmetic flags that must survive up to the instruction
   std::array<std::array<PlannedAccess, 2>, kMaxInstructions> plan_{};
@@ -292,6 +299,7 @@ class Translator {
   unsigned group_count_ = 0;
   int addend_of_ = -1;  ///< the group whose JitContext::group_host R10 holds
   GroupFailures group_failures_;
+  uint32_t loaded_ = 0;                                ///< GPRs that the block loads from memory
   std::array<bool, kMaxInstructions> table_lookup_{};  ///< the operand's TLB entry is predicted
   std::array<unsigned, 16> base_version_{};            ///< by Gpr
   std::array<int64_t, 16> base_change_{};              ///< by Gpr: known change since its version began

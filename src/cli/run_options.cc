@@ -205,7 +205,7 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"--cpus", "N", "the guest's CPUs (1), each a thread of the host", SetCpus},
     {"--cpu", "MODEL", "x86-64-v2, x86-64-v3 (where the host has it, the default), x86-64-v4 or host", SetCpuModel},
     {"--engine", "ENGINE", "auto, jit or interp (`nacre doctor` tells what auto is here)", SetEngine},
-    {"--code-cache", "SIZE", "memory for translations, for each CPU (92M; 48M with several)", SetCodeCache},
+    {"--code-cache", "SIZE", "memory for translations, for each CPU (92M; less from six CPUs on)", SetCodeCache},
     {"--net", "KIND", "user[,forward=tcp:127.0.0.1:2222-:22] or none (user)", SetNetwork},
     {"--serial", "WHERE", "the serial port ttyS0: stdio, file:PATH or none (stdio, or none with --console stdio)", SetSerial},
     {"--console", "WHERE", "the virtio console hvc0: stdio, file:PATH or none (none)", SetConsole},

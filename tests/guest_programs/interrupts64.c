@@ -88,8 +88,9 @@ static void pit_reads(void) {
   CHECK(a != b);
   outb(0x61, (uint8_t)((inb(0x61) & ~2) | 1));
   outb(0x43, 0xb0);
+  // 65,536 counts are 55 ms, in which a busy host runs this CPU again.
   outb(0x42, 0x00);
-  outb(0x42, 0x00);  /* 65,536: 55 ms, in which a busy host runs this CPU again */
+  outb(0x42, 0x00);
   CHECK_EQ(inb(0x61) & 0x20, 0);
   unsigned spins = 0;
   while ((inb(0x61) & 0x20) == 0 && ++spins < 100000000) {

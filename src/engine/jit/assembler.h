@@ -121,7 +121,7 @@ class Assembler {
   /// PDEP, likewise.
   void Pdep(unsigned reg, unsigned source, const Mem& mask) { Vex(reg, source, mask, 0xf5, 3); }
 
-  /// RORX: keeps the flags.
+  /// RORX of 64 bits: keeps the flags.
   void RotateRight(unsigned to, unsigned from, uint8_t count) {
     Byte(0xc4);
     Byte(static_cast<uint8_t>((to >= 8 ? 0 : 0x80) | 0x40 | (from >= 8 ? 0 : 0x20) | 3));

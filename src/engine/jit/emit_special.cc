@@ -172,20 +172,12 @@ bool Translator::EmitRdtsc(bool with_aux) {
   if (!(request_.flags & kFlagTsc)) return false;
   code_.Byte(0x0f);
   code_.Byte(0x31);
-  const auto swap_halves = [&](unsigned to, unsigned from) {  // RORX to, from, 32
-    code_.Byte(0xc4);
-    code_.Byte(static_cast<uint8_t>((to >= 8 ? 0 : 0x80) | 0x40 | (from >= 8 ? 0 : 0x20) | 3));
-    code_.Byte(0xfb);
-    code_.Byte(0xf0);
-    code_.Byte(static_cast<uint8_t>(0xc0 | (to & 7) << 3 | (from & 7)));
-    code_.Byte(32);
-  };
-  swap_halves(kScratch1, kHostRdx);
+  code_.RotateRight(kScratch1, kHostRdx, 32);
   code_.Lea(kScratch1, {.base = kScratch1, .index = kHostRax});
   code_.Load(kScratch2, NACRE_STATE(tsc_offset));
   code_.Lea(kScratch1, {.base = kScratch1, .index = kScratch2});
   code_.Move(kHostRax, kScratch1, false);
-  swap_halves(kHostRdx, kScratch1);
+  code_.RotateRight(kHostRdx, kScratch1, 32);
   code_.Move(kHostRdx, kHostRdx, false);
   if (with_aux) code_.Load(kHostRcx, StateField(offsetof(x86::CpuState, msr) + offsetof(x86::Msrs, tsc_aux)), false);
   return true;

@@ -361,8 +361,9 @@ bool LocalApic::WriteRegister(unsigned reg, uint32_t value) {
       return true;
     }
     case kIcrHigh:
+      if (x2apic()) return false;
       icr_high_ = value & 0xff000000;
-      return !x2apic();
+      return true;
     case kInitialCount:
       if (timer_mode() != TimerMode::kTscDeadline) StartTimer(value);
       return true;

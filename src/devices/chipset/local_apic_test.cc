@@ -363,6 +363,7 @@ TEST_F(LocalApicTest, X2ApicIpis_11_12_9_And_11_12_10) {
   ASSERT_TRUE(apics_[0]->WriteMsr(0x830, uint64_t{2} << 32 | 0x55));
   EXPECT_EQ(apics_[2]->Acknowledge(), 0x55);
   uint64_t icr = 0;
+  EXPECT_FALSE(apics_[0]->WriteMsr(0x831, 0x01000000));  // no second half of ICR
   ASSERT_TRUE(apics_[0]->ReadMsr(0x830, icr));
   EXPECT_EQ(icr, uint64_t{2} << 32 | 0x55);
   ASSERT_TRUE(apics_[0]->WriteMsr(0x830, uint64_t{0b011} << 32 | 0x866));  // logical, cluster 0

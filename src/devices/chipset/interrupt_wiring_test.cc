@@ -109,6 +109,68 @@ TEST_F(WiringTest, RemoteIrrClearsWhenAPinBecomesEdgeTriggered) {
   EXPECT_EQ(IoRead(0x34) & 0x4000, 0u);
 }
 
+TEST_F(WiringTest, RouteOfAPinIsWhatItSends) {
+  EXPECT_TRUE(io_apic_.RouteOf(5).masked);
+  IoWrite(0x11 + 2 * 5, 0x03000000);
+  IoWrite(0x10 + 2 * 5, 0x8951);  // level, logical, lowest priority
+  IoApic::Route route = io_apic_.RouteOf(5);
+  EXPECT_FALSE(route.masked);
+  EXPECT_EQ(route.message.destination, 3u);
+  EXPECT_TRUE(route.message.logical);
+  EXPECT_TRUE(route.message.level);
+  EXPECT_EQ(route.message.mode, DeliveryMode::kLowestPriority);
+  EXPECT_EQ(route.message.vector, 0x51);
+  IoWrite(0x11 + 2 * 5, 0xff000000);
+  IoWrite(0x10 + 2 * 5, 0x10052);
+  route = io_apic_.RouteOf(5);
+  EXPECT_TRUE(route.masked);
+  EXPECT_FALSE(route.message.logical);
+  EXPECT_FALSE(route.message.level);
+  EXPECT_EQ(route.message.destination, ApicMessage::kBroadcast);
+  EXPECT_EQ(route.message.vector, 0x52);
+}
+
+TEST_F(WiringTest, RouteListenerIsToldOfChangesBeforeTheySend) {
+  int calls = 0;
+  bool interrupt = false;
+  io_apic_.SetRouteListener([&] {
+    ++calls;
+    interrupt = cpu_.interrupt;
+  });
+  Redirect(16, 0x18050);
+  EXPECT_EQ(calls, 1) << "the destination stays as it was";
+  Redirect(16, 0x18050);
+  IoWrite(0, 0x02000000);     // not an entry
+  IoWrite(0x3f + 1, 0x8050);  // beyond the last
+  EXPECT_EQ(calls, 1);
+  const auto line = router_.NewSource(16);
+  line->Set(true);
+  Redirect(16, 0x8050);
+  EXPECT_EQ(calls, 2);
+  EXPECT_FALSE(interrupt);
+  EXPECT_TRUE(cpu_.interrupt);
+  EXPECT_EQ(io_apic_.RouteOf(16).message.vector, 0x50);
+  ASSERT_EQ(apic_.Acknowledge(), 0x50);
+  line->Set(false);
+  Eoi();
+  EXPECT_EQ(calls, 2) << "remote IRR is no part of the route";
+  auto out = state::Archive::ForSaving();
+  io_apic_.Serialize(out);
+  const std::vector<uint8_t> bytes = out.Finish();
+  EXPECT_EQ(calls, 2);
+  io_apic_.Reset();
+  EXPECT_EQ(calls, 3);
+  EXPECT_TRUE(io_apic_.RouteOf(16).masked);
+  auto in = state::Archive::ForLoading(bytes);
+  io_apic_.Serialize(in);
+  ASSERT_TRUE(in.status());
+  EXPECT_EQ(calls, 4);
+  EXPECT_FALSE(io_apic_.RouteOf(16).masked);
+  io_apic_.SetRouteListener(nullptr);
+  Redirect(16, 0x18050);
+  EXPECT_EQ(calls, 4);
+}
+
 TEST_F(WiringTest, Irq0IsOnIoApicPin2) {
   Redirect(2, 0x30);
   const auto line = router_.NewSource(0);

@@ -29,19 +29,23 @@ void IoApic::Reset() {
   index_ = 0;
   levels_ = 0;
   std::ranges::fill(redirection_, kMasked);
+  RoutesChanged();
 }
 
-void IoApic::SendPin(unsigned pin) {
+IoApic::Route IoApic::RouteOf(unsigned pin) const {
   const uint64_t entry = redirection_[pin];
-  ApicMessage message;
+  Route route{.message = {}, .masked = (entry & kMasked) != 0};
+  ApicMessage& message = route.message;
   message.destination = static_cast<uint32_t>(entry >> 56);
   message.logical = (entry & kLogical) != 0;
   if (message.destination == 0xff && !message.logical) message.destination = ApicMessage::kBroadcast;
   message.mode = static_cast<DeliveryMode>(entry >> 8 & 7);
   message.level = (entry & kLevel) != 0;
   message.vector = static_cast<uint8_t>(entry);
-  apic_bus_.Route(message);
+  return route;
 }
+
+void IoApic::SendPin(unsigned pin) { apic_bus_.Route(RouteOf(pin).message); }
 
 void IoApic::ServeLevel(unsigned pin) {
   uint64_t& entry = redirection_[pin];
@@ -95,11 +99,13 @@ void IoApic::WriteIndexed(uint32_t value) {
   const unsigned pin = (index_ - 0x10u) / 2;
   if (index_ < 0x10 || pin >= kPins) return;
   uint64_t& entry = redirection_[pin];
+  const uint64_t old = entry;
   const unsigned shift = index_ % 2 ? 32 : 0;
   const uint64_t mask = kWritable & (uint64_t{0xffffffff} << shift);
   entry = (entry & ~mask) | ((uint64_t{value} << shift) & mask);
   // Operating systems clear remote IRR by making the pin edge-triggered for a moment.
   if ((entry & kLevel) == 0) entry &= ~kRemoteIrr;
+  if (((entry ^ old) & kWritable) != 0) RoutesChanged();
   if ((entry & kLevel) != 0) ServeLevel(pin);
 }
 
@@ -130,6 +136,7 @@ void IoApic::Serialize(state::Archive& archive) {
   id_ &= 0xf;
   levels_ &= (1u << kPins) - 1;
   for (uint64_t& entry : redirection_) entry &= kWritable | kRemoteIrr;
+  RoutesChanged();
 }
 
 }  // namespace nacre::devices

@@ -5,6 +5,8 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
+#include <utility>
 
 #include "bus/device.h"
 #include "devices/chipset/apic_bus.h"
@@ -23,6 +25,16 @@ class IoApic final : public bus::Device, public bus::IoHandler, public EoiListen
   void SetPin(unsigned pin, bool level);
   /// The line that drives a pin.
   bus::IrqLine& line(unsigned pin) { return lines_[pin]; }
+
+  /// What a pin sends, for whoever keeps the local APICs and must know which vectors are level-triggered.
+  struct Route {
+    ApicMessage message;
+    bool masked = true;
+  };
+  Route RouteOf(unsigned pin) const;
+  /// Called after redirection entries changed, by the guest, by a reset or by a restore, and before any of them sends
+  /// by its new content. Under the device lock. nullptr: nobody is told.
+  void SetRouteListener(std::function<void()> listener) { route_listener_ = std::move(listener); }
 
   uint64_t Read(uint64_t offset, unsigned size) override;
   void Write(uint64_t offset, unsigned size, uint64_t value) override;
@@ -43,6 +55,9 @@ class IoApic final : public bus::Device, public bus::IoHandler, public EoiListen
   void WriteIndexed(uint32_t value);
   void SendPin(unsigned pin);
   void ServeLevel(unsigned pin);
+  void RoutesChanged() {
+    if (route_listener_) route_listener_();
+  }
 
   const uint8_t reset_id_;
   ApicBus& apic_bus_;
@@ -51,6 +66,7 @@ class IoApic final : public bus::Device, public bus::IoHandler, public EoiListen
   uint8_t index_ = 0;
   uint32_t levels_ = 0;
   uint64_t redirection_[kPins] = {};
+  std::function<void()> route_listener_;
 };
 
 }  // namespace nacre::devices

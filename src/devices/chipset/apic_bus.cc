@@ -15,11 +15,28 @@ void ApicBus::Add(LocalApic* apic) {
 
 void ApicBus::Remove(LocalApic* apic) { std::erase(apics_, apic); }
 
-void ApicBus::LintLine::Set(bool level) {
+void ApicBus::SetRemote(RemoteApics* remote) {
+  // What was offered to the guest is taken back first: it can end an interrupt that our model has in service.
+  for (LocalApic* apic : apics_) apic->WithdrawEoiOffer();
+  remote_ = remote;
+  for (LocalApic* apic : apics_) apic->RemoteChanged();
+  if (remote_) remote_->SetExtInt(lint_[0].level);
+}
+
+void ApicBus::LintLine::Set(bool value) {
+  const bool changed = value != level;
+  level = value;
   for (LocalApic* apic : apic_bus.apics_) apic->SetLint(pin, level);
+  if (!apic_bus.remote_ || !changed) return;
+  if (pin == 0) {
+    apic_bus.remote_->SetExtInt(level);
+  } else if (level) {
+    apic_bus.remote_->Nmi();
+  }
 }
 
 void ApicBus::Route(const ApicMessage& message) {
+  if (remote_) return remote_->Deliver(message);
   const bool one = message.mode == DeliveryMode::kLowestPriority;
   if (!message.logical && !one && message.destination < apics_.size())
     return apics_[message.destination]->Deliver(message.mode, message.vector, message.level);

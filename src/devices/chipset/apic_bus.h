@@ -28,6 +28,12 @@ class ApicBus final : public bus::MsiSink {
   void SetExtIntSource(ExtIntSource* source) { ext_int_ = source; }
   ExtIntSource* ext_int_source() const { return ext_int_; }
 
+  /// From now on `remote` keeps the local APICs: messages and the pins' levels go there, and our models stand still
+  /// with the state they have. nullptr: the models serve again, each from its LocalApic::ImportState on. No CPU runs
+  /// meanwhile.
+  void SetRemote(RemoteApics* remote);
+  RemoteApics* remote() const { return remote_; }
+
   /// Delivers to every local APIC that the destination names (one of them for lowest priority).
   void Route(const ApicMessage& message);
   /// To all but `source` (nullptr: to all): the shorthands of the interrupt command register.
@@ -46,14 +52,16 @@ class ApicBus final : public bus::MsiSink {
  private:
   struct LintLine final : bus::IrqLine {
     LintLine(ApicBus& owner, unsigned number) : apic_bus(owner), pin(number) {}
-    void Set(bool level) override;
+    void Set(bool value) override;
     ApicBus& apic_bus;
     unsigned pin;
+    bool level = false;
   };
 
   std::vector<LocalApic*> apics_;
   std::vector<EoiListener*> eoi_listeners_;
   ExtIntSource* ext_int_ = nullptr;
+  RemoteApics* remote_ = nullptr;
   LintLine lint_[2] = {{*this, 0}, {*this, 1}};
   size_t last_chosen_ = 0;  ///< lowest-priority ties go round; not architectural state
 };

@@ -56,6 +56,21 @@ class EoiFlag {
   virtual void Withdraw() = 0;
 };
 
+/// Keeps the local APICs instead of our models (ApicBus::SetRemote): the host's kernel, with the 8259 pair, the IO-APIC
+/// and the devices still ours.
+class RemoteApics {
+ public:
+  virtual ~RemoteApics() = default;
+  /// To whom the message names, as ApicBus::Route would. With level trigger mode it is an assertion; the end of the
+  /// interrupt comes back by ApicBus::BroadcastEoi.
+  virtual void Deliver(const ApicMessage& message) = 0;
+  /// INTR of the 8259 pair, at LINT0 of every CPU. While it is up, LocalApic::Acknowledge gives a vector. Called when
+  /// the level changes, and once at the beginning.
+  virtual void SetExtInt(bool level) = 0;
+  /// The board's NMI, at LINT1 of every CPU: it rose.
+  virtual void Nmi() = 0;
+};
+
 /// The guest's time-stamp counter of one CPU, given by the machine.
 class GuestTsc {
  public:

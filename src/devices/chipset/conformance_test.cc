@@ -38,7 +38,7 @@ struct LocalApicSubject final : ConformanceSubject {
   void Stimulate(uint64_t random) override {
     const auto byte = static_cast<uint8_t>(random >> 8);
     uint64_t value = 0;
-    switch (random % 10) {
+    switch (random % 11) {
       case 0:
         return apic.Deliver(static_cast<DeliveryMode>(byte & 7), static_cast<uint8_t>(random >> 16),
                             TestBit(random, 40));
@@ -62,6 +62,9 @@ struct LocalApicSubject final : ConformanceSubject {
         return apic_bus.lint1().Set(TestBit(random, 20));
       case 8:
         apic.Write(0xf0, 4, 0x1ff);
+        return;
+      case 9:
+        EXPECT_TRUE(apic.ImportState(apic.ExportState()));
         return;
       default:
         apic.Acknowledge();

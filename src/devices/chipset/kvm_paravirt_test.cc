@@ -182,6 +182,84 @@ TEST_F(KvmParavirtTest, SwitchingEoiOffLeavesTheRegister) {
   EXPECT_EQ(Get<uint32_t>(kFlag), 0u);
 }
 
+TEST_F(KvmParavirtTest, EoiSaidBeforeTheStateLeavesIsDone) {
+  EnableEoi();
+  Interrupt(0x50);
+  ASSERT_EQ(apic().Acknowledge(), 0x50);
+  Put(kFlag, uint32_t{0});
+  EXPECT_EQ(apic().ExportState().isr[2], 0u);
+}
+
+TEST_F(KvmParavirtTest, EoiOfferIsWithdrawnBeforeTheStateLeaves) {
+  EnableEoi();
+  Interrupt(0x50);
+  ASSERT_EQ(apic().Acknowledge(), 0x50);
+  const x86::LocalApicState state = apic().ExportState();
+  EXPECT_EQ(state.isr[2], 1u << 16);
+  EXPECT_EQ(Get<uint32_t>(kFlag), 0u) << "nobody else knows of the offer";
+  ASSERT_TRUE(apic().ImportState(state));
+  EXPECT_TRUE(InService(0x50));
+  apic().Write(kEoi, 4, 0);
+  EXPECT_FALSE(InService(0x50));
+}
+
+TEST_F(KvmParavirtTest, EoiThatAnotherApicOfferedEndsTheHighestInService) {
+  Interrupt(0x50);
+  ASSERT_EQ(apic().Acknowledge(), 0x50);
+  Interrupt(0x90);
+  ASSERT_EQ(apic().Acknowledge(), 0x90);
+  const x86::LocalApicState state = apic().ExportState();
+  EnableEoi();
+  Put(kFlag, uint32_t{1});
+  ASSERT_TRUE(apic().ImportState(state));
+  // The guest looks at the flag and goes to the register.
+  EXPECT_EQ(Get<uint32_t>(kFlag), 0u);
+  EXPECT_TRUE(InService(0x90));
+  apic().Write(kEoi, 4, 0);
+  EXPECT_FALSE(InService(0x90));
+  EXPECT_TRUE(InService(0x50));
+  apic().Write(kEoi, 4, 0);
+  // Offers go on as ever.
+  Interrupt(0x51);
+  ASSERT_EQ(apic().Acknowledge(), 0x51);
+  EXPECT_EQ(Get<uint32_t>(kFlag), 1u);
+  Put(kFlag, uint32_t{0});
+  EXPECT_FALSE(InService(0x51));
+}
+
+TEST_F(KvmParavirtTest, StateWithoutAnOfferLeavesTheFlagsMemoryAlone) {
+  CodeWrites writes;
+  memory_->SetCodeWriteListener(&writes);
+  Put(kFlag, uint32_t{1});
+  const x86::LocalApicState state = apic().ExportState();
+  ASSERT_TRUE(apic().ImportState(state));
+  EXPECT_EQ(Get<uint32_t>(kFlag), 1u) << "not enabled: it is no flag";
+  EnableEoi();
+  Put(kFlag, uint32_t{0});
+  memory_->SetCodePage(GuestPhys(kFlag), true);
+  ASSERT_TRUE(apic().ImportState(state));
+  EXPECT_TRUE(writes.addresses.empty());
+  memory_->SetCodeWriteListener(nullptr);
+}
+
+TEST_F(KvmParavirtTest, SomebodyElseWhoKeepsTheApicsFindsNoOffer) {
+  struct Keeper final : RemoteApics {
+    void Deliver(const ApicMessage& message) override { destinations.push_back(message.destination); }
+    void SetExtInt(bool) override {}
+    void Nmi() override {}
+    std::vector<uint32_t> destinations;
+  } keeper;
+  EnableEoi();
+  Interrupt(0x50);
+  ASSERT_EQ(apic().Acknowledge(), 0x50);
+  bus_.SetRemote(&keeper);
+  EXPECT_EQ(Get<uint32_t>(kFlag), 0u);
+  EXPECT_EQ(Call(KvmParavirt::kHcSendIpi, 0b110, 0, 0, 0x70), 2);
+  EXPECT_EQ(keeper.destinations, (std::vector<uint32_t>{1, 2}));
+  EXPECT_FALSE(cpus_[1].interrupt);
+  bus_.SetRemote(nullptr);
+}
+
 TEST_F(KvmParavirtTest, PreemptedWhileItSleeps) {
   paravirt_->Sleeping(0);  // no record: nothing happens
   EXPECT_FALSE(paravirt_->Running(0));

@@ -18,12 +18,8 @@ constexpr unsigned kId = 0x02, kVersion = 0x03, kTpr = 0x08, kApr = 0x09, kPpr =
 
 constexpr uint32_t kVersionValue = 0x00050014;  // integrated, six LVT entries, no EOI broadcast suppression
 constexpr uint32_t kErrorSendVector = 1 << 5, kErrorReceiveVector = 1 << 6, kErrorRegister = 1 << 7;
-constexpr uint32_t kSvrMask = 0x1ff;
-constexpr uint32_t kIcrMask = 0x000ccfff;
 // A periodic timer may not keep the host busy with nothing else.
 constexpr int64_t kMinPeriodNs = 20'000;
-// Timer, thermal, performance, LINT0, LINT1, error: the bits that exist.
-constexpr uint32_t kLvtMask[] = {0x700ff, 0x107ff, 0x107ff, 0x1a7ff, 0x1a7ff, 0x100ff};
 
 }  // namespace
 
@@ -103,8 +99,8 @@ bool LocalApic::ExtIntPending() const {
 }
 
 void LocalApic::Update() {
-  bool level = ExtIntPending();
-  if (!level && accepts_interrupts()) {
+  bool level = !remote() && ExtIntPending();
+  if (!level && !remote() && accepts_interrupts()) {
     const int vector = irr_.Highest();
     // While an end of interrupt may be said without our knowledge, the CPU itself finds out (Acknowledge).
     level = vector >= 0 && (eoi_offered_ || vector >> 4 > processor_priority() >> 4);
@@ -137,6 +133,8 @@ void LocalApic::WithdrawEoiOffer() {
 }
 
 int LocalApic::Acknowledge() {
+  if (remote())
+    return lint_level_[0] && apic_bus_.ext_int_source() ? apic_bus_.ext_int_source()->AcknowledgeExtInt() : -1;
   int vector = -1;
   WithdrawEoiOffer();
   if (ExtIntPending() && apic_bus_.ext_int_source()) {
@@ -181,6 +179,8 @@ void LocalApic::Accept(uint8_t vector, bool level) {
 }
 
 void LocalApic::Deliver(DeliveryMode mode, uint8_t vector, bool level) {
+  if (RemoteApics* keeper = apic_bus_.remote())
+    return keeper->Deliver({.destination = id_, .logical = false, .mode = mode, .level = level, .vector = vector});
   if (!hardware_enabled() && mode != DeliveryMode::kNmi && mode != DeliveryMode::kInit &&
       mode != DeliveryMode::kStartup)
     return;
@@ -208,6 +208,7 @@ void LocalApic::Deliver(DeliveryMode mode, uint8_t vector, bool level) {
 void LocalApic::SetLint(unsigned pin, bool level) {
   const bool rising = level && !lint_level_[pin];
   lint_level_[pin] = level;
+  if (remote()) return;
   const uint32_t lvt = lvt_[kLvtLint0 + pin];
   const auto mode = static_cast<DeliveryMode>(lvt >> 8 & 7);
   if (mode == DeliveryMode::kExtInt || !hardware_enabled()) {
@@ -340,11 +341,11 @@ bool LocalApic::WriteRegister(unsigned reg, uint32_t value) {
       return true;
     case kLdr:
       if (x2apic()) return false;
-      ldr_ = value & 0xff000000;
+      ldr_ = value & kLdrMask;
       return true;
     case kDfr:
       if (x2apic()) return false;
-      dfr_ = value | 0x0fffffff;
+      dfr_ = value | kDfrOnes;
       return true;
     case kSvr:
       WriteSvr(value);
@@ -362,17 +363,17 @@ bool LocalApic::WriteRegister(unsigned reg, uint32_t value) {
     }
     case kIcrHigh:
       if (x2apic()) return false;
-      icr_high_ = value & 0xff000000;
+      icr_high_ = value & kIcrHighMask;
       return true;
     case kInitialCount:
       if (timer_mode() != TimerMode::kTscDeadline) StartTimer(value);
       return true;
     case kDivide: {
       const uint32_t left = CurrentCount();
-      divide_ = value & 0xb;
+      divide_ = value & kDivideMask;
       if (counting_) {
         deadline_ns_ = scheduler_.NowNs() + int64_t{left} * divisor();
-        timer_->Arm(deadline_ns_);
+        ArmTimer(deadline_ns_);
       }
       return true;
     }
@@ -439,13 +440,15 @@ bool LocalApic::ReadX2Apic(unsigned reg, uint64_t& value) const {
   return true;
 }
 
+uint32_t LocalApic::LvtWritable(unsigned index) {
+  // Delivery status and the LINT pins' remote IRR are read-only, not reserved: Linux writes back what it read.
+  const bool lint = index == kLvtLint0 || index == kLvtLint1;
+  return kLvtMask[index] | 1u << 12 | (lint ? 1u << 14 : 0);
+}
+
 /// Bits whose setting is #GP(0) in x2APIC mode (11.12.1.3).
 uint32_t LocalApic::X2ApicReserved(unsigned reg) {
-  if (reg >= kLvt && reg < kLvt + kLvtCount) {
-    // Delivery status and the LINT pins' remote IRR are read-only, not reserved: Linux writes back what it read.
-    const bool lint = reg == kLvt + kLvtLint0 || reg == kLvt + kLvtLint1;
-    return ~(kLvtMask[reg - kLvt] | 1u << 12 | (lint ? 1u << 14 : 0));
-  }
+  if (reg >= kLvt && reg < kLvt + kLvtCount) return ~LvtWritable(reg - kLvt);
   switch (reg) {
     case kTpr:
     case kSelfIpi:
@@ -458,7 +461,7 @@ uint32_t LocalApic::X2ApicReserved(unsigned reg) {
     case kIcrLow:
       return ~(kIcrMask | 1u << 12);
     case kDivide:
-      return ~0xbu;
+      return ~kDivideMask;
     default:
       return 0;
   }
@@ -485,9 +488,7 @@ bool LocalApic::WriteX2Apic(unsigned reg, uint64_t value) {
 }
 
 bool LocalApic::WriteApicBase(uint64_t value) {
-  // Address bits that any CPU of ours can have, the BSP flag and the two enables; the rest is reserved.
-  constexpr uint64_t kAllowed = 0x000ffffffffff000 | kBaseBsp | kBaseX2Apic | kBaseEnable;
-  if ((value & ~kAllowed) != 0) return false;
+  if ((value & ~kBaseMask) != 0) return false;
   const bool enable = (value & kBaseEnable) != 0;
   const bool extended = (value & kBaseX2Apic) != 0;
   // Figure 11-27: x2APIC is entered from xAPIC only and left only through disabled.
@@ -544,7 +545,11 @@ void LocalApic::StartTimer(uint32_t count) {
   counting_ = count != 0;
   if (!counting_) return timer_->Cancel();
   deadline_ns_ = scheduler_.NowNs() + int64_t{count} * divisor();
-  timer_->Arm(deadline_ns_);
+  ArmTimer(deadline_ns_);
+}
+
+void LocalApic::ArmTimer(int64_t deadline_ns) {
+  if (!remote()) timer_->Arm(deadline_ns);
 }
 
 void LocalApic::StopTimer() {
@@ -555,7 +560,7 @@ void LocalApic::StopTimer() {
 }
 
 void LocalApic::ArmDeadline() {
-  if (tsc_deadline_ == 0) return timer_->Cancel();
+  if (tsc_deadline_ == 0 || remote()) return timer_->Cancel();
   const int64_t deadline_ns = tsc_.ToNs(tsc_deadline_);
   if (deadline_ns <= scheduler_.NowNs()) {
     timer_->Cancel();
@@ -572,7 +577,7 @@ void LocalApic::OnTimer() {
   if (timer_mode() == TimerMode::kTscDeadline) {
     if (tsc_deadline_ == 0) return;
     // The converted time may be a tick early.
-    if (const int64_t due_ns = tsc_.ToNs(tsc_deadline_); due_ns > scheduler_.NowNs()) return timer_->Arm(due_ns);
+    if (const int64_t due_ns = tsc_.ToNs(tsc_deadline_); due_ns > scheduler_.NowNs()) return ArmTimer(due_ns);
     tsc_deadline_ = 0;
   } else {
     if (!counting_) return;
@@ -582,53 +587,12 @@ void LocalApic::OnTimer() {
       // Periods that passed while the host was busy are lost, as interrupts that nobody took would be.
       const int64_t passed = std::max<int64_t>((now_ns - deadline_ns_) / period_ns, 0);
       deadline_ns_ += (passed + 1) * period_ns;
-      timer_->Arm(deadline_ns_);
+      ArmTimer(deadline_ns_);
     } else {
       counting_ = false;
     }
   }
   DeliverLocal(kLvtTimer);
-}
-
-void LocalApic::Serialize(state::Archive& archive) {
-  archive.Field(1, apic_base_);
-  archive.Field(2, tpr_);
-  archive.Field(3, ldr_);
-  archive.Field(4, dfr_);
-  archive.Field(5, svr_);
-  archive.Field(6, esr_);
-  archive.Field(7, errors_);
-  archive.Field(8, icr_low_);
-  archive.Field(9, icr_high_);
-  archive.Array(10, lvt_);
-  archive.Field(11, initial_count_);
-  archive.Field(12, divide_);
-  archive.Field(13, deadline_ns_);
-  archive.Field(14, counting_);
-  archive.Field(15, tsc_deadline_);
-  archive.Array(16, irr_.words);
-  archive.Array(17, isr_.words);
-  archive.Array(18, tmr_.words);
-  archive.Field(19, lint_level_[0]);
-  archive.Field(20, lint_level_[1]);
-  archive.Field(21, ext_int_message_);
-  archive.Field(22, eoi_offered_);
-  if (!archive.loading()) return;
-  if ((apic_base_ & (kBaseX2Apic | kBaseEnable)) == kBaseX2Apic)
-    archive.Reject("local APIC: x2APIC mode without enable");
-  if (deadline_ns_ < 0 || deadline_ns_ > INT64_MAX / 2) archive.Reject("local APIC: impossible timer deadline");
-  svr_ &= kSvrMask;
-  divide_ &= 0xb;
-  for (unsigned i = 0; i < kLvtCount; ++i) lvt_[i] &= kLvtMask[i];
-  // Vectors 0 to 15 cannot be requested.
-  for (Vectors* vectors : {&irr_, &isr_, &tmr_}) vectors->words[0] &= ~uint64_t{0xffff};
-  timer_->Cancel();
-  if (!archive.ok()) return ResetRegisters();
-  if (counting_) timer_->Arm(deadline_ns_);
-  if (tsc_deadline_ != 0) timer_->Arm(tsc_.ToNs(tsc_deadline_));
-  signalled_ = false;
-  cpu_.SetInterrupt(false);
-  Update();
 }
 
 }  // namespace nacre::devices

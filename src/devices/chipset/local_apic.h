@@ -4,6 +4,9 @@
 // vCPU that fall into [base(), base() + 4 KiB) to this object's Read and Write while mmio_enabled(), before
 // it asks the memory bus.
 //
+// While somebody else keeps the local APICs (ApicBus::SetRemote), the model stands still: no timer runs, no CPU is
+// signalled, and messages go on to the keeper. What remains is the acknowledge cycle of the 8259 pair.
+//
 // Threads: under the device lock. The engine's calls (Acknowledge, CR8, MSRs) come on the vCPU's thread.
 
 #include <cstdint>
@@ -14,6 +17,7 @@
 #include "bus/device.h"
 #include "devices/chipset/apic_bus.h"
 #include "devices/chipset/apic_types.h"
+#include "x86/apic_state.h"
 
 namespace nacre::devices {
 
@@ -40,7 +44,7 @@ class LocalApic final : public bus::Device, public bus::IoHandler {
   bool WriteMsr(uint32_t index, uint64_t value);
   uint64_t ReadCr8() const { return tpr_ >> 4; }
   void WriteCr8(uint64_t value) { SetTpr(static_cast<uint8_t>(value << 4)); }
-  /// The vector to take now, which becomes in-service; -1 if there is none.
+  /// The vector to take now, which becomes in-service; -1 if there is none. In remote mode the 8259 pair's only.
   int Acknowledge();
   /// nullptr: the guest writes the EOI register only.
   void SetEoiFlag(EoiFlag* flag) { eoi_flag_ = flag; }
@@ -60,9 +64,22 @@ class LocalApic final : public bus::Device, public bus::IoHandler {
   uint8_t processor_priority() const;
   void Deliver(DeliveryMode mode, uint8_t vector, bool level);
   void SetLint(unsigned pin, bool level);
+  /// ApicBus::remote changed.
+  void RemoteChanged();
   void Kick() { cpu_.Kick(); }
   /// Takes notice of an end of interrupt that the guest said by its flag.
   void SyncEoi();
+
+  // For a change of who keeps the local APICs. The CPU does not run meanwhile.
+  /// The state as it is now. An end of interrupt that the guest said by its flag is done, one that it might still say
+  /// there is withdrawn. Left out, as no other APIC gives it away: errors since the guest last wrote ESR.
+  x86::LocalApicState ExportState();
+  /// Takes over a state: timers run on from their counts, a pending interrupt is signalled. KvmParavirt has the CPU's
+  /// EOI MSR already: an end of interrupt that another APIC had offered there is withdrawn, the guest uses the
+  /// register. False, and nothing changed: no local APIC of this ID can hold that. What a guest can bring into KVM's
+  /// APIC by mistake, and what means nothing, is dropped: the ICR's reserved bits, vectors below 16 in IRR and TMR, SVR
+  /// bits that only some APICs have, the LVT's read-only bits, who is the bootstrap processor.
+  bool ImportState(const x86::LocalApicState& state);
 
   std::string_view name() const override { return name_; }
   void Reset() override;
@@ -70,8 +87,15 @@ class LocalApic final : public bus::Device, public bus::IoHandler {
 
  private:
   static constexpr uint64_t kBaseBsp = 1 << 8, kBaseX2Apic = 1 << 10, kBaseEnable = 1 << 11;
+  /// Address bits that any CPU of ours can have, the BSP flag and the two enables; the rest is reserved.
+  static constexpr uint64_t kBaseMask = 0x000ffffffffff000 | kBaseBsp | kBaseX2Apic | kBaseEnable;
   static constexpr uint32_t kSvrEnable = 1 << 8, kLvtMasked = 1 << 16;
+  // The bits that exist.
+  static constexpr uint32_t kSvrMask = 0x1ff, kIcrMask = 0x000ccfff, kDivideMask = 0xb;
+  static constexpr uint32_t kLdrMask = 0xff000000, kIcrHighMask = 0xff000000, kDfrOnes = 0x0fffffff;
+  static constexpr uint32_t kLvtMask[] = {0x700ff, 0x107ff, 0x107ff, 0x1a7ff, 0x1a7ff, 0x100ff};
   enum Lvt : unsigned { kLvtTimer, kLvtThermal, kLvtPerformance, kLvtLint0, kLvtLint1, kLvtError, kLvtCount };
+  static_assert(kLvtCount == static_cast<unsigned>(x86::LocalApicState::kLvtCount));
   enum class TimerMode : uint8_t { kOneShot = 0, kPeriodic = 1, kTscDeadline = 2, kReserved = 3 };
   struct Vectors {
     uint64_t words[4] = {};
@@ -80,11 +104,14 @@ class LocalApic final : public bus::Device, public bus::IoHandler {
     void Clear(unsigned vector) { words[vector / 64] &= ~(uint64_t{1} << (vector % 64)); }
     int Highest() const;
     uint32_t Word32(unsigned index) const { return static_cast<uint32_t>(words[index / 2] >> (32 * (index % 2))); }
+    /// Vectors 0 to 15 cannot be requested.
+    void DropIllegal() { words[0] &= ~uint64_t{0xffff}; }
   };
 
   bool hardware_enabled() const { return (apic_base_ & kBaseEnable) != 0; }
   bool x2apic() const { return (apic_base_ & kBaseX2Apic) != 0; }
   bool bootstrap() const { return id_ == 0; }
+  bool remote() const { return apic_bus_.remote() != nullptr; }
   uint32_t logical_id() const;
 
   /// Registers by number (offset >> 4). False: no such register.
@@ -93,6 +120,8 @@ class LocalApic final : public bus::Device, public bus::IoHandler {
   bool ReadX2Apic(unsigned reg, uint64_t& value) const;
   bool WriteX2Apic(unsigned reg, uint64_t value);
   static uint32_t X2ApicReserved(unsigned reg);
+  /// Of an LVT entry: what a write may have set, the read-only bits included.
+  static uint32_t LvtWritable(unsigned index);
   bool WriteApicBase(uint64_t value);
   void WriteSvr(uint32_t value);
   void WriteLvt(unsigned index, uint32_t value);
@@ -106,14 +135,19 @@ class LocalApic final : public bus::Device, public bus::IoHandler {
   void ResetRegisters();
   bool ExtIntPending() const;
   void Update();
+  /// Update, and the CPU is told whatever it was told before.
+  void SignalAgain();
 
   TimerMode timer_mode() const { return static_cast<TimerMode>(lvt_[kLvtTimer] >> 17 & 3); }
   unsigned divisor() const;
   uint32_t CurrentCount() const;
   void StartTimer(uint32_t count);
   void StopTimer();
+  void ArmTimer(int64_t deadline_ns);
   void ArmDeadline();
   void OnTimer();
+  bool CanHold(const x86::LocalApicState& state) const;
+  void ImportTimer(const x86::LocalApicState& state);
 
   const uint32_t id_;
   const std::string name_;

@@ -1,6 +1,7 @@
 #pragma once
 // The table behind CpuModel: every feature flag that a model can have, where CPUID shows it, which models have it and
-// which instructions come with it. Used by cpu_model.cc and its test only.
+// which instructions come with it. Used by cpu_model.cc, its test, and
+// engine/kvm/kvm_cpuid.cc, which asks what a host's KVM lacks of a model.
 
 #include <Zydis/MetaInfo.h>
 

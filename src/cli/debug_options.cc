@@ -78,14 +78,19 @@ Status ParseJitStress(JitDebugOptions& options, std::string_view value) {
   });
 }
 
-Status CheckDebugOptions(const JitDebugOptions& options, bool engine_is_jit) {
+const char* JitOnlyOption(const JitDebugOptions& options) {
   const engine::jit::JitStress& stress = options.stress;
   const bool stressed =
       stress.at_entries() || stress.cache_mib != 0 || stress.tiny_tlb || stress.compact || stress.sample != 0;
-  const char* const option = options.dump()     ? "--dump-block"
-                             : options.perf_map ? "--perf-map"
-                             : stressed         ? "--jit-stress"
-                                                : nullptr;
+  return options.dump()        ? "--dump-block"
+         : options.perf_map    ? "--perf-map"
+         : options.check_reuse ? "--check-reuse"
+         : stressed            ? "--jit-stress"
+                               : nullptr;
+}
+
+Status CheckDebugOptions(const JitDebugOptions& options, bool engine_is_jit) {
+  const char* const option = JitOnlyOption(options);
   if (option && !engine_is_jit) return Fail("{} works with --engine jit", option);
   if (!options.symbols_file.empty() && !options.perf_map) return Fail("--perf-symbols needs --perf-map");
   return {};

@@ -12,6 +12,8 @@ namespace nacre::cli {
 Status ParseDumpBlock(engine::jit::JitDebugOptions& options, std::string_view value);
 /// "flush", "interrupt", "invalidate", each perhaps with "=N", "cache", "tlb"; with commas.
 Status ParseJitStress(engine::jit::JitDebugOptions& options, std::string_view value);
+/// The name of an option given that only the translator has, nullptr if none is.
+const char* JitOnlyOption(const engine::jit::JitDebugOptions& options);
 /// What does not go together.
 Status CheckDebugOptions(const engine::jit::JitDebugOptions& options, bool engine_is_jit);
 

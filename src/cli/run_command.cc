@@ -16,6 +16,7 @@
 #include "cli/paths.h"
 #include "cli/run_options.h"
 #include "cli/terminal.h"
+#include "engine/kvm/kvm_device.h"
 #include "machine/machine.h"
 
 namespace nacre::cli {
@@ -102,6 +103,12 @@ int Failed(const Error& error) {
   return kExitFailed;
 }
 
+/// Who asks for KVM by name is told before anything else what it lacks here.
+Status CheckKvm() {
+  if (const auto device = engine::kvm::KvmDevice::Open(); !device) return Context(device.error(), "--engine kvm");
+  return Fail("--engine kvm is not there yet; use --engine auto, jit or interp");
+}
+
 Status UseDefaultGuest(RunOptions& options) {
   const PreparedGuest guest = NACRE_TRY(DefaultGuest());
   machine::MachineConfig& config = options.machine;
@@ -173,6 +180,12 @@ int RunCommand(std::span<const std::string_view> words) {
   for (const std::string& word : options->guest_command)
     if (word.find('"') != std::string::npos)
       return UsageError({"the guest command may not hold a double quote: " + word, 0});
+  if (options->machine.engine == machine::EngineKind::kKvm) {
+    if (const Status status = CheckKvm(); !status) {
+      fmt::print(stderr, "nacre: {}\n", status.error().message);
+      return kExitUsage;
+    }
+  }
   machine::SerialConfig& stream =
       options->machine.console.kind == machine::SerialKind::kStdio ? options->machine.console : options->machine.serial;
   if (stream.kind == machine::SerialKind::kStdio && RawTerminal::IsTerminal()) {

@@ -70,15 +70,13 @@ Status SetCpuModel(RunOptions& options, std::string_view value) {
 }
 
 Status SetEngine(RunOptions& options, std::string_view value) {
-  if (value == "auto" || value == "jit") {
-    options.machine.engine = EngineKind::kJit;
-  } else if (value == "interp") {
-    options.machine.engine = EngineKind::kInterp;
-  } else if (value == "kvm") {
-    return NotYet("--engine kvm", "use --engine auto, jit or interp");
-  } else {
-    return Fail("--engine {}: choose auto, jit or interp", value);
-  }
+  constexpr std::array<std::pair<std::string_view, EngineKind>, 4> kEngines{{{"auto", EngineKind::kAuto},
+                                                                             {"kvm", EngineKind::kKvm},
+                                                                             {"jit", EngineKind::kJit},
+                                                                             {"interp", EngineKind::kInterp}}};
+  const auto engine = std::ranges::find(kEngines, value, &std::pair<std::string_view, EngineKind>::first);
+  if (engine == kEngines.end()) return Fail("--engine {}: choose auto, kvm, jit or interp", value);
+  options.machine.engine = engine->second;
   return {};
 }
 
@@ -204,7 +202,7 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"--memory", "SIZE", "the guest's memory (512M)", SetMemory},
     {"--cpus", "N", "the guest's CPUs (1), each a thread of the host", SetCpus},
     {"--cpu", "MODEL", "x86-64-v2, x86-64-v3 (where the host has it, the default), x86-64-v4 or host", SetCpuModel},
-    {"--engine", "ENGINE", "auto, jit or interp (`nacre doctor` tells what auto is here)", SetEngine},
+    {"--engine", "ENGINE", "auto, kvm, jit or interp (`nacre doctor` tells what auto is here)", SetEngine},
     {"--code-cache", "SIZE", "memory for translations, for each CPU (92M; less from six CPUs on)", SetCodeCache},
     {"--net", "KIND", "user[,forward=tcp:127.0.0.1:2222-:22] or none (user)", SetNetwork},
     {"--serial", "WHERE", "the serial port ttyS0: stdio, file:PATH or none (stdio, or none with --console stdio)", SetSerial},
@@ -248,6 +246,8 @@ constexpr std::array kLaterOptions = std::to_array<LaterOption>({
 Status CheckTogether(RunOptions& options, bool network_given) {
   machine::MachineConfig& machine = options.machine;
   if (!network_given) machine.networks.push_back({});
+  const bool for_jit = machine.lockstep || machine.code_cache_bytes != 0 || JitOnlyOption(machine.jit_debug);
+  if (machine.engine == EngineKind::kAuto && for_jit) machine.engine = EngineKind::kJit;
   if (machine.lockstep && machine.engine != EngineKind::kJit) return Fail("--lockstep works with --engine jit");
   if (machine.lockstep && machine.cpu_count > 1)
     return Fail("--lockstep compares one CPU with the interpreter: use --cpus 1");

@@ -19,7 +19,33 @@ TEST(RunOptions, DefaultsAreTheDefaultGuestWithUserNetwork) {
   EXPECT_TRUE(options->default_guest);
   EXPECT_EQ(options->machine.memory_bytes, 512 * kMiB);
   EXPECT_EQ(options->machine.networks.size(), 1u);
-  EXPECT_EQ(options->machine.engine, machine::EngineKind::kJit);
+  EXPECT_EQ(options->machine.engine, machine::EngineKind::kAuto);
+}
+
+TEST(RunOptions, Engines) {
+  using machine::EngineKind;
+  EXPECT_EQ(Parse({"--engine", "auto"})->machine.engine, EngineKind::kAuto);
+  EXPECT_EQ(Parse({"--engine", "kvm"})->machine.engine, EngineKind::kKvm);
+  EXPECT_EQ(Parse({"--engine", "jit"})->machine.engine, EngineKind::kJit);
+  EXPECT_EQ(Parse({"--engine", "interp"})->machine.engine, EngineKind::kInterp);
+  EXPECT_EQ(ErrorOf({"--engine", "none-such"}), "--engine none-such: choose auto, kvm, jit or interp");
+}
+
+TEST(RunOptions, WhatOnlyTheTranslatorHasMakesAutoTakeIt) {
+  for (const auto& words : std::vector<std::vector<std::string_view>>{{"--lockstep"},
+                                                                      {"--code-cache", "16M"},
+                                                                      {"--dump-block", "all"},
+                                                                      {"--perf-map"},
+                                                                      {"--jit-stress", "tlb"},
+                                                                      {"--jit-stress", "sample=9"},
+                                                                      {"--check-reuse"}}) {
+    const auto options = ParseRun(words);
+    ASSERT_TRUE(options) << options.error().message;
+    EXPECT_EQ(options->machine.engine, machine::EngineKind::kJit) << words[0];
+  }
+  for (const char* option : {"--lockstep", "--perf-map", "--check-reuse"})
+    for (const char* engine : {"kvm", "interp"})
+      EXPECT_EQ(ErrorOf({"--engine", engine, option}), std::string(option) + " works with --engine jit");
 }
 
 TEST(RunOptions, EveryOptionOfTheContract) {
@@ -111,7 +137,6 @@ TEST(RunOptions, WhatIsNotThereYetSaysSo) {
                                                                       {"--disk", "a,format=qcow2"},
                                                                       {"--disk", "a,bus=ide"},
                                                                       {"--control", "x"},
-                                                                      {"--engine", "kvm"},
                                                                       {"debian"}}) {
     const auto options = ParseRun(words);
     ASSERT_FALSE(options) << words[0];

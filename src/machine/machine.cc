@@ -12,6 +12,7 @@
 #include "boot/loader.h"
 #include "engine/interp/interp_engine.h"
 #include "engine/jit/jit_engine.h"
+#include "engine/kvm/kvm_choice.h"
 #include "machine/crash_report.h"
 
 namespace nacre::machine {
@@ -52,7 +53,7 @@ Status Machine::Build() {
   loop_ = NACRE_TRY(EventLoop::Create(device_lock_));
   loop_->Pause();  // guest time starts with the guest
   tsc_ = std::make_unique<HostGuestTsc>(*loop_, model_->tsc_khz());
-  engine_ = NACRE_TRY(MakeEngine());
+  NACRE_TRY_STATUS(ChooseEngine());
 
   Board::Wiring wiring{.config = &config_,
                        .memory = memory_.get(),
@@ -85,8 +86,28 @@ Status Machine::BuildCpus() {
   return {};
 }
 
-Result<std::unique_ptr<engine::Engine>> Machine::MakeEngine() const {
-  if (config_.engine == EngineKind::kInterp) return engine::interp::CreateInterpEngine();
+Status Machine::ChooseEngine() {
+  EngineKind kind = config_.engine;
+  if (kind == EngineKind::kAuto) {
+    kind = EngineKind::kJit;
+    engine::kvm::EngineChoice choice = engine::kvm::ChooseEngine(*model_);
+    auto_reason_ = std::move(choice.reason);
+    if (choice.kvm) {
+      auto made = MakeEngine(EngineKind::kKvm);
+      if (made) {
+        engine_ = std::move(*made);
+        return {};
+      }
+      auto_reason_ += fmt::format(", but: {}", made.error().message);
+    }
+  }
+  engine_ = NACRE_TRY(MakeEngine(kind));
+  return {};
+}
+
+Result<std::unique_ptr<engine::Engine>> Machine::MakeEngine(EngineKind kind) const {
+  if (kind == EngineKind::kInterp) return engine::interp::CreateInterpEngine();
+  if (kind == EngineKind::kKvm) return Fail("the kvm engine is not built in yet");
   // Each CPU has a code cache of its own.
   const uint64_t usual = std::min(92 * kMiB, 512 * kMiB / config_.cpu_count);
   return engine::jit::CreateJitEngine({.code_cache_bytes = config_.code_cache_bytes ? config_.code_cache_bytes : usual,
@@ -306,6 +327,7 @@ std::string Machine::StatisticsText() const {
     text += fmt::format("{}:\n", title);
     for (const auto& [name, value] : statistics) text += fmt::format("  {:<40} {:>16}\n", name, value);
   };
+  if (!auto_reason_.empty()) text += fmt::format("auto took {}: {}\n", engine_->name(), auto_reason_);
   section(fmt::format("engine {}", engine_->name()), engine_->Statistics());
   for (unsigned i = 0; i < runners_.size(); ++i) {
     section(fmt::format("cpu {}", i), runners_[i]->Statistics());

@@ -55,7 +55,9 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   explicit Machine(const MachineConfig& config) : config_(config) {}
   Status Build();
   Status BuildCpus();
-  Result<std::unique_ptr<engine::Engine>> MakeEngine() const;
+  /// As configured; what kAuto takes, and why, goes to auto_reason_.
+  Status ChooseEngine();
+  Result<std::unique_ptr<engine::Engine>> MakeEngine(EngineKind kind) const;
   /// Power-on: devices are reset; loads the kernel and sets every CPU's state.
   Status StartGuest();
   Status ResetGuest();
@@ -87,6 +89,7 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   std::vector<std::unique_ptr<CpuHost>> hosts_;
   std::unique_ptr<Board> board_;
   std::unique_ptr<engine::Engine> engine_;
+  std::string auto_reason_;  ///< kAuto: why it is this engine
   std::vector<std::unique_ptr<VcpuRunner>> runners_;
   std::thread loop_thread_;
   uint64_t paused_at_tsc_ = 0;

@@ -13,7 +13,7 @@
 
 namespace nacre::machine {
 
-enum class EngineKind : uint8_t { kInterp, kJit };
+enum class EngineKind : uint8_t { kInterp, kJit, kKvm, kAuto };
 
 struct DiskConfig {
   std::string path;
@@ -48,7 +48,7 @@ struct MachineConfig {
   uint64_t memory_bytes = 512 * kMiB;
   unsigned cpu_count = 1;
   std::string cpu_model = "default";
-  EngineKind engine = EngineKind::kJit;
+  EngineKind engine = EngineKind::kAuto;  ///< kAuto: as engine::kvm::ChooseEngine says
   engine::jit::JitDebugOptions jit_debug = {};
   uint64_t code_cache_bytes = 0;  ///< of each CPU, for translations; 0: as the number of CPUs suggests
   uint64_t lockstep_from = 0;     ///< RIP at which lockstep starts to compare

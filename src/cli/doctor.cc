@@ -1,10 +1,7 @@
 #include "cli/doctor.h"
 
 #include <cpuid.h>
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/kvm.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/sysinfo.h>
 #include <sys/utsname.h>
@@ -19,6 +16,7 @@
 #include "base/bits.h"
 #include "base/fd.h"
 #include "cli/paths.h"
+#include "engine/kvm/kvm_choice.h"
 #include "storage/async_io.h"
 #include "x86/cpu_model.h"
 
@@ -84,28 +82,52 @@ std::string GuestsState() {
   return names.empty() ? "none yet (`make run` prepares the default one)" : names;
 }
 
+/// Names have a column of their own.
+std::string Line(std::string_view name, std::string_view value) { return fmt::format("{:<16} {}\n", name, value); }
+
 }  // namespace
 
-std::string KvmState() {
-  const Fd fd(open("/dev/kvm", O_RDWR | O_CLOEXEC));
-  if (!fd.valid()) {
-    if (errno == ENOENT) return "/dev/kvm is not there";
-    if (errno == EACCES) return "/dev/kvm may not be opened by this user (is the user in group kvm?)";
-    return fmt::format("/dev/kvm cannot be opened: {}", std::strerror(errno));
+std::string DescribeKvm(const engine::kvm::KvmFindings& findings, bool in_virtual_machine) {
+  const engine::kvm::EngineChoice choice = engine::kvm::Choose(findings);
+  std::string text;
+  if (!findings.unusable.empty()) {
+    text += Line("KVM", findings.unusable);
+    text += Line("Engine", "--engine auto takes jit, the translator: there is no KVM to use");
+    return text;
   }
-  const int version = ioctl(fd.get(), KVM_GET_API_VERSION, 0);
-  if (version != KVM_API_VERSION) return fmt::format("/dev/kvm speaks an unknown version ({})", version);
-  return fmt::format("/dev/kvm opens{}; Nacre's kvm engine is not there yet",
-                     InVirtualMachine() ? " (nested: this host is itself a virtual machine)" : "");
+  text += Line("KVM",
+               in_virtual_machine ? "/dev/kvm opens; nested, this host is itself a virtual machine" : "/dev/kvm opens");
+  const bool lacking = !findings.missing_features.empty();
+  text += Line("  CPU features",
+               lacking ? fmt::format("lacks {} of {}", engine::kvm::Joined(findings.missing_features), findings.model)
+                       : fmt::format("all of {}", findings.model));
+  bool slow = false;
+  if (findings.probe) {
+    const auto& [speed, failure, emulates] = *findings.probe;
+    slow = !failure.empty() || std::max(speed.kernel, speed.user) > engine::kvm::kMostTimesNative;
+    if (speed.kernel > 0) text += Line("  guest kernels", engine::kvm::Times(speed.kernel) + " the host's own time");
+    if (speed.user > 0) text += Line("  guest programs", engine::kvm::Times(speed.user) + " the host's own time");
+    if (!failure.empty()) text += Line("  a small guest", "fails " + failure);
+  }
+  text += Line("Engine", choice.kvm ? "--engine auto takes kvm: " + choice.reason
+                                    : "--engine auto takes jit, the translator: " + choice.reason);
+  if (slow) {
+    text += Line("  for a fast KVM",
+                 in_virtual_machine
+                     ? "turn nested virtualization on where this virtual machine is run, or use a bare-metal host"
+                     : "look for messages of kvm in the kernel's log (dmesg)");
+  } else if (lacking) {
+    text += Line("  for KVM", findings.model == "x86-64-v2" ? "a newer CPU or kernel has them"
+                                                            : "--cpu x86-64-v2 asks for the least");
+  }
+  return text;
 }
 
 std::string Doctor() {
   utsname host{};
   uname(&host);
   std::string text;
-  const auto line = [&](std::string_view name, std::string_view value) {
-    text += fmt::format("{:<16} {}\n", name, value);
-  };
+  const auto line = [&](std::string_view name, std::string_view value) { text += Line(name, value); };
   line("Nacre", NACRE_VERSION);
   line("Host", fmt::format("{} {} {}", host.sysname, host.release, host.machine));
   line("CPU", fmt::format("{}, {} threads{}", CpuName(), std::thread::hardware_concurrency(),
@@ -113,15 +135,19 @@ std::string Doctor() {
   line("  x86-64-v2", ModelState("x86-64-v2"));
   line("  x86-64-v3", ModelState("x86-64-v3"));
   line("  x86-64-v4", ModelState("x86-64-v4"));
-  if (const auto model = x86::CpuModel::Create("default", {}))
+  const auto model = x86::CpuModel::Create("default", {});
+  if (model)
     line("  guests get",
          fmt::format("{} at {} MHz unless --cpu says otherwise", model->name(), model->tsc_khz() / 1000));
   line("Memory", MemoryState());
-  line("KVM", KvmState());
   line("Generated code", GeneratedCodeState());
   line("io_uring", IoState());
   line("Guests", GuestsState());
-  line("Engine", "jit (--engine auto takes the translator: kvm is not there yet)");
+  if (model) {
+    text += DescribeKvm(engine::kvm::ExamineKvm(*model), InVirtualMachine());
+  } else {
+    line("Engine", "none: " + model.error().message);
+  }
   return text;
 }
 

@@ -3,11 +3,13 @@
 
 #include <string>
 
+#include "engine/kvm/kvm_choice.h"
+
 namespace nacre::cli {
 
 /// The report, several lines.
 std::string Doctor();
-/// Why `--engine auto` is jit here: the state of /dev/kvm in one sentence.
-std::string KvmState();
+/// Of it: the host's KVM, what `--engine auto` takes and why, and what would help.
+std::string DescribeKvm(const engine::kvm::KvmFindings& findings, bool in_virtual_machine);
 
 }  // namespace nacre::cli

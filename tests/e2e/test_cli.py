@@ -24,7 +24,7 @@ class CommandLine(GuestCase):
     def test_doctor_tells_the_engine_and_why(self):
         done = self.check(0, "doctor")
         self.assertIn("kvm", done.stdout.lower())
-        self.assertRegex(done.stdout, r"(?m)^Engine +--engine auto takes (jit|kvm): .")
+        self.assertRegex(done.stdout, r"(?m)^Engine +--engine auto takes (jit, the translator|kvm): .")
 
     def test_kvm_by_name_where_there_is_none_is_2_and_says_what_to_do(self):
         try:

@@ -32,7 +32,7 @@ constexpr uint64_t kModeCpuNs = 6'000'000;                            ///< of th
 constexpr uint64_t kStepNs = 500'000;  ///< what a measured step should take: hundreds of exits
 constexpr uint64_t kCheckedRounds = 64;
 constexpr uint64_t kMostRounds = 1 << 24;
-constexpr uint64_t kNativeRounds = 50'000;
+constexpr uint64_t kNativeRounds = 20'000;
 constexpr int kRepeats = 3;  ///< of a measurement; the shortest counts, disturbances only lengthen
 
 uint64_t NowNs(clockid_t clock) {

@@ -69,6 +69,32 @@ Status SetCpuModel(RunOptions& options, std::string_view value) {
   return {};
 }
 
+std::optional<EngineKind> EngineByName(std::string_view name) {
+  if (name == "jit") return EngineKind::kJit;
+  if (name == "interp") return EngineKind::kInterp;
+  if (name == "kvm") return EngineKind::kKvm;
+  return std::nullopt;
+}
+
+Status SetTour(RunOptions& options, std::string_view value) {
+  for (const std::string_view part : Split(value, ',')) {
+    if (part.starts_with("every=")) {
+      options.tour.every = std::chrono::milliseconds(NACRE_TRY(ParseDurationMs(part.substr(6))));
+    } else if (part.starts_with("times=")) {
+      const std::string_view digits = part.substr(6);
+      const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), options.tour.most);
+      if (error != std::errc() || end != digits.data() + digits.size() || options.tour.most == 0)
+        return Fail("--switch-engine {}: times= wants a number from 1", value);
+    } else if (const auto kind = EngineByName(part)) {
+      options.tour.stops.push_back(*kind);
+    } else {
+      return Fail("--switch-engine {}: give engines (jit, interp, kvm), every=TIME and times=N", value);
+    }
+  }
+  if (options.tour.stops.empty()) return Fail("--switch-engine {}: name an engine to go to", value);
+  return {};
+}
+
 Status SetEngine(RunOptions& options, std::string_view value) {
   constexpr std::array<std::pair<std::string_view, EngineKind>, 4> kEngines{{{"auto", EngineKind::kAuto},
                                                                              {"kvm", EngineKind::kKvm},
@@ -227,6 +253,7 @@ constexpr std::array kOptions = std::to_array<Option>({
      [](RunOptions& o, std::string_view v) -> Status { o.machine.jit_debug.symbols_file = v; return {}; }},
     {"--jit-stress", "MODE[,MODE...]", "make rare events frequent: flush[=N], interrupt[=N], invalidate[=N], sample[=N], compact, cache[=MIB], tlb",
      [](RunOptions& o, std::string_view v) { return ParseJitStress(o.machine.jit_debug, v); }},
+    {"--switch-engine", "ENGINE[,ENGINE...][,every=TIME][,times=N]", "go from engine to engine while the guest runs (every 100ms)", SetTour},
     {"--check-reuse", "", "compare each translation that is used again with a new one",
      [](RunOptions& o, std::string_view) -> Status { o.machine.jit_debug.check_reuse = true; return {}; }},
     {"--help", "", "this text", [](RunOptions& o, std::string_view) -> Status { o.help = true; return {}; }},

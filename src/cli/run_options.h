@@ -2,6 +2,7 @@
 // `nacre run`'s options: words of the command line to a MachineConfig. No file is opened and nothing is started here.
 // One thread. The contract is docs/cli.md.
 
+#include <chrono>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,10 +13,18 @@
 
 namespace nacre::cli {
 
+/// --switch-engine.
+struct EngineTourOptions {
+  std::vector<machine::EngineKind> stops;  ///< in turns; empty: no tour
+  std::chrono::milliseconds every{100};    ///< from the end of one switch to the next
+  uint64_t most = 0;                       ///< switches; 0: until the guest ends
+};
+
 struct RunOptions {
   machine::MachineConfig machine;
   bool serial_given = false;
   bool engine_stats = false;
+  EngineTourOptions tour;
   bool help = false;
   /// Neither kernel nor image: the guest that `make run` prepares.
   bool default_guest = false;

@@ -8,6 +8,8 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,6 +17,7 @@
 #include "base/result.h"
 #include "memory/address.h"
 #include "memory/guest_memory.h"
+#include "x86/apic_state.h"
 #include "x86/cpu_model.h"
 #include "x86/cpu_state.h"
 
@@ -41,6 +44,8 @@ class VcpuHost {
   /// VMCALL/VMMCALL (KVM's hypercall convention: number in RAX, arguments RBX RCX RDX RSI); returns RAX.
   /// `code64`: from 64-bit code; otherwise the arguments are 32 bits wide. Called at CPL 0 only.
   virtual uint64_t Hypercall(uint64_t number, const uint64_t (&arguments)[4], bool code64) = 0;
+  /// From engines that keep local APICs (ApicKeeper): the guest has ended a level-triggered interrupt.
+  virtual void EndOfInterrupt(uint8_t vector) { (void)vector; }
 };
 
 /// Requests to a vCPU, set by any thread.
@@ -69,9 +74,28 @@ struct Statistic {
   uint64_t value = 0;
 };
 
+/// What the machine's own devices hold of a CPU unless its engine keeps it.
+struct KeptState {
+  x86::LocalApicState apic;
+  uint64_t steal_time_msr = 0, eoi_msr = 0;  ///< KVM's paravirtual MSRs 0x4b564d03 and 0x4b564d04
+};
+
+/// The local APIC of a vCPU whose engine keeps it (kvm), with its timer, its waiting for INIT and SIPI and the
+/// paravirtual interface to it. Then the engine takes interrupts by itself, HLT does not leave Run, and
+/// AcknowledgeInterrupt is asked for the 8259's only.
+class ApicKeeper {
+ public:
+  virtual ~ApicKeeper() = default;
+  /// On the vCPU's thread, or while the vCPU does not run. Both after Vcpu::Import or Run.
+  virtual Status ExportKept(KeptState& state) const = 0;
+  virtual Status ImportKept(const KeptState& state) = 0;
+};
+
 class Vcpu {
  public:
   virtual ~Vcpu() = default;
+  /// Null: the machine's own models are this vCPU's local APIC.
+  virtual ApicKeeper* apic_keeper() { return nullptr; }
   virtual void Import(const x86::CpuState& state) = 0;
   virtual void Export(x86::CpuState& state) const = 0;
   /// Runs until there is a reason to leave. `instruction_budget` 0: no limit; the engine may overshoot by a block.
@@ -101,12 +125,32 @@ struct VcpuConfig {
   ExclusiveSection* exclusive = nullptr;  ///< set by engines for the interpreter that they use; null: one vCPU
 };
 
+/// An interrupt message as the memory write that it is on the bus (SDM 3A 11.11).
+struct MessageWrite {
+  uint64_t address = 0;
+  uint32_t data = 0;
+};
+
+/// Where interrupt messages go when the engine keeps the local APICs. Any thread.
+class MessageSink {
+ public:
+  virtual ~MessageSink() = default;
+  virtual void Send(const MessageWrite& message) = 0;
+  /// What the IO-APIC's pins send, by pin; empty: a masked pin. For EndOfInterrupt of those that are level-triggered.
+  virtual Status SetPinRoutes(std::span<const std::optional<MessageWrite>> pins) = 0;
+};
+
 /// One engine serves one machine and makes its vCPUs. It must outlive them.
 class Engine {
  public:
   virtual ~Engine() = default;
   virtual std::string_view name() const = 0;
   virtual Result<std::unique_ptr<Vcpu>> CreateVcpu(const VcpuConfig& config) = 0;
+  /// Not null where vCPUs have an ApicKeeper.
+  virtual MessageSink* message_sink() { return nullptr; }
+  /// Its vCPUs run no more, and another engine takes the guest over: nothing of guest memory is touched from now on, not
+  /// by the destructors either.
+  virtual void Retire() {}
   /// Counters of what is shared by the vCPUs.
   virtual std::vector<Statistic> Statistics() const = 0;
 };

@@ -60,6 +60,8 @@ class Board {
 
   bus::PortBus& ports() { return ports_; }
   bus::MemoryBus& memory_bus() { return memory_bus_; }
+  devices::ApicBus& apic_bus() { return apic_bus_; }
+  devices::IoApic& io_apic() { return *io_apic_; }
   devices::LocalApic& local_apic(unsigned cpu) { return *local_apics_[cpu]; }
   devices::KvmClock& kvm_clock() { return *kvm_clock_; }
   devices::KvmParavirt& kvm_paravirt() { return *kvm_paravirt_; }

@@ -76,6 +76,11 @@ uint64_t CpuHost::Hypercall(uint64_t number, const uint64_t (&arguments)[4], boo
   return kvm_paravirt_->Hypercall(number, arguments, code64);
 }
 
+void CpuHost::EndOfInterrupt(uint8_t vector) {
+  const std::lock_guard lock(*wiring_.device_lock);
+  wiring_.apic_bus->BroadcastEoi(vector);
+}
+
 void CpuHost::SetInterrupt(bool level) {
   if (!runner_) return;
   if (level)

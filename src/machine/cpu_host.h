@@ -21,6 +21,7 @@ class CpuHost final : public engine::VcpuHost, public devices::CpuSignals {
     std::mutex* device_lock = nullptr;
     bus::PortBus* ports = nullptr;
     bus::MemoryBus* memory = nullptr;
+    devices::ApicBus* apic_bus = nullptr;
   };
   CpuHost(unsigned index, const Wiring& wiring) : index_(index), wiring_(wiring) {}
 
@@ -47,6 +48,7 @@ class CpuHost final : public engine::VcpuHost, public devices::CpuSignals {
   void WriteCr8(uint64_t value) override;
   int AcknowledgeInterrupt() override;
   uint64_t Hypercall(uint64_t number, const uint64_t (&arguments)[4], bool code64) override;
+  void EndOfInterrupt(uint8_t vector) override;
 
   void SetInterrupt(bool level) override;
   void Nmi() override;

@@ -13,6 +13,7 @@
 #include "engine/interp/interp_engine.h"
 #include "engine/jit/jit_engine.h"
 #include "engine/kvm/kvm_choice.h"
+#include "engine/kvm/kvm_engine.h"
 #include "machine/crash_report.h"
 
 namespace nacre::machine {
@@ -53,7 +54,6 @@ Status Machine::Build() {
   loop_ = NACRE_TRY(EventLoop::Create(device_lock_));
   loop_->Pause();  // guest time starts with the guest
   tsc_ = std::make_unique<HostGuestTsc>(*loop_, model_->tsc_khz());
-  NACRE_TRY_STATUS(ChooseEngine());
 
   Board::Wiring wiring{.config = &config_,
                        .memory = memory_.get(),
@@ -64,50 +64,140 @@ Status Machine::Build() {
                        .cpus = {}};
   board_ = std::make_unique<Board>();
   for (unsigned i = 0; i < config_.cpu_count; ++i) {
-    hosts_.push_back(
-        std::make_unique<CpuHost>(i, CpuHost::Wiring{&device_lock_, &board_->ports(), &board_->memory_bus()}));
+    hosts_.push_back(std::make_unique<CpuHost>(
+        i, CpuHost::Wiring{&device_lock_, &board_->ports(), &board_->memory_bus(), &board_->apic_bus()}));
     wiring.cpus.push_back(hosts_.back().get());
   }
   {
     const std::lock_guard lock(device_lock_);
     NACRE_TRY_STATUS(board_->Build(wiring));
   }
-  NACRE_TRY_STATUS(BuildCpus());
+  NACRE_TRY_STATUS(StartFirstEngine());
   return StartGuest();
 }
 
-Status Machine::BuildCpus() {
+Status Machine::StartFirstEngine() {
+  if (config_.engine != EngineKind::kAuto) return StartEngine(config_.engine, {});
+  engine::kvm::EngineChoice choice = engine::kvm::ChooseEngine(*model_);
+  auto_reason_ = std::move(choice.reason);
+  if (choice.kvm) {
+    const Status started = StartEngine(EngineKind::kKvm, {});
+    if (started) return {};
+    auto_reason_ += fmt::format(", but: {}", started.error().message);
+  }
+  return StartEngine(EngineKind::kJit, {});
+}
+
+Status Machine::StartEngine(EngineKind kind, const std::vector<x86::CpuState>& states) {
+  const std::lock_guard lock(device_lock_);  // devices write to guest memory, and engines listen to that
+  auto engine = NACRE_TRY(MakeEngine(kind));
+  std::vector<std::unique_ptr<engine::Vcpu>> vcpus;
+  for (unsigned i = 0; i < config_.cpu_count; ++i)
+    vcpus.push_back(NACRE_TRY(engine->CreateVcpu({i, &*model_, memory_.get(), hosts_[i].get()})));
+  engine_ = std::move(engine);
+  kind_ = kind;
   VcpuEvents& events = *this;
   for (unsigned i = 0; i < config_.cpu_count; ++i) {
-    auto vcpu = NACRE_TRY(engine_->CreateVcpu({i, &*model_, memory_.get(), hosts_[i].get()}));
-    runners_.push_back(std::make_unique<VcpuRunner>(i, std::move(vcpu), events));
+    runners_.push_back(std::make_unique<VcpuRunner>(i, std::move(vcpus[i]), events));
+    if (i < states.size()) runners_[i]->state() = states[i];
     hosts_[i]->Connect(&board_->local_apic(i), &board_->kvm_clock(), &board_->kvm_paravirt(), runners_.back().get());
   }
+  engine::MessageSink* const sink = engine_->message_sink();
+  if (!sink) return {};
+  kernel_apics_ = std::make_unique<KernelApics>(*sink, board_->io_apic(), config_.cpu_count,
+                                                [this](bool level) { hosts_[0]->SetInterrupt(level); });
+  board_->apic_bus().SetRemote(kernel_apics_.get());
+  board_->io_apic().SetRouteListener([this] {
+    if (const Status status = kernel_apics_->UpdateRoutes(); !status)
+      EndWith({EndReason::kEngineError, 0, status.error().message});
+  });
   return {};
 }
 
-Status Machine::ChooseEngine() {
-  EngineKind kind = config_.engine;
-  if (kind == EngineKind::kAuto) {
-    kind = EngineKind::kJit;
-    engine::kvm::EngineChoice choice = engine::kvm::ChooseEngine(*model_);
-    auto_reason_ = std::move(choice.reason);
-    if (choice.kvm) {
-      auto made = MakeEngine(EngineKind::kKvm);
-      if (made) {
-        engine_ = std::move(*made);
-        return {};
-      }
-      auto_reason_ += fmt::format(", but: {}", made.error().message);
+/// Parked; what the engine kept is in our models already, but for their timers.
+void Machine::LeaveEngine() {
+  {
+    const std::lock_guard lock(device_lock_);
+    board_->io_apic().SetRouteListener(nullptr);
+    board_->apic_bus().SetRemote(nullptr);
+    for (auto& host : hosts_) host->Disconnect();
+    engine_->Retire();
+  }
+  kernel_apics_.reset();
+  if (retiring_.joinable()) retiring_.join();
+  retiring_ = std::thread([runners = std::move(runners_), engine = std::move(engine_)]() mutable {
+    runners.clear();
+    engine.reset();
+  });
+  runners_.clear();
+}
+
+Result<std::chrono::nanoseconds> Machine::SwitchEngine(EngineKind kind, bool paused) {
+  const auto start = std::chrono::steady_clock::now();
+  if (!paused) {
+    ParkAll();
+    PauseTime();
+  }
+  std::vector<x86::CpuState> states;
+  std::vector<uint32_t> nmis;
+  for (auto& runner : runners_) {
+    states.push_back(runner->state());
+    nmis.push_back(runner->vcpu().pending_requests() & engine::kRequestNmi);
+  }
+  const EngineKind before = kind_;
+  LeaveEngine();
+  Status status = StartEngine(kind, states);
+  if (!status) {
+    if (const Status back = StartEngine(before, states); !back) {
+      EndWith({EndReason::kEngineError, 0, "the engine before cannot be made again: " + back.error().message});
+      return std::unexpected(back.error());
     }
   }
-  engine_ = NACRE_TRY(MakeEngine(kind));
+  {
+    const std::lock_guard lock(device_lock_);
+    if (!kernel_apics_)
+      for (unsigned i = 0; i < runners_.size(); ++i)
+        board_->local_apic(i).ImportState(board_->local_apic(i).ExportState());
+  }
+  for (size_t i = 0; i < nmis.size(); ++i)
+    if (nmis[i]) runners_[i]->Request(nmis[i]);
+  if (!paused) {
+    ResumeTime();
+    ResumeAll();
+  }
+  if (!status) return std::unexpected(std::move(status).error());
+  return std::chrono::steady_clock::now() - start;
+}
+
+Status Machine::GiveApics() {
+  if (!kernel_apics_) return {};
+  devices::KvmParavirt& paravirt = board_->kvm_paravirt();
+  for (unsigned i = 0; i < runners_.size(); ++i) {
+    engine::KeptState state{.apic = board_->local_apic(i).ExportState()};
+    paravirt.ReadMsr(i, devices::KvmParavirt::kMsrStealTime, state.steal_time_msr);
+    paravirt.ReadMsr(i, devices::KvmParavirt::kMsrEoi, state.eoi_msr);
+    NACRE_TRY_STATUS(runners_[i]->vcpu().apic_keeper()->ImportKept(state));
+  }
+  return kernel_apics_->UpdateRoutes();
+}
+
+Status Machine::TakeApics() {
+  if (!kernel_apics_) return {};
+  devices::KvmParavirt& paravirt = board_->kvm_paravirt();
+  for (unsigned i = 0; i < runners_.size(); ++i) {
+    engine::KeptState state;
+    NACRE_TRY_STATUS(runners_[i]->vcpu().apic_keeper()->ExportKept(state));
+    if (!paravirt.WriteMsr(i, devices::KvmParavirt::kMsrStealTime, state.steal_time_msr) ||
+        !paravirt.WriteMsr(i, devices::KvmParavirt::kMsrEoi, state.eoi_msr) ||
+        !board_->local_apic(i).ImportState(state.apic))
+      return Fail("the host's KVM gave a local APIC state that none of ours can have (CPU {})", i);
+  }
   return {};
 }
 
 Result<std::unique_ptr<engine::Engine>> Machine::MakeEngine(EngineKind kind) const {
   if (kind == EngineKind::kInterp) return engine::interp::CreateInterpEngine();
-  if (kind == EngineKind::kKvm) return Fail("the kvm engine is not built in yet");
+  if (kind == EngineKind::kKvm) return engine::kvm::CreateKvmEngine(*memory_);
   // Each CPU has a code cache of its own.
   const uint64_t usual = std::min(92 * kMiB, 512 * kMiB / config_.cpu_count);
   return engine::jit::CreateJitEngine({.code_cache_bytes = config_.code_cache_bytes ? config_.code_cache_bytes : usual,
@@ -124,6 +214,7 @@ Machine::~Machine() {
   }
   for (auto& host : hosts_) host->Disconnect();
   runners_.clear();
+  if (retiring_.joinable()) retiring_.join();
   const std::lock_guard lock(device_lock_);
   board_.reset();
 }
@@ -152,7 +243,7 @@ Status Machine::StartGuest() {
     }
     state.tsc_offset = tsc_->offset();
   }
-  return {};
+  return GiveApics();
 }
 
 Status Machine::ResetGuest() {
@@ -184,6 +275,7 @@ void Machine::PauseTime() {
   const std::lock_guard lock(device_lock_);
   loop_->Pause();
   paused_at_tsc_ = HostTsc();
+  if (const Status status = TakeApics(); !status) EndWith({EndReason::kEngineError, 0, status.error().message});
 }
 
 /// The counter goes on from where it stood.
@@ -197,6 +289,7 @@ void Machine::ResumeTime() {
     board_->local_apic(i).TscChanged();
   }
   board_->kvm_clock().Resumed();
+  if (const Status status = GiveApics(); !status) EndWith({EndReason::kEngineError, 0, status.error().message});
 }
 
 RunResult Machine::Run() {
@@ -214,7 +307,7 @@ RunResult Machine::Control() {
   bool paused = false;
   std::unique_lock lock(control_mutex_);
   for (;;) {
-    const auto something = [&] { return end_ || want_reset_ || want_pause_ != paused; };
+    const auto something = [&] { return end_ || want_reset_ || want_engine_ || want_pause_ != paused; };
     if (!config_.timeout_ms) {
       control_changed_.wait(lock, something);
     } else if (!control_changed_.wait_until(lock, deadline, something)) {
@@ -223,12 +316,14 @@ RunResult Machine::Control() {
     if (end_) return *end_;
     const bool reset = std::exchange(want_reset_, false);
     const bool pause = want_pause_;
+    const auto engine = std::exchange(want_engine_, std::nullopt);
     lock.unlock();
     if (reset) {
       if (const Status status = ResetGuest(); !status)
         return {EndReason::kEngineError, 0, "the guest asked for a reset: " + status.error().message};
       if (paused) ParkAll();
     }
+    if (engine) engine->second(SwitchEngine(engine->first, paused));
     if (pause && !paused) {
       ParkAll();
       PauseTime();
@@ -283,6 +378,14 @@ void Machine::RequestPause() {
 void Machine::RequestResume() {
   const std::lock_guard lock(control_mutex_);
   want_pause_ = false;
+  control_changed_.notify_all();
+}
+
+void Machine::RequestEngine(EngineKind kind, SwitchDone done) {
+  {
+    const std::lock_guard lock(control_mutex_);
+    want_engine_.emplace(kind, std::move(done));
+  }
   control_changed_.notify_all();
 }
 

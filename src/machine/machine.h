@@ -5,7 +5,9 @@
 // Threads: Create, Run and the destructor on one control thread. Devices and CPU threads report to it by Request...,
 // which like Stop may be called from any thread, with or without the device lock.
 
+#include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -19,6 +21,7 @@
 #include "machine/board.h"
 #include "machine/cpu_host.h"
 #include "machine/guest_tsc.h"
+#include "machine/kernel_apics.h"
 #include "machine/machine_config.h"
 #include "machine/vcpu_runner.h"
 #include "memory/guest_memory.h"
@@ -46,6 +49,11 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   void ResizeConsole(uint16_t columns, uint16_t rows);
   void RequestPause();
   void RequestResume();
+  /// The guest goes on with another engine, soon. `done` is told on the control thread how long the guest stood still,
+  /// or why it goes on with the one that it had. One request at a time: a later one replaces one not yet begun, whose
+  /// `done` is not called.
+  using SwitchDone = std::function<void(Result<std::chrono::nanoseconds>)>;
+  void RequestEngine(EngineKind kind, SwitchDone done);
 
   /// For --engine-stats, after Run: lines of text.
   std::string StatisticsText() const;
@@ -54,15 +62,22 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
  private:
   explicit Machine(const MachineConfig& config) : config_(config) {}
   Status Build();
-  Status BuildCpus();
-  /// As configured; what kAuto takes, and why, goes to auto_reason_.
-  Status ChooseEngine();
   Result<std::unique_ptr<engine::Engine>> MakeEngine(EngineKind kind) const;
+  /// An engine and its CPUs, which take over `states`; nothing of this is changed when it fails.
+  Status StartEngine(EngineKind kind, const std::vector<x86::CpuState>& states);
+  /// As configured; what kAuto takes, and why, goes to auto_reason_.
+  Status StartFirstEngine();
+  /// What the engine holds is given back beside the guest, which goes on meanwhile.
+  void LeaveEngine();
+  Result<std::chrono::nanoseconds> SwitchEngine(EngineKind kind, bool paused);
   /// Power-on: devices are reset; loads the kernel and sets every CPU's state.
   Status StartGuest();
   Status ResetGuest();
   void ParkAll();
   void ResumeAll();
+  /// Between our models and an engine that keeps local APICs; nothing for others. Parked, under the device lock.
+  Status GiveApics();
+  Status TakeApics();
   void PauseTime();
   void ResumeTime();
   RunResult Control();
@@ -81,6 +96,7 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   void DebugExit(uint32_t value) override;
 
   const MachineConfig config_;
+  EngineKind kind_ = EngineKind::kJit;  ///< of engine_
   std::mutex device_lock_;
   std::unique_ptr<memory::GuestMemory> memory_;
   std::optional<x86::CpuModel> model_;
@@ -91,6 +107,8 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   std::unique_ptr<engine::Engine> engine_;
   std::string auto_reason_;  ///< kAuto: why it is this engine
   std::vector<std::unique_ptr<VcpuRunner>> runners_;
+  std::unique_ptr<KernelApics> kernel_apics_;  ///< null: the engine keeps none
+  std::thread retiring_;                       ///< ends an engine that was left
   std::thread loop_thread_;
   uint64_t paused_at_tsc_ = 0;
 
@@ -99,6 +117,7 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   std::optional<RunResult> end_;
   bool want_reset_ = false;
   bool want_pause_ = false;
+  std::optional<std::pair<EngineKind, SwitchDone>> want_engine_;
   unsigned crashed_cpu_ = 0;
 };
 

@@ -90,7 +90,8 @@ void VcpuRunner::ThreadMain() {
 }
 
 void VcpuRunner::RunUntilAsked() {
-  if (state_.wait_for_sipi && !WaitForSipi()) return;
+  // An engine that keeps the local APIC waits for the SIPI itself.
+  if (state_.wait_for_sipi && !vcpu_->apic_keeper() && !WaitForSipi()) return;
   for (;;) {
     // Taken before Run: whatever comes while the engine runs makes the sleep after it return at once, and Run looks
     // again.

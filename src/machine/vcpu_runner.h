@@ -58,7 +58,7 @@ class VcpuRunner {
   /// While parked: what the CPU goes on with.
   x86::CpuState& state() { return state_; }
   /// While parked.
-  const engine::Vcpu& vcpu() const { return *vcpu_; }
+  engine::Vcpu& vcpu() { return *vcpu_; }
   /// How often Run left, by reason, and how often the thread slept; while parked.
   std::vector<engine::Statistic> Statistics() const;
 

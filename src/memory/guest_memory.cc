@@ -62,6 +62,12 @@ Status GuestMemory::Map(uint64_t size_bytes, int sharing) {
   return {};
 }
 
+void GuestMemory::ForgetCodePages() {
+  for (uint64_t page = 0; page < size_bytes_ / kPageSize; ++page)
+    if (page_flags_[page].load(std::memory_order_relaxed) & kCode)
+      page_flags_[page].fetch_and(static_cast<uint8_t>(~kCode), std::memory_order_relaxed);
+}
+
 void GuestMemory::DropPrivatePage(uint64_t page_index) {
   NACRE_CHECK(page_index < size_bytes_ / kPageSize);
   madvise(base_ + page_index * kPageSize, kPageSize, MADV_DONTNEED);

@@ -86,6 +86,8 @@ class GuestMemory {
   std::atomic<uint8_t>& PageFlags(uint64_t page_index) { return page_flags_[page_index]; }
   /// kCode on or off for the page at `address` (must be RAM).
   void SetCodePage(GuestPhys address, bool on);
+  /// No page holds translated code any more: the engine that said so is gone. While no CPU runs.
+  void ForgetCodePages();
   void SetCodeWriteListener(CodeWriteListener* listener) { code_listener_ = listener; }
 
   /// For private views: forgets what was written to a page, which follows the original again. Clears its flags.

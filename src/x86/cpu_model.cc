@@ -350,6 +350,18 @@ CpuidResult CpuModel::Cpuid(uint32_t leaf, uint32_t subleaf, const CpuState& sta
   return result;
 }
 
+std::vector<CpuModel::CpuidEntry> CpuModel::CpuidEntries(unsigned apic_id) const {
+  CpuState state;
+  ResetCpuState(state);
+  std::vector<CpuidEntry> entries;
+  for (const Leaf& leaf : leaves_)
+    entries.push_back({leaf.leaf, leaf.subleaf, leaf.indexed, Cpuid(leaf.leaf, leaf.subleaf, state, apic_id)});
+  // Outside 64-bit code Cpuid hides SYSCALL; hardware does so by itself.
+  for (CpuidEntry& entry : entries)
+    if (entry.leaf == 0x80000001) entry.value = FindLeaf(entry.leaf, 0)->value;
+  return entries;
+}
+
 /// SDM 4 table 2-2, IA32_ARCH_CAPABILITIES: RDCL_NO IBRS_ALL SKIP_L1DFL_VMENTRY SSB_NO MDS_NO PSCHANGE_MC_NO TAA_NO
 /// SBDR_SSDP_NO FBSDP_NO PSDP_NO BHI_NO PBRSB_NO GDS_NO RFDS_NO ITS_NO.
 uint64_t CpuModel::arch_capabilities() {

@@ -45,6 +45,13 @@ class CpuModel {
   unsigned cpu_count() const { return cpu_count_; }
   /// CPUID as vCPU `apic_id` with `state` sees it (OSXSAVE, XSAVE size, APIC id are dynamic).
   CpuidResult Cpuid(uint32_t leaf, uint32_t subleaf, const CpuState& state, unsigned apic_id) const;
+  /// All of it, for an engine that gives CPUID to the hardware, as vCPU `apic_id` has it after RESET.
+  struct CpuidEntry {
+    uint32_t leaf = 0, subleaf = 0;
+    bool indexed = false;  ///< the subleaf matters
+    CpuidResult value;
+  };
+  std::vector<CpuidEntry> CpuidEntries(unsigned apic_id) const;
   /// XCR0 bits that the guest may set.
   uint64_t xcr0_mask() const { return xcr0_mask_; }
   uint64_t cr4_mask() const { return cr4_mask_; }  ///< CR4 bits that may be set; others #GP

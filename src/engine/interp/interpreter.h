@@ -50,6 +50,10 @@ class Interpreter {
   /// A fault that an engine found itself, at state.rip. #PF: cr2 is given. error_code is ignored for vectors without.
   StepResult InjectException(x86::CpuState& state, uint8_t vector, uint32_t error_code = 0, uint64_t cr2 = 0);
 
+  /// RDMSR and WRMSR without the instruction, for an engine that met one. False: #GP(0), and nothing is changed.
+  bool ReadMsr(x86::CpuState& state, uint32_t index, uint64_t& value);
+  bool WriteMsr(x86::CpuState& state, uint32_t index, uint64_t value);
+
   /// Forgets its own cached translations (after an import, or when another party changed page tables' meaning).
   void FlushTlb();
   /// Forgets cached decoded instructions of one physical page, or of all.

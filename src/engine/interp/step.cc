@@ -207,6 +207,16 @@ StepResult Interpreter::InjectException(CpuState& state, uint8_t vector, uint32_
   return core.DeliverFault();
 }
 
+bool Interpreter::ReadMsr(CpuState& state, uint32_t index, uint64_t& value) {
+  impl_->core.state = &state;
+  return impl_->core.ReadMsr(index, value);
+}
+
+bool Interpreter::WriteMsr(CpuState& state, uint32_t index, uint64_t value) {
+  impl_->core.state = &state;
+  return impl_->core.WriteMsr(index, value);
+}
+
 void Interpreter::FlushTlb() { impl_->core.FlushTlb(); }
 void Interpreter::FlushDecoded() { impl_->core.FlushDecoded(); }
 uint64_t Interpreter::retired() const { return impl_->core.retired; }

@@ -525,8 +525,12 @@ namespace {
 class JitEngine : public Engine, public memory::CodeWriteListener {
  public:
   explicit JitEngine(const JitOptions& options) : options_(options) {}
-  ~JitEngine() override {
-    if (memory_) memory_->SetCodeWriteListener(nullptr);
+  ~JitEngine() override { Retire(); }
+  void Retire() override {
+    if (!memory_) return;
+    memory_->SetCodeWriteListener(nullptr);
+    memory_->ForgetCodePages();
+    memory_ = nullptr;
   }
 
   std::string_view name() const override { return "jit"; }

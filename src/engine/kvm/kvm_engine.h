@@ -1,0 +1,16 @@
+#pragma once
+// The engine on the host's KVM: `--engine kvm`. Needs Linux 5.12 (KVM_GET_SREGS2 came with 5.14); what is needed is
+// checked by KvmDevice.
+
+#include <memory>
+
+#include "base/result.h"
+#include "engine/engine.h"
+#include "memory/guest_memory.h"
+
+namespace nacre::engine::kvm {
+
+/// A VM of the host's KVM over this guest memory, which must outlive it.
+Result<std::unique_ptr<Engine>> CreateKvmEngine(memory::GuestMemory& memory);
+
+}  // namespace nacre::engine::kvm

@@ -17,7 +17,7 @@ Bytes Routing(const std::array<uint8_t, 4>& lines) {
   for (unsigned slot = 0; slot < kSlots; ++slot) {
     for (unsigned pin = 0; pin < kPins; ++pin)
       entries.push_back(aml::Package({aml::Integer((slot << 16) | 0xffff), aml::Integer(pin), aml::Integer(0),
-                                      aml::Integer(lines[(slot + pin) % lines.size()])}));
+                                      aml::Integer(lines[(slot + pin + 3) % lines.size()])}));
   }
   return aml::Package(entries);
 }

@@ -38,7 +38,7 @@ struct AcpiConfig {
   Window pci_memory32, pci_memory64;
   uint8_t pci_last_bus = 0;
   uint64_t ecam_address = 0;  ///< 0: configuration through ports 0xcf8/0xcfc only
-  /// INTx of slot s, pin p (0: INTA) arrives at [(s + p) % 4]: GSIs of the IO-APIC, and lines of the 8259 pair for
+  /// INTx of slot s, pin p (0: INTA) arrives at [(s + p + 3) % 4]: GSIs of the IO-APIC, and lines of the 8259 pair for
   /// guests without IO-APIC (all zero: none).
   std::array<uint8_t, 4> pci_gsi{16, 17, 18, 19}, pci_pic_irq{};
 

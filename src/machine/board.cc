@@ -15,12 +15,14 @@ namespace nacre::machine {
 
 namespace {
 
-/// PIRQA-D share the two ISA interrupts that nothing else uses, as PC chipsets wire them: they work through the 8259s
-/// and through the IO-APIC alike.
+/// Where a direct boot leads PIRQA# to PIRQD#: the two ISA interrupts that nothing else uses. They work through the
+/// 8259s and through the IO-APIC alike.
 constexpr std::array<uint8_t, 4> kPciIrqs{10, 11, 10, 11};
 /// Between the end of low RAM (at most 3 GiB) and the IO-APIC.
 constexpr uint64_t kPciMemory32First = 0xc0000000, kPciMemory32End = 0xfec00000;
 constexpr uint16_t kPciIoFirst = 0xc000;
+/// The IO-APIC pins that PIRQA# to PIRQD# have for themselves.
+constexpr unsigned kFirstPirqGsi = 16;
 
 /// `file` keeps what is opened for it.
 Result<std::unique_ptr<FdConsole>> OpenStream(const SerialConfig& config, std::string_view option, Fd& file,
@@ -63,7 +65,7 @@ Status Board::Build(const Wiring& wiring) {
   BuildInterrupts(wiring);
   BuildLegacy(wiring);
   NACRE_TRY_STATUS(BuildSerial(wiring));
-  BuildPci(wiring);
+  NACRE_TRY_STATUS(BuildPci(wiring));
   NACRE_TRY_STATUS(BuildDisks(wiring));
   NACRE_TRY_STATUS(BuildNetworks(wiring));
   NACRE_TRY_STATUS(AttachVirtio(devices::VirtioRng::Create("virtio-rng0", *memory_, *loop_)));
@@ -93,7 +95,6 @@ void Board::BuildLegacy(const Wiring& wiring) {
                                                        *wiring.tsc, wall_clock_));
   Keep(kvm_paravirt_, std::make_unique<devices::KvmParavirt>(*memory_, apic_bus_));
   Keep(acpi_pm_, std::make_unique<devices::AcpiPm>(*loop_, NewIrq(devices::AcpiPm::kSciIrq), control));
-  MapPorts(devices::AcpiPm::kPmBase, devices::AcpiPm::kPmSize, acpi_pm_->io(), "acpi-pm");
   MapPorts(devices::AcpiPm::kGpeBase, devices::AcpiPm::kGpeSize, acpi_pm_->gpe_io(), "acpi-pm");
   MapPorts(devices::AcpiPm::kSmiCommandPort, 2, acpi_pm_->smi_io(), "acpi-pm");
   Keep(reset_control_, std::make_unique<devices::ResetControl>(control));
@@ -136,13 +137,26 @@ Status Board::BuildConsole(const Wiring& wiring) {
   return AttachVirtio(std::move(device));
 }
 
-void Board::BuildPci(const Wiring&) {
-  std::array<bus::IrqLine*, 4> lines;
-  for (unsigned i = 0; i < lines.size(); ++i) lines[i] = &NewIrq(kPciIrqs[i]);
+Status Board::BuildPci(const Wiring&) {
+  using devices::IsaBridge, devices::PowerManagement;
   const devices::PciWiring wiring{&ports_, &memory_bus_, &apic_bus_};
+  IsaBridge::Lines routes;
+  for (unsigned pirq = 0; pirq < 4; ++pirq) {
+    routes.own[pirq] = &NewIrq(kFirstPirqGsi + pirq);
+    for (unsigned irq = 0; irq < 16; ++irq)
+      if (TestBit(IsaBridge::kRoutable, irq)) routes.isa[pirq][irq] = &NewIrq(irq);
+  }
+  Keep(isa_bridge_, std::make_unique<IsaBridge>(wiring, routes));
+  Keep(power_management_,
+       std::make_unique<PowerManagement>(wiring, acpi_pm_->io(), static_cast<uint16_t>(devices::AcpiPm::kPmSize)));
+  std::array<bus::IrqLine*, 4> lines;
+  for (unsigned i = 0; i < lines.size(); ++i) lines[i] = &isa_bridge_->pirq(i);
   Keep(pci_, std::make_unique<devices::PciHost>(wiring, lines, kPciIrqs));
+  NACRE_TRY_STATUS(pci_->Attach(*isa_bridge_, IsaBridge::kSlot, IsaBridge::kFunction));
+  NACRE_TRY_STATUS(pci_->Attach(*power_management_, PowerManagement::kSlot, PowerManagement::kFunction));
   pci_->SetResetControl(reset_control_.get());
   MapPorts(0xcf8, 8, pci_->io(), "pci-host");
+  return {};
 }
 
 Status Board::AttachVirtio(std::unique_ptr<devices::VirtioDevice> device) {
@@ -191,6 +205,9 @@ void Board::Reset() {
 }
 
 Status Board::PrepareDirectBoot() {
+  for (unsigned i = 0; i < kPciIrqs.size(); ++i)
+    isa_bridge_->ConfigWrite(devices::IsaBridge::kRoute + i, 1, kPciIrqs[i]);
+  power_management_->Place(devices::AcpiPm::kPmBase);
   // PCI interrupts are level-triggered at the 8259s.
   for (const uint8_t irq : {kPciIrqs[0], kPciIrqs[1], static_cast<uint8_t>(devices::AcpiPm::kSciIrq)}) {
     const uint16_t port = static_cast<uint16_t>(devices::Pic8259::kElcrPort + irq / 8);

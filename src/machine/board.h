@@ -28,6 +28,7 @@
 #include "devices/legacy/rtc.h"
 #include "devices/legacy/uart16550.h"
 #include "devices/pci/pci_host.h"
+#include "devices/pci/piix.h"
 #include "devices/virtio/console.h"
 #include "devices/virtio/virtio_pci.h"
 #include "engine/engine.h"
@@ -85,7 +86,7 @@ class Board {
  private:
   void BuildInterrupts(const Wiring& wiring);
   void BuildLegacy(const Wiring& wiring);
-  void BuildPci(const Wiring& wiring);
+  Status BuildPci(const Wiring& wiring);
   Status BuildSerial(const Wiring& wiring);
   Status BuildConsole(const Wiring& wiring);
   Status BuildDisks(const Wiring& wiring);
@@ -130,6 +131,8 @@ class Board {
   std::unique_ptr<devices::Uart16550> serial_;
   std::shared_ptr<storage::AsyncIo> disk_io_;
   std::unique_ptr<FdWatch> disk_io_watch_;
+  std::unique_ptr<devices::IsaBridge> isa_bridge_;
+  std::unique_ptr<devices::PowerManagement> power_management_;
   std::unique_ptr<devices::PciHost> pci_;
   std::vector<std::unique_ptr<devices::VirtioPci>> virtio_;
   devices::VirtioConsole* virtio_console_ = nullptr;  ///< in virtio_; null: there is none

@@ -14,7 +14,7 @@ namespace nacre::devices {
 
 class AcpiPm final : public bus::Device {
  public:
-  static constexpr uint16_t kPmBase = 0x600;  ///< io(), kPmSize ports
+  static constexpr uint16_t kPmBase = 0x600;  ///< io(), kPmSize ports, unless firmware moves them
   static constexpr uint16_t kPmSize = 12;
   static constexpr uint16_t kEventOffset = 0, kControlOffset = 4, kTimerOffset = 8;  ///< lengths 4, 2, 4
   static constexpr uint16_t kGpeBase = 0x620;  ///< gpe_io(), kGpeSize ports: 2 status bytes, 2 enable bytes

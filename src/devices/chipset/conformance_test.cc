@@ -19,6 +19,7 @@
 #include "devices/legacy/rtc.h"
 #include "devices/legacy/uart16550.h"
 #include "devices/pci/pci_host.h"
+#include "devices/pci/piix.h"
 
 namespace nacre::devices {
 namespace {
@@ -313,6 +314,36 @@ struct PciHostSubject final : ConformanceSubject {
   PciHost host{PciWiring{&ports, &memory, &msi}, {&line, &line, &line, &line}, {10, 10, 11, 11}};
 };
 TEST(Conformance, PciHost) { RunSuite<PciHostSubject>(); }
+
+struct IsaBridgeSubject final : ConformanceSubject {
+  bus::Device& device() override { return bridge; }
+  std::vector<ConformanceBlock> blocks() override { return {{&config, 256, 4}}; }
+  void Stimulate(uint64_t random) override { bridge.pirq(random & 3).Set(TestBit(random, 8)); }
+  static IsaBridge::Lines Lines(TestLine& line) {
+    IsaBridge::Lines lines;
+    for (auto& pirq : lines.isa) pirq.fill(&line);
+    return lines;
+  }
+  bus::PortBus ports;
+  bus::MemoryBus memory;
+  TestMsiSink msi;
+  TestLine line;
+  IsaBridge bridge{PciWiring{&ports, &memory, &msi}, Lines(line)};
+  PciConfigBlock config{bridge};
+};
+TEST(Conformance, IsaBridge) { RunSuite<IsaBridgeSubject>(); }
+
+struct PowerManagementSubject final : ConformanceSubject {
+  bus::Device& device() override { return bridge; }
+  std::vector<ConformanceBlock> blocks() override { return {{&config, 256, 4}}; }
+  bus::PortBus ports;
+  bus::MemoryBus memory;
+  TestMsiSink msi;
+  PostPort registers;
+  PowerManagement bridge{PciWiring{&ports, &memory, &msi}, registers, 1};
+  PciConfigBlock config{bridge};
+};
+TEST(Conformance, PowerManagement) { RunSuite<PowerManagementSubject>(); }
 
 }  // namespace
 }  // namespace nacre::devices

@@ -1,7 +1,7 @@
 #pragma once
 // The PCI host bridge: configuration mechanism #1 (PCI Local Bus 3.0, 3.2.2.3.2) at ports 0xcf8-0xcff,
 // optionally the memory-mapped window (PCI Express 3.0, 7.2.2), bus 0 with 32 devices of 8 functions, and the
-// wiring of their INTx pins to four interrupt lines (slot + pin rotated, as board makers do).
+// wiring of their INTx pins to four interrupt lines (slot + pin rotated; firmware for this board knows how).
 //
 // The machine maps io() at port 0xcf8, 8 ports, and may map ecam() (kEcamSize bytes). Under the device lock.
 
@@ -41,7 +41,7 @@ class PciHost final : public bus::Device {
   /// The first free slot, from 1.
   Result<unsigned> AttachAnywhere(PciDevice& device);
   /// The PIRQ (0-3) of a slot's INTx pin (1-4): for the ACPI _PRT.
-  static unsigned PirqOf(unsigned slot, unsigned pin) { return (slot + pin - 1) & 3; }
+  static unsigned PirqOf(unsigned slot, unsigned pin) { return (slot - 1 + pin - 1) & 3; }
 
   /// Does what firmware would: gives every BAR an address, enables decoding, fills in interrupt lines. After
   /// Reset, for direct boot only.

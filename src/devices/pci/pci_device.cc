@@ -13,6 +13,8 @@ using namespace pci;
 
 namespace {
 
+constexpr uint32_t kRomEnable = 1;
+
 bool IsIo(BarKind kind) { return kind == BarKind::kIo; }
 bool Is64(BarKind kind) { return kind == BarKind::kMemory64 || kind == BarKind::kMemory64Prefetchable; }
 
@@ -74,6 +76,21 @@ void PciDevice::AddBarBlock(unsigned index, uint64_t offset, uint64_t size_bytes
   NACRE_CHECK(HasBar(index) && size_bytes != 0 && offset < bars_[index].size &&
               size_bytes <= bars_[index].size - offset);
   bars_[index].blocks.push_back({offset, size_bytes, &handler, {}});
+}
+
+void PciDevice::AddRom(std::vector<uint8_t> image) {
+  NACRE_CHECK(!rom_ && !image.empty() && image.size() <= 16 * kMiB);
+  rom_ = std::make_unique<Rom>();
+  rom_->size = std::bit_ceil(std::max<uint64_t>(image.size(), 2 * kKiB));
+  rom_->image = std::move(image);
+  StoreLe(&write_mask_[kRom], static_cast<uint32_t>(~(rom_->size - 1) | kRomEnable));
+}
+
+uint64_t PciDevice::Rom::Read(uint64_t offset, unsigned access) {
+  uint64_t value = 0;
+  for (unsigned i = 0; i < access; ++i)
+    value |= uint64_t{offset + i < image.size() ? image[offset + i] : uint8_t{0xff}} << (8 * i);
+  return value;
 }
 
 uint8_t PciDevice::AllocateCapability(uint8_t id, unsigned size_bytes) {
@@ -147,9 +164,12 @@ void PciDevice::ConfigWrite(unsigned offset, unsigned size, uint32_t value) {
   };
   if (touches(kCommand, 2)) {
     UpdateBars();
+    UpdateRom();
     UpdateIntx();
   } else if (touches(kBar0, 4 * kBarCount)) {
     UpdateBars();
+  } else if (touches(kRom, 4)) {
+    UpdateRom();
   }
   if (msix_ && touches(msix_offset_ + 2u, 2)) UpdateMessageControl();
   if (msi_ && touches(msi_offset_ + 2u, Msi::kBodySize)) msi_->Update();
@@ -188,6 +208,19 @@ void PciDevice::UpdateBars() {
   }
 }
 
+void PciDevice::UpdateRom() {
+  if (!rom_) return;
+  const auto value = LoadLe<uint32_t>(&config_[kRom]);
+  const uint64_t base = value & ~(rom_->size - 1);
+  const bool enabled =
+      (value & kRomEnable) && (command() & kCommandMemory) && base != 0 && base + rom_->size < 4 * kGiB;
+  const std::optional<uint64_t> address = enabled ? std::optional(base) : std::nullopt;
+  if (address == rom_->mapped_at) return;
+  rom_->mapped_at = address;
+  rom_->mapping.Remove();
+  if (address) rom_->mapping = wiring_.memory->Add(*address, rom_->size, *rom_, name_);
+}
+
 void PciDevice::SetIntx(bool level) {
   if (level == intx_level_) return;
   intx_level_ = level;
@@ -222,6 +255,7 @@ void PciDevice::Reset() {
 
 void PciDevice::ApplyConfig() {
   UpdateBars();
+  UpdateRom();
   UpdateIntx();
   UpdateMessageControl();
 }

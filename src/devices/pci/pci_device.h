@@ -25,8 +25,8 @@ namespace pci {
 // Configuration space header, type 0.
 inline constexpr unsigned kVendorId = 0x00, kDeviceId = 0x02, kCommand = 0x04, kStatus = 0x06, kRevision = 0x08,
                           kClass = 0x09, kCacheLine = 0x0c, kLatency = 0x0d, kHeaderType = 0x0e, kBar0 = 0x10,
-                          kSubsystemVendor = 0x2c, kSubsystemId = 0x2e, kCapabilities = 0x34, kInterruptLine = 0x3c,
-                          kInterruptPin = 0x3d;
+                          kSubsystemVendor = 0x2c, kSubsystemId = 0x2e, kRom = 0x30, kCapabilities = 0x34,
+                          kInterruptLine = 0x3c, kInterruptPin = 0x3d;
 inline constexpr uint16_t kCommandIo = 1 << 0, kCommandMemory = 1 << 1, kCommandMaster = 1 << 2,
                           kCommandIntxDisable = 1 << 10;
 inline constexpr uint16_t kStatusInterrupt = 1 << 3, kStatusCapabilities = 1 << 4;
@@ -97,6 +97,8 @@ class PciDevice : public bus::Device, private bus::MsiSink {
   void AddBar(unsigned index, BarKind kind, uint64_t size_bytes);
   /// A register block inside a BAR. `handler` must outlive the device's mappings: a member is right.
   void AddBarBlock(unsigned index, uint64_t offset, uint64_t size_bytes, bus::IoHandler& handler);
+  /// The expansion ROM (6.2.5.2), at most 16 MiB; the register decodes the next power of two, from 2 KiB.
+  void AddRom(std::vector<uint8_t> image);
   /// Puts { id, next, body... } in the list and returns its offset. Bits set in `write_mask` (same size as
   /// body, may be empty) can be written by the guest. `body` is the value after reset.
   uint8_t AddCapability(uint8_t id, std::span<const uint8_t> body, std::span<const uint8_t> write_mask = {});
@@ -135,6 +137,14 @@ class PciDevice : public bus::Device, private bus::MsiSink {
     std::optional<uint64_t> mapped_at;
     std::vector<BarBlock> blocks;
   };
+  struct Rom final : bus::IoHandler {
+    uint64_t Read(uint64_t offset, unsigned access) override;
+    void Write(uint64_t, unsigned, uint64_t) override {}
+    std::vector<uint8_t> image;
+    uint64_t size = 0;
+    std::optional<uint64_t> mapped_at;
+    bus::Mapping mapping;
+  };
 
   // Messages are memory writes: only a bus master sends them.
   void Send(uint64_t address, uint32_t data) override {
@@ -144,6 +154,7 @@ class PciDevice : public bus::Device, private bus::MsiSink {
   uint8_t AllocateCapability(uint8_t id, unsigned size_bytes);
   void ApplyConfig();
   void UpdateBars();
+  void UpdateRom();
   void UpdateIntx();
   void UpdateMessageControl();
 
@@ -154,6 +165,7 @@ class PciDevice : public bus::Device, private bus::MsiSink {
   std::array<uint8_t, pci::kConfigSize> reset_value_{};
   std::array<uint8_t, pci::kConfigSize> write_mask_{};
   std::array<Bar, pci::kBarCount> bars_;
+  std::unique_ptr<Rom> rom_;
   bus::IrqLine* intx_line_ = nullptr;
   bool intx_level_ = false;
   uint8_t last_capability_ = 0;

@@ -117,8 +117,8 @@ std::string DescribeKvm(const engine::kvm::KvmFindings& findings, bool in_virtua
                      ? "turn nested virtualization on where this virtual machine is run, or use a bare-metal host"
                      : "look for messages of kvm in the kernel's log (dmesg)");
   } else if (lacking) {
-    text += Line("  for KVM", findings.model == "x86-64-v2" ? "a newer CPU or kernel has them"
-                                                            : "--cpu x86-64-v2 asks for the least");
+    text += Line("  for KVM", findings.model == "x86-64-v1" ? "a newer CPU or kernel has them"
+                                                            : "--cpu x86-64-v1 asks for the least");
   }
   return text;
 }
@@ -132,6 +132,7 @@ std::string Doctor() {
   line("Host", fmt::format("{} {} {}", host.sysname, host.release, host.machine));
   line("CPU", fmt::format("{}, {} threads{}", CpuName(), std::thread::hardware_concurrency(),
                           InVirtualMachine() ? ", a virtual machine" : ""));
+  line("  x86-64-v1", ModelState("x86-64-v1"));
   line("  x86-64-v2", ModelState("x86-64-v2"));
   line("  x86-64-v3", ModelState("x86-64-v3"));
   line("  x86-64-v4", ModelState("x86-64-v4"));

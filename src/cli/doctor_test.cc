@@ -48,7 +48,7 @@ TEST(Doctor, AKvmWithoutSomeFeatures) {
   KvmFindings findings = Measured(1, 1);
   findings.missing_features = {"PCID", "SMAP"};
   ExpectHas(DescribeKvm(findings, false),
-            {"lacks PCID SMAP of x86-64-v3", "--engine auto takes jit", "--cpu x86-64-v2"});
+            {"lacks PCID SMAP of x86-64-v3", "--engine auto takes jit", "--cpu x86-64-v1"});
 }
 
 TEST(Doctor, AKvmThatFails) {

@@ -62,9 +62,10 @@ Status SetCpus(RunOptions& options, std::string_view value) {
 }
 
 Status SetCpuModel(RunOptions& options, std::string_view value) {
-  constexpr std::array<std::string_view, 5> kModels{"x86-64-v2", "x86-64-v3", "x86-64-v4", "host", "default"};
+  constexpr std::array<std::string_view, 6> kModels{"x86-64-v1", "x86-64-v2", "x86-64-v3",
+                                                    "x86-64-v4", "host",      "default"};
   if (std::ranges::find(kModels, value) == kModels.end())
-    return Fail("--cpu {}: choose x86-64-v2, x86-64-v3, x86-64-v4 or host", value);
+    return Fail("--cpu {}: choose x86-64-v1, x86-64-v2, x86-64-v3, x86-64-v4 or host", value);
   options.machine.cpu_model = value;
   return {};
 }
@@ -227,7 +228,7 @@ constexpr std::array kOptions = std::to_array<Option>({
      "a disk: format=raw, bus=virtio, readonly, snapshot (writes are thrown away) (repeatable)", AddDisk},
     {"--memory", "SIZE", "the guest's memory (512M)", SetMemory},
     {"--cpus", "N", "the guest's CPUs (1), each a thread of the host", SetCpus},
-    {"--cpu", "MODEL", "x86-64-v2, x86-64-v3 (where the host has it, the default), x86-64-v4 or host", SetCpuModel},
+    {"--cpu", "MODEL", "x86-64-v1, -v2, -v3 (where the host has it, the default), -v4 or host", SetCpuModel},
     {"--engine", "ENGINE", "auto, kvm, jit or interp (`nacre doctor` tells what auto is here)", SetEngine},
     {"--code-cache", "SIZE", "memory for translations, for each CPU (92M; less from six CPUs on)", SetCodeCache},
     {"--net", "KIND", "user[,forward=tcp:127.0.0.1:2222-:22] or none (user)", SetNetwork},

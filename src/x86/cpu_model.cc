@@ -37,7 +37,7 @@ bool HostHas(const Feature& feature) {
   static const uint32_t max_basic = HostCpuid(0).eax;
   static const uint32_t max_extended = HostCpuid(0x80000000).eax;
   if (feature.leaf < 0x80000000 ? feature.leaf > max_basic : feature.leaf > max_extended) return false;
-  if (feature.subleaf > 0 && feature.subleaf > HostCpuid(feature.leaf).eax) return false;
+  if (feature.leaf == 7 && feature.subleaf > HostCpuid(7).eax) return false;
   CpuidResult result = HostCpuid(feature.leaf, feature.subleaf);
   if (!TestBit(RegisterOf(result, feature.reg), feature.bit)) return false;
   const std::string_view name = feature.name;
@@ -60,6 +60,13 @@ std::string MissingOnHost(unsigned level) {
     missing += missing.empty() ? feature.name : std::string(" ") + feature.name;
   }
   return missing;
+}
+
+/// Of x86-64-v1 to x86-64-v4, the highest that the host has whole.
+unsigned HighestLevelOfHost() {
+  unsigned level = kLevelV1;
+  while (level < kLevelV4 && MissingOnHost(level + 1).empty()) ++level;
+  return level;
 }
 
 /// The TSC against CLOCK_MONOTONIC_RAW. Each pair of readings is taken several times and the tightest is kept.
@@ -145,26 +152,16 @@ Ratio Approximate(uint64_t value, uint64_t scale, uint64_t limit) {
 Result<CpuModel> CpuModel::Create(std::string_view name, const CpuModelOptions& options) {
   if (options.cpu_count == 0 || options.cpu_count > 1024)
     return Fail("{} CPUs: give a number from 1 to 1024", options.cpu_count);
-  const std::string lacks_v3 = MissingOnHost(kLevelV3);
-  if (name == "default") name = lacks_v3.empty() ? "x86-64-v3" : "x86-64-v2";
-  unsigned level = kLevelV2;
-  if (name == "x86-64-v2") {
-    level = kLevelV2;
-  } else if (name == "x86-64-v3") {
-    level = kLevelV3;
-  } else if (name == "x86-64-v4") {
-    level = kLevelV4;
-  } else if (name == "host") {
-    level = kLevelHost;
-  } else {
-    return Fail("CPU model '{}': there are x86-64-v2, x86-64-v3, x86-64-v4, host and default", name);
-  }
-  const std::string missing = MissingOnHost(level == kLevelHost ? unsigned{kLevelV2} : level);
+  constexpr std::string_view kLevels[] = {"x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4", "host"};
+  const unsigned highest = HighestLevelOfHost();
+  if (name == "default") name = kLevels[std::min<unsigned>(highest, kLevelV3)];
+  const auto found = std::ranges::find(kLevels, name);
+  if (found == std::end(kLevels))
+    return Fail("CPU model '{}': there are x86-64-v1, x86-64-v2, x86-64-v3, x86-64-v4, host and default", name);
+  const auto level = static_cast<unsigned>(found - kLevels);
+  const std::string missing = MissingOnHost(level == kLevelHost ? unsigned{kLevelV1} : level);
   if (!missing.empty())
-    return Fail("CPU model {}: this host's CPU or its kernel lacks {}{}", name, missing,
-                level == kLevelV4 && lacks_v3.empty() ? "; try --cpu x86-64-v3"
-                : level > kLevelV2                    ? "; try --cpu x86-64-v2"
-                                                      : "");
+    return Fail("CPU model {}: this host's CPU or its kernel lacks {}; try --cpu {}", name, missing, kLevels[highest]);
 
   CpuModel model;
   model.name_ = name;
@@ -213,16 +210,25 @@ Status CpuModel::AddFeatures(unsigned level) {
     for (ZydisISASet set : feature.isa_sets)
       if (set != ZYDIS_ISA_SET_INVALID) isa_sets_[set] = true;
   }
-  const bool xsave = HasFeature(1, 0, 'c', 26);
   const bool avx = HasFeature(1, 0, 'c', 28), avx512 = HasFeature(7, 0, 'b', 16);
   xcr0_mask_ = 3u | (avx ? 4u : 0u) | (avx512 ? kAvx512Components : 0u);
-  cr4_mask_ = cr4::kTsd | cr4::kDe | cr4::kPse | cr4::kPae | cr4::kMce | cr4::kPge | cr4::kPce | cr4::kOsFxsr |
-              cr4::kOsXmmExcpt | cr4::kUmip | cr4::kPcide | cr4::kSmep | cr4::kSmap |
-              (xsave ? cr4::kOsXsave : uint64_t{0}) | (HasFeature(7, 0, 'b', 0) ? cr4::kFsGsBase : uint64_t{0});
-  efer_mask_ = efer::kSce | efer::kLme | efer::kLma | efer::kNxe;
-  // XSAVEOPT is in leaf 0xD: with XSAVE, where the host has it (every CPU of level v3 has).
-  if (xsave) isa_sets_[ZYDIS_ISA_SET_XSAVEOPT] = true;
+  AddMasks();
   return {};
+}
+
+/// Bits of registers that exist with a feature.
+void CpuModel::AddMasks() {
+  const auto with = [this](uint32_t leaf, char reg, unsigned bit, uint64_t bits, uint32_t subleaf = 0) {
+    return HasFeature(leaf, subleaf, reg, bit) ? bits : 0;
+  };
+  cr4_mask_ = cr4::kTsd | cr4::kDe | cr4::kPse | cr4::kPae | cr4::kMce | cr4::kPge | cr4::kPce |
+              with(1, 'd', 24, cr4::kOsFxsr) | with(1, 'd', 25, cr4::kOsXmmExcpt) | with(1, 'c', 17, cr4::kPcide) |
+              with(1, 'c', 26, cr4::kOsXsave) | with(7, 'b', 0, cr4::kFsGsBase) | with(7, 'b', 7, cr4::kSmep) |
+              with(7, 'b', 20, cr4::kSmap) | with(7, 'c', 2, cr4::kUmip);
+  has_1gib_pages_ = HasFeature(0x80000001, 0, 'd', 26);
+  efer_mask_ = efer::kSce | efer::kLme | efer::kLma | with(0x80000001, 'd', 20, efer::kNxe);
+  spec_ctrl_mask_ = with(7, 'd', 26, 1 << 0) | with(7, 'd', 27, 1 << 1) | with(7, 'd', 31, 1 << 2) |
+                    with(7, 'd', 4, 1 << 10, 2);  // IBRS STIBP SSBD BHI_DIS_S
 }
 
 void CpuModel::AddBasicLeaves() {
@@ -237,10 +243,10 @@ void CpuModel::AddBasicLeaves() {
   if (cpu_count_ > 1) version.edx |= 1u << 28;                  // HTT: the count above is valid
   AddLeaf(6);
   AddLeaf(7, 0, true).eax = 2;  // the last subleaf
-  // BHI_CTRL: with it Linux sets a bit in IA32_SPEC_CTRL where it would else run a loop at every system call, whatever
-  // BHI_NO says.
   AddLeaf(7, 1, true);
-  AddLeaf(7, 2, true).edx = 1 << 4;
+  AddLeaf(7, 2, true);
+  AddLeaf(0xd, 0, true);
+  AddLeaf(0xd, 1, true);
   // Extended topology (SDM 3A 9.9.1): one thread per core, all cores in one package.
   const unsigned core_bits = static_cast<unsigned>(std::bit_width(cpu_count_ - 1));
   CpuidResult& thread = AddLeaf(0xb, 0, true);
@@ -271,10 +277,9 @@ void CpuModel::AddCacheLeaves() {
 
 void CpuModel::AddXsaveLeaves() {
   if (!HasFeature(1, 0, 'c', 26)) return;
-  CpuidResult& main = AddLeaf(0xd, 0, true);
-  main.eax = static_cast<uint32_t>(xcr0_mask_);
-  main.ecx = XsaveBytes(xcr0_mask_);
-  AddLeaf(0xd, 1, true).eax = 1;  // XSAVEOPT
+  const auto main = std::ranges::find_if(leaves_, [](const Leaf& l) { return l.leaf == 0xd && l.subleaf == 0; });
+  main->value.eax = static_cast<uint32_t>(xcr0_mask_);
+  main->value.ecx = XsaveBytes(xcr0_mask_);
   for (const XsaveComponent& component : kXsaveComponents)
     if (TestBit(xcr0_mask_, component.bit))
       AddLeaf(0xd, component.bit, true) = {component.bytes, component.offset, 0, 0};
@@ -339,7 +344,7 @@ CpuidResult CpuModel::Cpuid(uint32_t leaf, uint32_t subleaf, const CpuState& sta
       result.edx = apic_id;
       break;
     case 0xd:
-      if (subleaf == 0 && found) result.ebx = XsaveBytes(state.xcr0);
+      if (subleaf == 0 && result.eax != 0) result.ebx = XsaveBytes(state.xcr0);
       break;
     case 0x80000001:
       if (!state.code64()) result.edx &= ~(1u << 11);  // Intel: SYSCALL only in 64-bit mode

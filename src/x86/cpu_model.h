@@ -5,13 +5,15 @@
 // Documentation/virt/kvm/x86/cpuid.rst).
 //
 // The levels hold, beyond the psABI's, only what practically every host of that level has:
+//   x86-64-v1  + what every x86-64 CPU has (SYSENTER NX PAT MTRR MCA, local APIC), x2APIC, TSC deadline
 //   x86-64-v2  + AES PCLMULQDQ RDTSCP; no XSAVE
 //   x86-64-v3  + AES PCLMULQDQ RDTSCP RDRAND FSGSBASE ERMS XSAVEOPT
 //   x86-64-v4  + nothing
 //   host       + RDSEED ADX SHA CLFLUSHOPT CLWB RDPID FSRM where the host has them; where it has all of level v4:
 //                AVX-512 with IFMA VBMI VBMI2 VNNI BITALG VPOPCNTDQ BF16 FP16 GFNI VAES VPCLMULQDQ
-// and what our engines do in software whatever the host: SMEP SMAP UMIP PCID INVPCID PGE PSE PAE NX 1 GiB pages x2APIC,
-// TSC deadline, SPEC_CTRL. Absent everywhere: VME, MONITOR, performance counters, XSAVEC/XSAVES, protection keys, CET.
+// and from x86-64-v2 on what our engines do in software whatever the host: SMEP SMAP UMIP PCID INVPCID TSC_ADJUST,
+// 1 GiB pages, SPEC_CTRL and its kin. What a model lacks raises #UD (instructions) or #GP (bits of CR4, EFER, XCR0;
+// MSRs). Absent everywhere: VME, MONITOR, performance counters, XSAVEC/XSAVES, protection keys, CET.
 
 #include <cstdint>
 #include <string>
@@ -36,7 +38,7 @@ struct CpuModelOptions {
 
 class CpuModel {
  public:
-  /// "x86-64-v2", "x86-64-v3", "x86-64-v4", "host", or "default" (v3 where the host has it, else v2). Fails with the
+  /// "x86-64-v1" to "x86-64-v4", "host", or "default" (the highest that the host has, up to v3). Fails with the
   /// list of what the host lacks.
   static Result<CpuModel> Create(std::string_view name, const CpuModelOptions& options);
 
@@ -56,7 +58,10 @@ class CpuModel {
   uint64_t xcr0_mask() const { return xcr0_mask_; }
   uint64_t cr4_mask() const { return cr4_mask_; }  ///< CR4 bits that may be set; others #GP
   uint64_t efer_mask() const { return efer_mask_; }
-  uint64_t spec_ctrl_mask() const { return 0x407; }  ///< IBRS, STIBP, SSBD, BHI_DIS_S
+  uint64_t spec_ctrl_mask() const { return spec_ctrl_mask_; }  ///< IA32_SPEC_CTRL; 0: there is no such MSR
+  bool has_tsc_adjust() const { return HasFeature(7, 0, 'b', 1); }
+  bool has_tsc_aux() const { return HasFeature(0x80000001, 0, 'd', 27) || HasFeature(7, 0, 'c', 22); }
+  bool has_1gib_pages() const { return has_1gib_pages_; }
   /// IA32_ARCH_CAPABILITIES: immune to what an emulated pipeline cannot have, so that guests choose no work-arounds.
   static uint64_t arch_capabilities();
   unsigned physical_address_bits() const { return physical_address_bits_; }
@@ -86,6 +91,7 @@ class CpuModel {
   const Leaf* FindLeaf(uint32_t leaf, uint32_t subleaf) const;
   CpuidResult& AddLeaf(uint32_t leaf, uint32_t subleaf = 0, bool indexed = false);
   Status AddFeatures(unsigned level);
+  void AddMasks();
   void AddBasicLeaves();
   void AddCacheLeaves();
   void AddXsaveLeaves();
@@ -101,7 +107,9 @@ class CpuModel {
   uint64_t xcr0_mask_ = 0;
   uint64_t cr4_mask_ = 0;
   uint64_t efer_mask_ = 0;
+  uint64_t spec_ctrl_mask_ = 0;
   bool hypercalls_ = false;
+  bool has_1gib_pages_ = false;
   unsigned physical_address_bits_ = 40;
 };
 

@@ -11,7 +11,7 @@
 namespace nacre::x86 {
 
 /// The models that have a feature: this one and those above it.
-enum FeatureLevel : uint8_t { kLevelV2 = 0, kLevelV3 = 1, kLevelV4 = 2, kLevelHost = 3 };
+enum FeatureLevel : uint8_t { kLevelV1 = 0, kLevelV2 = 1, kLevelV3 = 2, kLevelV4 = 3, kLevelHost = 4 };
 
 struct Feature {
   const char* name;

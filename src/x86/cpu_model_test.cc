@@ -39,6 +39,37 @@ TEST(CpuModel, UnknownNamesAndCounts) {
   EXPECT_EQ(Make("default").name(), HostHasV3() ? "x86-64-v3" : "x86-64-v2");
 }
 
+/// psABI's baseline, and CR4 bits that come with features.
+TEST(CpuModel, LevelOneIsTheBaseline) {
+  const CpuModel model = Make("x86-64-v1", {.tsc_khz = 2'000'000});
+  EXPECT_TRUE(model.Has(Insn({0x66, 0x0f, 0x58, 0xc1})));         // addpd
+  EXPECT_TRUE(model.Has(Insn({0x0f, 0x44, 0xc1})));               // cmove
+  EXPECT_TRUE(model.Has(Insn({0x0f, 0xc7, 0x0f})));               // cmpxchg8b
+  EXPECT_TRUE(model.Has(Insn({0x0f, 0x05})));                     // syscall
+  EXPECT_FALSE(model.Has(Insn({0x48, 0x0f, 0xc7, 0x0f})));        // cmpxchg16b
+  EXPECT_FALSE(model.Has(Insn({0x9e})));                          // sahf
+  EXPECT_FALSE(model.Has(Insn({0xf2, 0x0f, 0xd0, 0xc1})));        // addsubps
+  EXPECT_FALSE(model.Has(Insn({0xdf, 0x08})));                    // fisttp
+  EXPECT_FALSE(model.Has(Insn({0x66, 0x0f, 0x38, 0x00, 0xc1})));  // pshufb
+  EXPECT_FALSE(model.Has(Insn({0xf3, 0x0f, 0xb8, 0xc1})));        // popcnt
+  EXPECT_FALSE(model.Has(Insn({0x0f, 0x01, 0xf9})));              // rdtscp
+  EXPECT_FALSE(model.Has(Insn({0x66, 0x0f, 0x38, 0x82, 0x00})));  // invpcid
+  EXPECT_FALSE(model.Has(Insn({0x0f, 0x01, 0xca})));              // clac
+  for (uint32_t subleaf : {0u, 1u, 2u}) {
+    const CpuidResult r = model.Cpuid(7, subleaf, LongMode(), 0);
+    EXPECT_EQ(r.ebx, subleaf == 0 ? 1u << 13 : 0u);
+    EXPECT_EQ(r.ecx | r.edx, 0u) << subleaf;
+  }
+  EXPECT_EQ(model.cr4_mask(), 0x7fcu) << std::hex << model.cr4_mask();
+  EXPECT_EQ(model.efer_mask(), efer::kSce | efer::kLme | efer::kLma | efer::kNxe);
+  EXPECT_EQ(model.spec_ctrl_mask(), 0u);
+  EXPECT_FALSE(model.has_tsc_adjust() || model.has_tsc_aux() || model.has_1gib_pages());
+  const CpuModel two = Make("x86-64-v2", {.tsc_khz = 2'000'000});
+  EXPECT_EQ(two.cr4_mask(), 0x7fcu | cr4::kUmip | cr4::kPcide | cr4::kSmep | cr4::kSmap);
+  EXPECT_EQ(two.spec_ctrl_mask(), 0x407u);
+  EXPECT_TRUE(two.has_tsc_adjust() && two.has_tsc_aux() && two.has_1gib_pages());
+}
+
 TEST(CpuModel, LevelTwoHasNoAvx) {
   const CpuModel model = Make("x86-64-v2", {.tsc_khz = 2'000'000});
   EXPECT_TRUE(model.Has(Insn({0x66, 0x0f, 0x38, 0x00, 0xc1})));   // pshufb

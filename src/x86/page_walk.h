@@ -35,6 +35,7 @@ struct WalkOptions {
   bool user = false;           ///< the access is a user-mode access (CPL 3 and not an implicit supervisor access)
   bool set_bits = true;        ///< update A and D; false: a probe that changes nothing
   bool smap_override = false;  ///< supervisor access with EFLAGS.AC set and not implicit: SMAP does not apply
+  bool pages_1gib = true;      ///< the CPU model has them; else their PS bit is reserved
   uint8_t physical_address_bits = 52;  ///< of the CPU model: address bits above are reserved in entries
 };
 

@@ -67,8 +67,9 @@ WalkStatus Walk32(memory::GuestMemory& memory, const CpuState& state, uint32_t l
 }
 
 /// PAE (SDM 3A 4.4) and 4-level (4.5) paging share their entries; they differ in the top and in bits 62:52.
-WalkStatus Walk64(memory::GuestMemory& memory, const CpuState& state, uint64_t linear, unsigned address_bits,
+WalkStatus Walk64(memory::GuestMemory& memory, const CpuState& state, uint64_t linear, const WalkOptions& options,
                   Walk& walk) {
+  const unsigned address_bits = options.physical_address_bits;
   const bool four_level = state.long_mode_active();
   const uint64_t address_mask = Bit(address_bits) - 1;
   uint64_t reserved = Bits(~uint64_t{0}, 0, four_level ? 52 : 63) & ~address_mask;
@@ -91,7 +92,7 @@ WalkStatus Walk64(memory::GuestMemory& memory, const CpuState& state, uint64_t l
     walk.no_execute = walk.no_execute || (entry & kNoExecute);
     const bool leaf = shift == 12 || ((entry & kLarge) && shift != 39);
     uint64_t entry_reserved = reserved;
-    if (shift == 39) entry_reserved |= kLarge;
+    if (shift == 39 || (shift == 30 && !options.pages_1gib)) entry_reserved |= kLarge;
     if (leaf && shift != 12) entry_reserved |= Bits(~uint64_t{0}, 0, shift) & ~Bits(~uint64_t{0}, 0, 13);
     if (entry & entry_reserved) return WalkStatus::kReserved;
     table = entry & address_mask & ~kPageMask;
@@ -165,7 +166,7 @@ Translation WalkPages(memory::GuestMemory& memory, const CpuState& state, GuestV
   }
   for (;;) {
     Walk walk;
-    const WalkStatus status = state.cr4 & cr4::kPae ? Walk64(memory, state, linear, options.physical_address_bits, walk)
+    const WalkStatus status = state.cr4 & cr4::kPae ? Walk64(memory, state, linear, options, walk)
                                                     : Walk32(memory, state, static_cast<uint32_t>(linear),
                                                              options.physical_address_bits, walk);
     if (status != WalkStatus::kOk) {

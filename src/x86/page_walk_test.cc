@@ -81,6 +81,8 @@ TEST_F(PageWalkTest, LargePages) {
   EXPECT_EQ(Walk(0x2abcde, Access::kRead).page_bytes, 2 * kMiB);
   Put64(0x2008, 0x40000000 | kP | kPs);
   EXPECT_EQ(Walk(0x40001234, Access::kRead).address.value, 0x40001234u);
+  const Translation without = WalkPages(*memory_, state_, GuestVirt(0x40001234), {.pages_1gib = false});
+  EXPECT_EQ(without.error_code, pf::kPresent | pf::kReserved) << "a CPU without 1 GiB pages";
   Put64(0x3010, 0x602000 | kP | kPs);
   EXPECT_EQ(Walk(0x400000, Access::kRead).error_code, pf::kPresent | pf::kReserved);
 }

@@ -456,7 +456,6 @@ struct Core final : OperandMemory {
   StateListener* listener;
   VectorUnit vector_unit;
   const bool amd;  ///< the model's vendor: SYSCALL and SYSENTER differ
-  const bool has_spec_ctrl;
   x86::CpuState* state = nullptr;
   uint64_t next_rip = 0;
   bool code64 = false;

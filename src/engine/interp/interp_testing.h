@@ -67,12 +67,17 @@ class InterpTest : public ::testing::Test {
     auto created = memory::GuestMemory::Create(16 * kMiB);
     ASSERT_TRUE(created.has_value());
     memory = std::move(*created);
-    auto made = x86::CpuModel::Create("default", {.cpu_count = 1, .tsc_khz = 1000000, .paravirtual = false});
-    ASSERT_TRUE(made.has_value());
+    UseModel("default");
+    for (unsigned vector = 0; vector < 256; ++vector) Put<uint8_t>(at::kHandlers + vector * 16, 0xf4);
+  }
+
+  void UseModel(std::string_view name) {
+    auto made = x86::CpuModel::Create(name, {.cpu_count = 1, .tsc_khz = 1000000, .paravirtual = false});
+    ASSERT_TRUE(made) << made.error().message;
+    interpreter.reset();
     model = std::make_unique<x86::CpuModel>(std::move(*made));
     config = {.index = 0, .model = model.get(), .memory = memory.get(), .host = &host};
     interpreter = std::make_unique<Interpreter>(config, nullptr);
-    for (unsigned vector = 0; vector < 256; ++vector) Put<uint8_t>(at::kHandlers + vector * 16, 0xf4);
   }
 
   template <typename T>

@@ -61,6 +61,7 @@ bool Core::TranslatePage(uint64_t linear, Access access, AccessMode as, uint8_t*
     options.access = access;
     options.user = as == AccessMode::kUser;
     options.smap_override = as == AccessMode::kSupervisorAc;
+    options.pages_1gib = config.model->has_1gib_pages();
     options.physical_address_bits = static_cast<uint8_t>(config.model->physical_address_bits());
     const x86::Translation t = x86::WalkPages(*config.memory, *state, GuestVirt(linear), options);
     if (!t.ok) return PageFault(linear, t.error_code);

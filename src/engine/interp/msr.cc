@@ -88,8 +88,6 @@ uint64_t* PlainMsr(x86::CpuState& s, uint32_t index, bool& canonical) {
       return &s.msr.sfmask;
     case kMcgStatus:
       return &s.msr.mcg_status;
-    case kTscAux:
-      return &s.msr.tsc_aux;
     default:
       break;
   }
@@ -137,11 +135,16 @@ bool Core::ReadMsr(uint32_t index, uint64_t& value) {
     case kTsc:
       value = ReadTsc();
       return true;
+    case kTscAux:
+      if (!config.model->has_tsc_aux()) return Gp();
+      value = s.msr.tsc_aux;
+      return true;
     case kTscAdjust:
+      if (!config.model->has_tsc_adjust()) return Gp();
       value = s.msr.tsc_adjust;
       return true;
     case kSpecCtrl:
-      if (!has_spec_ctrl) return Gp();
+      if (config.model->spec_ctrl_mask() == 0) return Gp();
       value = s.msr.spec_ctrl;
       return true;
     case kArchCapabilities:
@@ -208,7 +211,6 @@ bool Core::WriteMsr(uint32_t index, uint64_t value) {
   bool canonical;
   if (uint64_t* plain = PlainMsr(s, index, canonical)) {
     if (canonical && !Canonical(value)) return Gp();
-    if (index == kTscAux && (value >> 32)) return Gp();
     if (index == kSfmask) value &= 0xffffffff;
     *plain = value;
     return true;
@@ -230,19 +232,24 @@ bool Core::WriteMsr(uint32_t index, uint64_t value) {
     case kTsc: {
       const uint64_t delta = value - ReadTsc();
       s.tsc_offset += delta;
-      s.msr.tsc_adjust += delta;
+      if (config.model->has_tsc_adjust()) s.msr.tsc_adjust += delta;
       return true;
     }
+    case kTscAux:
+      if (!config.model->has_tsc_aux() || (value >> 32)) return Gp();
+      s.msr.tsc_aux = value;
+      return true;
     case kTscAdjust:
+      if (!config.model->has_tsc_adjust()) return Gp();
       s.tsc_offset += value - s.msr.tsc_adjust;
       s.msr.tsc_adjust = value;
       return true;
     case kSpecCtrl:
-      if (!has_spec_ctrl || (value & ~config.model->spec_ctrl_mask())) return Gp();
+      if (config.model->spec_ctrl_mask() == 0 || (value & ~config.model->spec_ctrl_mask())) return Gp();
       s.msr.spec_ctrl = value;
       return true;
     case kPredCmd:
-      return has_spec_ctrl && !(value & ~uint64_t{1}) ? true : Gp();
+      return config.model->HasFeature(7, 0, 'd', 26) && !(value & ~uint64_t{1}) ? true : Gp();
     case kFlushCmd:
       return config.model->HasFeature(7, 0, 'd', 28) && !(value & ~uint64_t{1}) ? true : Gp();
     case kPat:

@@ -13,13 +13,6 @@ constexpr uint64_t kDr6SingleStep = Bit(14), kDr6TaskSwitch = Bit(15);
 
 constexpr uint32_t kAuth = 0x68747541;  // "Auth" of AuthenticAMD
 
-/// IA32_SPEC_CTRL by Intel's or AMD's CPUID bits (IBRS, STIBP, SSBD).
-bool HasSpecCtrl(const x86::CpuModel& model) {
-  return model.HasFeature(7, 0, 'd', 26) || model.HasFeature(7, 0, 'd', 27) || model.HasFeature(7, 0, 'd', 31) ||
-         model.HasFeature(0x80000008, 0, 'b', 14) || model.HasFeature(0x80000008, 0, 'b', 15) ||
-         model.HasFeature(0x80000008, 0, 'b', 24);
-}
-
 /// DR6 bits of the enabled instruction breakpoints at `linear` (SDM 3B 17.3.1.1).
 uint32_t InstructionBreakpoints(const CpuState& state, uint64_t linear) {
   uint32_t hits = 0;
@@ -63,8 +56,7 @@ Core::Core(const VcpuConfig& vcpu_config, StateListener* state_listener)
     : config(vcpu_config),
       listener(state_listener),
       vector_unit(*vcpu_config.model),
-      amd(vcpu_config.model->Cpuid(0, 0, CpuState{}, 0).ebx == kAuth),
-      has_spec_ctrl(HasSpecCtrl(*vcpu_config.model)) {}
+      amd(vcpu_config.model->Cpuid(0, 0, CpuState{}, 0).ebx == kAuth) {}
 
 Core::~Core() = default;
 

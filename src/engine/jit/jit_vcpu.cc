@@ -87,6 +87,7 @@ Status JitVcpu::Prepare() {
   has_avx_ = HostHasAvx();
   has_avx512_ = (config_.model->xcr0_mask() & x86::kAvx512Components) != 0;
   has_fsgsbase_ = HostHasFsGsBase();
+  pages_1gib_ = config_.model->has_1gib_pages();
   physical_address_bits_ = static_cast<uint8_t>(config_.model->physical_address_bits());
   spaces_ = NACRE_TRY(AddressSpaces::Create());
   home_ = context_ = &spaces_.view(0).context;

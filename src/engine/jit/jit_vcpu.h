@@ -252,6 +252,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   bool vectors_live_ = false;
   bool has_avx_ = false, has_fsgsbase_ = false;
   uint8_t physical_address_bits_ = 52;  ///< of the CPU model
+  bool pages_1gib_ = true;              ///< of the CPU model
   bool interpreter_stale_ = false;      ///< translations were flushed without the interpreter
   bool has_avx512_ = false;             ///< the model has it, and so has the host
   bool avx512_live_ = false;            ///< with vectors_live_: AVX-512's components are live, too

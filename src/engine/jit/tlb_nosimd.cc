@@ -68,6 +68,7 @@ const uint8_t* JitVcpu::FillTlb(unsigned which, uint64_t address, bool write) {
                                                       {.access = write ? x86::Access::kWrite : x86::Access::kRead,
                                                        .user = which == kContextUser,
                                                        .smap_override = which == kContextSupervisorAc,
+                                                       .pages_1gib = pages_1gib_,
                                                        .physical_address_bits = physical_address_bits_});
   if (!translation.ok) {
     walk_fault_ = translation.error_code;
@@ -161,9 +162,11 @@ CodePage* JitVcpu::FetchPage(uint64_t rip) {
   CodePage& page = space.pages[linear_page % kCodePages];
   if (page.key == key && page.generation == space.generation[page.global]) return &page;
   if (state.code64() && !IsCanonical(rip)) return nullptr;
-  const x86::Translation translation =
-      x86::WalkPages(memory_, state, GuestVirt(rip),
-                     {.access = x86::Access::kExecute, .user = user, .physical_address_bits = physical_address_bits_});
+  const x86::Translation translation = x86::WalkPages(memory_, state, GuestVirt(rip),
+                                                      {.access = x86::Access::kExecute,
+                                                       .user = user,
+                                                       .pages_1gib = pages_1gib_,
+                                                       .physical_address_bits = physical_address_bits_});
   if (!translation.ok) return nullptr;
   const uint64_t phys_page = translation.address.value >> 12;
   const uint8_t* host = memory_.HostPointer(GuestPhys(phys_page << 12), kPageSize);

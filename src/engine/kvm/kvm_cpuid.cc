@@ -62,7 +62,6 @@ std::vector<std::string> MissingFeatures(const x86::CpuModel& model, std::span<c
     if (!Lists(supported, feature.leaf, feature.subleaf, feature.reg, feature.bit)) missing.emplace_back(feature.name);
   }
   if (!model.HasFeature(1, 0, 'c', 26)) return missing;  // XSAVE
-  if (model.HasFeature(0xd, 1, 'a', 0) && !Lists(supported, 0xd, 1, 'a', 0)) missing.emplace_back("XSAVEOPT");
   for (unsigned bit = 0; bit < 32; ++bit)
     if (TestBit(model.xcr0_mask(), bit) && !Lists(supported, 0xd, 0, 'a', bit))
       missing.push_back(fmt::format("XCR0[{}]", bit));

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 
+#include "cli/control_commands.h"
 #include "cli/doctor.h"
 #include "cli/run_options.h"
 
@@ -15,11 +16,16 @@ namespace {
 constexpr std::string_view kHelp =
     "Nacre runs virtual machines.\n\n"
     "  nacre run [options]     run a virtual machine in the foreground (nacre run --help)\n"
+    "  nacre engine VM [ENGINE]  the engine of a running VM, or go on with jit, kvm or interp\n"
+    "  nacre pause VM          a running VM stands still\n"
+    "  nacre resume VM         ... and goes on\n"
+    "  nacre control VM METHOD [JSON]  any method of a running VM's control socket (nacre control --help)\n"
     "  nacre doctor            what this host offers, and which engine Nacre takes\n"
     "  nacre help              this text\n"
     "  nacre --version         the version\n";
 
-constexpr std::array<std::string_view, 7> kCommands{"run", "doctor", "help", "version", "--version", "--help", "-h"};
+constexpr std::array<std::string_view, 11> kCommands{"run",  "doctor",  "engine",    "pause",  "resume", "control",
+                                                     "help", "version", "--version", "--help", "-h"};
 
 struct LaterCommand {
   std::string_view name, instead;
@@ -28,14 +34,12 @@ constexpr std::string_view kUseRun = "use `nacre run` with files of your own";
 constexpr std::array kLaterCommands = std::to_array<LaterCommand>({
     {"create", kUseRun},
     {"start", kUseRun},
-    {"stop", "end a guest with Ctrl-] or SIGTERM"},
-    {"kill", kUseRun},
-    {"pause", kUseRun},
-    {"resume", kUseRun},
+    {"stop", "use `nacre control VM vm.power`, Ctrl-] or SIGTERM"},
+    {"kill", "use `nacre control VM vm.stop`"},
     {"rm", kUseRun},
     {"ls", kUseRun},
-    {"inspect", kUseRun},
-    {"stats", "use `nacre run --engine-stats`"},
+    {"inspect", "use `nacre control VM vm.info`"},
+    {"stats", "use `nacre control VM engine.info` or `nacre run --engine-stats`"},
     {"logs", "use `nacre run --serial file:PATH`"},
     {"console", kUseRun},
     {"exec", "use `nacre run -- COMMAND`"},
@@ -72,6 +76,7 @@ int Main(std::span<const std::string_view> words) {
   }
   const std::string_view command = words[0];
   if (command == "run") return RunCommand(words.subspan(1));
+  if (const auto status = ControlCommand(words)) return *status;
   const bool help = command == "help" || command == "--help" || command == "-h";
   const bool version = command == "--version" || command == "version" || command == "-V";
   if (!help && !version && command != "doctor") return UnknownCommand(command);

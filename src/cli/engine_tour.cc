@@ -26,13 +26,14 @@ void EngineTour::Loop() {
     if (changed_.wait_for(lock, options_.every, [this] { return stop_; })) return;
     done_ = false;
     lock.unlock();
-    machine_.RequestEngine(options_.stops[i % options_.stops.size()], [this](Result<std::chrono::nanoseconds> result) {
+    using machine::Machine;
+    machine_.RequestEngine(options_.stops[i % options_.stops.size()], [this](Result<Machine::EngineSwitch> result) {
       {
         const std::lock_guard told(mutex_);
         done_ = true;
         if (result)
-          pauses_.push_back(*result);
-        else
+          pauses_.push_back(result->pause);
+        else if (result.error().code != ECANCELED)
           failures_.push_back(result.error().message);
       }
       changed_.notify_all();

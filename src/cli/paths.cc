@@ -83,4 +83,31 @@ Result<PreparedGuest> DefaultGuest() {
   return Fail("{} made no guest {}", (*tree / kPrepareScript).string(), kDefaultKind);
 }
 
+fs::path Home() {
+  if (const char* home = std::getenv("NACRE_HOME"); home && *home) return home;
+  if (const char* home = std::getenv("HOME"); home && *home) return fs::path(home) / ".local/share/nacre";
+  return {};
+}
+
+Result<std::string> ControlSocketOf(const std::string& vm) {
+  if (vm.find('/') != std::string::npos) return vm;
+  if (vm.empty() || vm.starts_with('.')) return Fail("'{}' is not the name of a VM", vm);
+  const fs::path home = Home();
+  if (home.empty()) return Fail("{}: where VMs are is not known: set NACRE_HOME", vm);
+  const fs::path socket = home / "vms" / vm / "run/control";
+  std::error_code error;
+  if (fs::is_socket(socket, error)) return socket.string();
+  return Fail(
+      "{}: no running VM has this name ({} is not there); the socket of `nacre run --control PATH` is named by a "
+      "path with a '/', such as ./{}",
+      vm, socket.string(), vm);
+}
+
+std::string VmNameOf(const fs::path& control_socket) {
+  const fs::path folder = control_socket.parent_path();
+  if (control_socket.filename() == "control" && folder.filename() == "run" && folder.parent_path().has_filename())
+    return folder.parent_path().filename().string();
+  return control_socket.stem().string();
+}
+
 }  // namespace nacre::cli

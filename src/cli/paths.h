@@ -26,4 +26,12 @@ std::vector<std::filesystem::path> GuestFolders();
 /// standard error).
 Result<PreparedGuest> DefaultGuest();
 
+/// The folder of VMs and guests: NACRE_HOME, else ~/.local/share/nacre. Empty if there is neither.
+std::filesystem::path Home();
+/// The control socket of a running VM, which is a socket's path (it has a '/') or a VM's name. The error says what was
+/// looked for.
+Result<std::string> ControlSocketOf(const std::string& vm);
+/// What the VM behind a control socket is called: the VM folder's name, else the socket's own without its suffix.
+std::string VmNameOf(const std::filesystem::path& control_socket);
+
 }  // namespace nacre::cli

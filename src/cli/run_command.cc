@@ -18,6 +18,7 @@
 #include "cli/paths.h"
 #include "cli/run_options.h"
 #include "cli/terminal.h"
+#include "control/server.h"
 #include "engine/kvm/kvm_device.h"
 #include "machine/machine.h"
 
@@ -158,6 +159,9 @@ Result<int> RunMachine(const RunOptions& options) {
   RawTerminal::InstallHandlers();
   const std::unique_ptr<Machine> machine = NACRE_TRY(Machine::Create(options.machine));
   const auto signals = NACRE_TRY(StopSignals::Watch(*machine));
+  control::MachineVm vm(*machine, VmNameOf(options.control), NACRE_VERSION);
+  std::unique_ptr<control::Server> server;
+  if (!options.control.empty()) server = NACRE_TRY(control::Server::Create(options.control, vm));
   std::unique_ptr<RawTerminal> terminal;
   if (options.machine.serial.terminal || options.machine.console.terminal) terminal = NACRE_TRY(RawTerminal::Enter());
   if (terminal) SetLogSink(LogToRawTerminal);
@@ -165,6 +169,7 @@ Result<int> RunMachine(const RunOptions& options) {
   std::optional<EngineTour> tour;
   if (!options.tour.stops.empty()) tour.emplace(*machine, options.tour);
   const machine::RunResult result = machine->Run();
+  server.reset();
   if (tour) tour->Stop();
   SetLogSink({});
   terminal.reset();

@@ -70,13 +70,6 @@ Status SetCpuModel(RunOptions& options, std::string_view value) {
   return {};
 }
 
-std::optional<EngineKind> EngineByName(std::string_view name) {
-  if (name == "jit") return EngineKind::kJit;
-  if (name == "interp") return EngineKind::kInterp;
-  if (name == "kvm") return EngineKind::kKvm;
-  return std::nullopt;
-}
-
 Status SetTour(RunOptions& options, std::string_view value) {
   for (const std::string_view part : Split(value, ',')) {
     if (part.starts_with("every=")) {
@@ -86,7 +79,7 @@ Status SetTour(RunOptions& options, std::string_view value) {
       const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), options.tour.most);
       if (error != std::errc() || end != digits.data() + digits.size() || options.tour.most == 0)
         return Fail("--switch-engine {}: times= wants a number from 1", value);
-    } else if (const auto kind = EngineByName(part)) {
+    } else if (const auto kind = machine::EngineByName(part); kind && *kind != EngineKind::kAuto) {
       options.tour.stops.push_back(*kind);
     } else {
       return Fail("--switch-engine {}: give engines (jit, interp, kvm), every=TIME and times=N", value);
@@ -97,13 +90,9 @@ Status SetTour(RunOptions& options, std::string_view value) {
 }
 
 Status SetEngine(RunOptions& options, std::string_view value) {
-  constexpr std::array<std::pair<std::string_view, EngineKind>, 4> kEngines{{{"auto", EngineKind::kAuto},
-                                                                             {"kvm", EngineKind::kKvm},
-                                                                             {"jit", EngineKind::kJit},
-                                                                             {"interp", EngineKind::kInterp}}};
-  const auto engine = std::ranges::find(kEngines, value, &std::pair<std::string_view, EngineKind>::first);
-  if (engine == kEngines.end()) return Fail("--engine {}: choose auto, kvm, jit or interp", value);
-  options.machine.engine = engine->second;
+  const auto engine = machine::EngineByName(value);
+  if (!engine) return Fail("--engine {}: choose auto, kvm, jit or interp", value);
+  options.machine.engine = *engine;
   return {};
 }
 
@@ -236,6 +225,8 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"--console", "WHERE", "the virtio console hvc0: stdio, file:PATH or none (none)", SetConsole},
     {"--display", "WHERE", "none", SetDisplay},
     {"--balloon", "on|off", "the memory balloon (on)", SetBalloon},
+    {"--control", "PATH", "a socket by which `nacre control PATH` and others steer the running VM",
+     [](RunOptions& o, std::string_view v) -> Status { o.control = v; return {}; }},
     {"--debug-exit", "", "a guest's write to port 0xf4 ends the run with status (value << 1) | 1",
      [](RunOptions& o, std::string_view) -> Status { o.machine.debug_exit = true; return {}; }},
     {"--no-reboot", "", "end the run when the guest resets the machine",
@@ -267,7 +258,6 @@ constexpr std::array kLaterOptions = std::to_array<LaterOption>({
     {"--firmware", "use direct boot with --kernel"},
     {"--cdrom", "use --disk FILE,readonly"},
     {"--floppy", "use --disk FILE"},
-    {"--control", "end a guest with Ctrl-] or SIGTERM"},
     {"--json", "the output of `nacre run` is the guest's console"},
 });
 

@@ -25,6 +25,7 @@ struct RunOptions {
   bool serial_given = false;
   bool engine_stats = false;
   EngineTourOptions tour;
+  std::string control;  ///< the path of the control socket; empty: none
   bool help = false;
   /// Neither kernel nor image: the guest that `make run` prepares.
   bool default_guest = false;

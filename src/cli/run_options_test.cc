@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include "cli/paths.h"
+
 namespace nacre::cli {
 namespace {
 
@@ -136,12 +138,20 @@ TEST(RunOptions, WhatIsNotThereYetSaysSo) {
                                                                       {"--net", "tap:tap0"},
                                                                       {"--disk", "a,format=qcow2"},
                                                                       {"--disk", "a,bus=ide"},
-                                                                      {"--control", "x"},
                                                                       {"debian"}}) {
     const auto options = ParseRun(words);
     ASSERT_FALSE(options) << words[0];
     EXPECT_NE(options.error().message.find("not there yet"), std::string::npos) << options.error().message;
   }
+}
+
+TEST(RunOptions, ControlSocket) {
+  EXPECT_EQ(Parse({"--control", "vm.sock"})->control, "vm.sock");
+  EXPECT_EQ(Parse({})->control, "");
+  EXPECT_EQ(ErrorOf({"--control="}), "--control needs a value");
+  EXPECT_EQ(VmNameOf("/tmp/vm.sock"), "vm");
+  EXPECT_EQ(VmNameOf("/srv/vms/web.1/run/control"), "web.1");
+  EXPECT_EQ(VmNameOf("run/control"), "control");
 }
 
 TEST(RunOptions, SeveralCpus) {

@@ -13,6 +13,7 @@
 #include "engine/interp/interp_engine.h"
 #include "engine/jit/jit_engine.h"
 #include "engine/kvm/kvm_choice.h"
+#include "engine/kvm/kvm_device.h"
 #include "engine/kvm/kvm_engine.h"
 #include "machine/crash_report.h"
 
@@ -132,7 +133,10 @@ void Machine::LeaveEngine() {
   runners_.clear();
 }
 
-Result<std::chrono::nanoseconds> Machine::SwitchEngine(EngineKind kind, bool paused) {
+Result<Machine::EngineSwitch> Machine::SwitchEngine(EngineKind kind) {
+  // Before anything is given up.
+  if (kind == EngineKind::kKvm) NACRE_TRY(engine::kvm::KvmDevice::Open());
+  const bool paused = state() == RunState::kPaused;
   const auto start = std::chrono::steady_clock::now();
   if (!paused) {
     ParkAll();
@@ -144,7 +148,7 @@ Result<std::chrono::nanoseconds> Machine::SwitchEngine(EngineKind kind, bool pau
     states.push_back(runner->state());
     nmis.push_back(runner->vcpu().pending_requests() & engine::kRequestNmi);
   }
-  const EngineKind before = kind_;
+  const EngineKind before = kind_.load();
   LeaveEngine();
   Status status = StartEngine(kind, states);
   if (!status) {
@@ -166,7 +170,8 @@ Result<std::chrono::nanoseconds> Machine::SwitchEngine(EngineKind kind, bool pau
     ResumeAll();
   }
   if (!status) return std::unexpected(std::move(status).error());
-  return std::chrono::steady_clock::now() - start;
+  const std::chrono::nanoseconds stood_still = std::chrono::steady_clock::now() - start;
+  return EngineSwitch{before, paused ? std::chrono::nanoseconds(0) : stood_still};
 }
 
 Status Machine::GiveApics() {
@@ -207,6 +212,7 @@ Result<std::unique_ptr<engine::Engine>> Machine::MakeEngine(EngineKind kind) con
 }
 
 Machine::~Machine() {
+  RefuseOrders();
   ParkAll();
   if (loop_thread_.joinable()) {
     loop_->Stop();
@@ -254,7 +260,7 @@ Status Machine::ResetGuest() {
       if (!memory_->Discard(region.start, region.size_bytes)) return FailErrno("reset: the guest's memory");
   }
   NACRE_TRY_STATUS(StartGuest());
-  ResumeAll();
+  if (state() != RunState::kPaused) ResumeAll();
   return {};
 }
 
@@ -292,22 +298,34 @@ void Machine::ResumeTime() {
   if (const Status status = GiveApics(); !status) EndWith({EndReason::kEngineError, 0, status.error().message});
 }
 
+void Machine::Pause() {
+  if (state() != RunState::kRunning) return;
+  ParkAll();
+  PauseTime();
+  run_state_ = RunState::kPaused;
+}
+
+void Machine::Resume() {
+  if (state() == RunState::kRunning) return;
+  ResumeTime();
+  ResumeAll();
+  run_state_ = RunState::kRunning;
+}
+
 RunResult Machine::Run() {
   NACRE_CHECK(!loop_thread_.joinable());
   loop_thread_ = std::thread([this] { loop_->Run(); });
   pthread_setname_np(loop_thread_.native_handle(), "devices");
-  ResumeTime();  // time stood still since counter value 0
-  ResumeAll();
+  Resume();  // time stood still since counter value 0
   return Finish(Control());
 }
 
 RunResult Machine::Control() {
   using Clock = std::chrono::steady_clock;
   const Clock::time_point deadline = Clock::now() + std::chrono::milliseconds(config_.timeout_ms.value_or(0));
-  bool paused = false;
   std::unique_lock lock(control_mutex_);
   for (;;) {
-    const auto something = [&] { return end_ || want_reset_ || want_engine_ || want_pause_ != paused; };
+    const auto something = [&] { return end_ || want_reset_ || !orders_.empty(); };
     if (!config_.timeout_ms) {
       control_changed_.wait(lock, something);
     } else if (!control_changed_.wait_until(lock, deadline, something)) {
@@ -315,29 +333,25 @@ RunResult Machine::Control() {
     }
     if (end_) return *end_;
     const bool reset = std::exchange(want_reset_, false);
-    const bool pause = want_pause_;
-    const auto engine = std::exchange(want_engine_, std::nullopt);
+    Order order;
+    if (!reset) {
+      order = std::move(orders_.front());
+      orders_.pop_front();
+    }
     lock.unlock();
-    if (reset) {
-      if (const Status status = ResetGuest(); !status)
-        return {EndReason::kEngineError, 0, "the guest asked for a reset: " + status.error().message};
-      if (paused) ParkAll();
+    if (!reset) {
+      order.carry_out();
+    } else if (const Status status = ResetGuest(); !status) {
+      return {EndReason::kEngineError, 0, "the guest asked for a reset: " + status.error().message};
     }
-    if (engine) engine->second(SwitchEngine(engine->first, paused));
-    if (pause && !paused) {
-      ParkAll();
-      PauseTime();
-    } else if (!pause && paused) {
-      ResumeTime();
-      ResumeAll();
-    }
-    paused = pause;
     lock.lock();
   }
 }
 
 RunResult Machine::Finish(RunResult result) {
   ParkAll();
+  run_state_ = RunState::kEnded;
+  RefuseOrders();
   loop_->Stop();
   loop_thread_.join();
   {
@@ -369,24 +383,57 @@ void Machine::ResizeConsole(uint16_t columns, uint16_t rows) {
   loop_->Post([this, columns, rows] { board_->ResizeConsole(columns, rows); });
 }
 
-void Machine::RequestPause() {
-  const std::lock_guard lock(control_mutex_);
-  want_pause_ = true;
-  control_changed_.notify_all();
+template <typename T, typename Work>
+void Machine::Ask(Work work, Done<T> done) {
+  if (!done) done = [](Result<T>) {};
+  Enqueue(
+      {[work = std::move(work), done] { done(work()); }, [done](const Error& error) { done(std::unexpected(error)); }});
 }
 
-void Machine::RequestResume() {
-  const std::lock_guard lock(control_mutex_);
-  want_pause_ = false;
-  control_changed_.notify_all();
-}
-
-void Machine::RequestEngine(EngineKind kind, SwitchDone done) {
+void Machine::Enqueue(Order order) {
   {
     const std::lock_guard lock(control_mutex_);
-    want_engine_.emplace(kind, std::move(done));
+    if (!refuses_orders_) {
+      orders_.push_back(std::move(order));
+      control_changed_.notify_all();
+      return;
+    }
   }
-  control_changed_.notify_all();
+  order.refuse({"the guest has ended", ECANCELED});
+}
+
+void Machine::RefuseOrders() {
+  std::deque<Order> orders;
+  {
+    const std::lock_guard lock(control_mutex_);
+    refuses_orders_ = true;
+    orders.swap(orders_);
+  }
+  for (const Order& order : orders) order.refuse({"the guest has ended", ECANCELED});
+}
+
+void Machine::RequestPause(Done<void> done) {
+  Ask<void>([this] { return Pause(), Status(); }, std::move(done));
+}
+
+void Machine::RequestResume(Done<void> done) {
+  Ask<void>([this] { return Resume(), Status(); }, std::move(done));
+}
+
+void Machine::RequestEngine(EngineKind kind, Done<EngineSwitch> done) {
+  NACRE_CHECK(kind != EngineKind::kAuto);
+  Ask<EngineSwitch>([this, kind] { return SwitchEngine(kind); }, std::move(done));
+}
+
+void Machine::RequestStatistics(Done<std::vector<StatisticsSection>> done) {
+  const auto collect = [this]() -> Result<std::vector<StatisticsSection>> {
+    const bool runs = state() == RunState::kRunning;
+    if (runs) ParkAll();
+    auto sections = Statistics();
+    if (runs) ResumeAll();
+    return sections;
+  };
+  Ask<std::vector<StatisticsSection>>(collect, std::move(done));
 }
 
 void Machine::OnShutdown(unsigned index) {
@@ -423,25 +470,32 @@ void Machine::ResetMachine() {
 
 void Machine::DebugExit(uint32_t value) { EndWith({EndReason::kDebugExit, value, {}}); }
 
+std::vector<StatisticsSection> Machine::Statistics() const {
+  std::vector<StatisticsSection> sections;
+  sections.push_back({fmt::format("engine {}", engine_->name()), engine_->Statistics()});
+  for (unsigned i = 0; i < runners_.size(); ++i) {
+    sections.push_back({fmt::format("cpu {}", i), runners_[i]->Statistics()});
+    const CpuHost& host = *hosts_[i];
+    sections.push_back({fmt::format("cpu {} and the devices", i),
+                        {{"port accesses", host.exits(CpuHost::kPort)},
+                         {"memory-mapped accesses", host.exits(CpuHost::kMmio)},
+                         {"machine MSR accesses", host.exits(CpuHost::kMsr)},
+                         {"interrupts taken", host.exits(CpuHost::kInterrupt)},
+                         {"hypercalls", host.exits(CpuHost::kHypercall)}}});
+  }
+  const std::lock_guard lock(device_lock_);
+  sections.push_back({"device traffic (reads and writes)", board_->Traffic()});
+  return sections;
+}
+
 std::string Machine::StatisticsText() const {
   std::string text;
-  const auto section = [&](std::string_view title, const std::vector<engine::Statistic>& statistics) {
-    if (statistics.empty()) return;
-    text += fmt::format("{}:\n", title);
-    for (const auto& [name, value] : statistics) text += fmt::format("  {:<40} {:>16}\n", name, value);
-  };
   if (!auto_reason_.empty()) text += fmt::format("auto took {}: {}\n", engine_->name(), auto_reason_);
-  section(fmt::format("engine {}", engine_->name()), engine_->Statistics());
-  for (unsigned i = 0; i < runners_.size(); ++i) {
-    section(fmt::format("cpu {}", i), runners_[i]->Statistics());
-    const CpuHost& host = *hosts_[i];
-    section(fmt::format("cpu {} and the devices", i), {{"port accesses", host.exits(CpuHost::kPort)},
-                                                       {"memory-mapped accesses", host.exits(CpuHost::kMmio)},
-                                                       {"machine MSR accesses", host.exits(CpuHost::kMsr)},
-                                                       {"interrupts taken", host.exits(CpuHost::kInterrupt)},
-                                                       {"hypercalls", host.exits(CpuHost::kHypercall)}});
+  for (const StatisticsSection& section : Statistics()) {
+    if (section.entries.empty()) continue;
+    text += fmt::format("{}:\n", section.title);
+    for (const auto& [name, value] : section.entries) text += fmt::format("  {:<40} {:>16}\n", name, value);
   }
-  section("device traffic (reads and writes)", board_->Traffic());
   return text;
 }
 

@@ -3,10 +3,13 @@
 // thread that starts, resets, pauses and stops them.
 //
 // Threads: Create, Run and the destructor on one control thread. Devices and CPU threads report to it by Request...,
-// which like Stop may be called from any thread, with or without the device lock.
+// which like Stop may be called from any thread, with or without the device lock. Requests are carried out in the order
+// in which they came.
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -29,6 +32,14 @@
 
 namespace nacre::machine {
 
+enum class RunState : uint8_t { kCreated, kRunning, kPaused, kEnded };
+
+/// Names and numbers of one part of the machine, for people.
+struct StatisticsSection {
+  std::string title;
+  std::vector<engine::Statistic> entries;  ///< may be empty
+};
+
 class Machine final : private VcpuEvents, private devices::MachineControl {
  public:
   /// Opens every file, wires the board and loads the kernel: whatever can fail fails here.
@@ -47,13 +58,29 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   void PressPowerButton();
   /// The terminal of MachineConfig::console has this size.
   void ResizeConsole(uint16_t columns, uint16_t rows);
-  void RequestPause();
-  void RequestResume();
-  /// The guest goes on with another engine, soon. `done` is told on the control thread how long the guest stood still,
-  /// or why it goes on with the one that it had. One request at a time: a later one replaces one not yet begun, whose
-  /// `done` is not called.
-  using SwitchDone = std::function<void(Result<std::chrono::nanoseconds>)>;
-  void RequestEngine(EngineKind kind, SwitchDone done);
+  /// What becomes of a request is told once, on the control thread; an error with code ECANCELED: the guest ended
+  /// before it came to that, which may also be told on the caller's thread. A callback must not block.
+  template <typename T>
+  using Done = std::function<void(Result<T>)>;
+  /// The guest and its time stand still.
+  void RequestPause(Done<void> done = {});
+  void RequestResume(Done<void> done = {});
+  struct EngineSwitch {
+    EngineKind before;
+    std::chrono::nanoseconds pause;  ///< how long the guest stood still; 0 while it is paused anyway
+  };
+  /// The guest goes on with another engine (not kAuto), or with a new one of the same kind; after an error with the one
+  /// that it had. A paused guest stays paused.
+  void RequestEngine(EngineKind kind, Done<EngineSwitch> done);
+  /// The CPUs stand still for a moment.
+  void RequestStatistics(Done<std::vector<StatisticsSection>> done);
+
+  RunState state() const { return run_state_.load(); }
+  EngineKind engine_kind() const { return kind_.load(); }
+  const x86::CpuModel& cpu_model() const { return *model_; }
+  uint64_t memory_bytes() const { return config_.memory_bytes; }
+  /// Guest time since power-on, without the spans in which the machine stood still.
+  std::chrono::nanoseconds uptime() const { return std::chrono::nanoseconds(loop_->NowNs()); }
 
   /// For --engine-stats, after Run: lines of text.
   std::string StatisticsText() const;
@@ -69,7 +96,7 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   Status StartFirstEngine();
   /// What the engine holds is given back beside the guest, which goes on meanwhile.
   void LeaveEngine();
-  Result<std::chrono::nanoseconds> SwitchEngine(EngineKind kind, bool paused);
+  Result<EngineSwitch> SwitchEngine(EngineKind kind);
   /// Power-on: devices are reset; loads the kernel and sets every CPU's state.
   Status StartGuest();
   Status ResetGuest();
@@ -80,6 +107,20 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   Status TakeApics();
   void PauseTime();
   void ResumeTime();
+  void Pause();
+  void Resume();
+  std::vector<StatisticsSection> Statistics() const;
+
+  /// What a Request... asked for. `carry_out` on the control thread without control_mutex_, or `refuse` on any thread.
+  struct Order {
+    std::function<void()> carry_out;
+    std::function<void(const Error&)> refuse;
+  };
+  template <typename T, typename Work>
+  void Ask(Work work, Done<T> done);
+  void Enqueue(Order order);
+  /// No order is carried out from now on.
+  void RefuseOrders();
   RunResult Control();
   RunResult Finish(RunResult result);
   std::string DescribeCpu(unsigned index);
@@ -96,8 +137,9 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   void DebugExit(uint32_t value) override;
 
   const MachineConfig config_;
-  EngineKind kind_ = EngineKind::kJit;  ///< of engine_
-  std::mutex device_lock_;
+  std::atomic<EngineKind> kind_ = EngineKind::kJit;  ///< of engine_
+  std::atomic<RunState> run_state_ = RunState::kCreated;
+  mutable std::mutex device_lock_;
   std::unique_ptr<memory::GuestMemory> memory_;
   std::optional<x86::CpuModel> model_;
   std::unique_ptr<EventLoop> loop_;
@@ -116,8 +158,8 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   std::condition_variable control_changed_;
   std::optional<RunResult> end_;
   bool want_reset_ = false;
-  bool want_pause_ = false;
-  std::optional<std::pair<EngineKind, SwitchDone>> want_engine_;
+  std::deque<Order> orders_;
+  bool refuses_orders_ = false;
   unsigned crashed_cpu_ = 0;
 };
 

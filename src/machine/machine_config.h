@@ -2,9 +2,12 @@
 // Everything that defines one virtual machine and how it is run: what the command line fills in and Machine::Create
 // reads. Plain data; strings are as the user gave them, already checked for form.
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/bits.h"
@@ -14,6 +17,20 @@
 namespace nacre::machine {
 
 enum class EngineKind : uint8_t { kInterp, kJit, kKvm, kAuto };
+inline constexpr std::array<std::pair<std::string_view, EngineKind>, 4> kEngineNames{{{"auto", EngineKind::kAuto},
+                                                                                      {"kvm", EngineKind::kKvm},
+                                                                                      {"jit", EngineKind::kJit},
+                                                                                      {"interp", EngineKind::kInterp}}};
+constexpr std::string_view NameOf(EngineKind kind) {
+  for (const auto& [name, value] : kEngineNames)
+    if (value == kind) return name;
+  return {};
+}
+constexpr std::optional<EngineKind> EngineByName(std::string_view name) {
+  for (const auto& [known, kind] : kEngineNames)
+    if (known == name) return kind;
+  return std::nullopt;
+}
 
 struct DiskConfig {
   std::string path;

@@ -128,6 +128,74 @@ TEST_P(MachineTest, PauseStopsTimeAndResumeGoesOn) {
   EXPECT_GE(elapsed, std::chrono::milliseconds(60 + 30));
 }
 
+// A paused guest goes on with another engine, which its pause survives; requests are carried out in their order.
+TEST_P(MachineTest, RequestsAreAnsweredInOrder) {
+  auto machine = Machine::Create(Config(kSpin));
+  ASSERT_TRUE(machine);
+  Machine& guest = **machine;
+  EXPECT_EQ(guest.state(), RunState::kCreated);
+  std::string order;
+  const EngineKind other = GetParam() == EngineKind::kJit ? EngineKind::kInterp : EngineKind::kJit;
+  guest.RequestEngine(other, [&](Result<Machine::EngineSwitch> done) {
+    ASSERT_TRUE(done);
+    EXPECT_EQ(done->before, GetParam());
+    EXPECT_GT(done->pause.count(), 0);
+    order += "switched ";
+  });
+  guest.RequestPause([&](Status done) {
+    EXPECT_TRUE(done);
+    EXPECT_EQ(guest.state(), RunState::kPaused);
+    order += "paused ";
+  });
+  guest.RequestEngine(GetParam(), [&](Result<Machine::EngineSwitch> done) {
+    ASSERT_TRUE(done);
+    EXPECT_EQ(done->before, other);
+    EXPECT_EQ(done->pause.count(), 0);
+    EXPECT_EQ(guest.state(), RunState::kPaused);
+    EXPECT_EQ(guest.engine_kind(), GetParam());
+    order += "switched ";
+  });
+  const auto before = std::make_shared<std::chrono::nanoseconds>();
+  guest.RequestStatistics([&, before](Result<std::vector<StatisticsSection>> done) {
+    ASSERT_TRUE(done);
+    EXPECT_FALSE(done->empty());
+    *before = guest.uptime();
+    order += "counted ";
+  });
+  guest.RequestResume([&, before](Status done) {
+    EXPECT_TRUE(done);
+    EXPECT_EQ(guest.state(), RunState::kRunning);
+    EXPECT_GE(guest.uptime(), *before);
+    order += "resumed";
+    guest.Stop();
+  });
+  EXPECT_EQ(guest.Run().reason, EndReason::kLeft);
+  EXPECT_EQ(order, "switched paused switched counted resumed");
+  EXPECT_EQ(guest.state(), RunState::kEnded);
+  bool refused = false;
+  guest.RequestPause([&](Status done) { refused = !done && done.error().code == ECANCELED; });
+  EXPECT_TRUE(refused);
+}
+
+// What was asked of a guest that never ran, or that ended first, is refused.
+TEST_P(MachineTest, RequestsOfAnEndedGuestAreRefused) {
+  int refused = 0;
+  const auto count = [&](const auto& done) { refused += !done && done.error().code == ECANCELED; };
+  {
+    auto machine = Machine::Create(Config(kSpin));
+    ASSERT_TRUE(machine);
+    (*machine)->RequestPause(count);
+  }
+  EXPECT_EQ(refused, 1);
+  auto machine = Machine::Create(Config(kSpin));
+  ASSERT_TRUE(machine);
+  (*machine)->RequestPause([&](Status) { (*machine)->Stop(); });
+  (*machine)->RequestPause([&](Status) { (*machine)->RequestResume(count); });
+  (*machine)->RequestStatistics(count);
+  EXPECT_EQ((*machine)->Run().reason, EndReason::kLeft);
+  EXPECT_EQ(refused, 3);
+}
+
 TEST_P(MachineTest, StopFromAnotherThread) {
   auto machine = Machine::Create(Config(kSpin));
   ASSERT_TRUE(machine);

@@ -1,0 +1,148 @@
+#include "cli/control_commands.h"
+
+#include <fmt/core.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "cli/commands.h"
+#include "cli/paths.h"
+#include "control/client.h"
+#include "control/commands.h"
+
+namespace nacre::cli {
+
+namespace {
+
+using control::Json;
+
+/// A CPU gives up at an instruction boundary; where the host's KVM emulates, that can take long.
+constexpr std::chrono::milliseconds kPatience{60'000};
+
+struct Words {
+  std::vector<std::string> plain;
+  bool json = false, help = false;
+};
+
+struct ControlWord {
+  std::string_view name, usage, help;
+  size_t least, most;  ///< words behind the name
+  int (*run)(const Words& words);
+};
+
+int Failed(const Error& error) {
+  fmt::print(stderr, "nacre: {}\n", error.message);
+  return kExitFailed;
+}
+
+int WrongUsage(std::string_view command, std::string_view what) {
+  fmt::print(stderr, "nacre: `nacre {}`: {}\nTry `nacre {} --help`.\n", command, what, command);
+  return kExitUsage;
+}
+
+Result<Json> Ask(const std::string& vm, const std::string& method, const Json& params) {
+  const std::string path = NACRE_TRY(ControlSocketOf(vm));
+  control::Client client = NACRE_TRY(control::Client::Connect(path));
+  return client.Call(method, params, kPatience);
+}
+
+template <typename Print>
+int Report(const Result<Json>& answer, bool json, Print print) {
+  if (!answer) return Failed(answer.error());
+  if (json)
+    fmt::print("{}\n", answer->dump(2, ' ', false, Json::error_handler_t::replace));
+  else
+    print(*answer);
+  return kExitDone;
+}
+
+/// What a VM says stands on the user's terminal.
+std::string TextOf(const Json& answer, const char* name) {
+  const auto found = answer.find(name);
+  if (found == answer.end()) return "?";
+  return found->is_string() ? found->get<std::string>() : control::JsonText(*found);
+}
+
+int Engine(const Words& words) {
+  const std::string& vm = words.plain[0];
+  if (words.plain.size() == 1)
+    return Report(Ask(vm, "vm.info", Json::object()), words.json,
+                  [](const Json& answer) { fmt::print("{}\n", TextOf(answer, "engine")); });
+  const auto kind = machine::EngineByName(words.plain[1]);
+  if (!kind || *kind == machine::EngineKind::kAuto)
+    return WrongUsage("engine", fmt::format("'{}' is no engine to go to; choose jit, kvm or interp", words.plain[1]));
+  return Report(Ask(vm, "engine.switch", {{"engine", words.plain[1]}}), words.json, [](const Json& answer) {
+    const auto pause = answer.find("pause_us");
+    const double ms = pause != answer.end() && pause->is_number() ? pause->get<double>() / 1000 : 0;
+    fmt::print("{} -> {}, the guest stood still for {:.1f} ms\n", TextOf(answer, "from"), TextOf(answer, "engine"), ms);
+  });
+}
+
+int State(const Words& words, const char* method) {
+  return Report(Ask(words.plain[0], method, Json::object()), words.json,
+                [&](const Json& answer) { fmt::print("{}: {}\n", words.plain[0], TextOf(answer, "state")); });
+}
+int Pause(const Words& words) { return State(words, "vm.pause"); }
+int Resume(const Words& words) { return State(words, "vm.resume"); }
+
+int Control(const Words& words) {
+  Json params = Json::object();
+  if (words.plain.size() == 3) {
+    auto given = control::ParseJson(words.plain[2]);
+    if (!given || !given->is_object())
+      return WrongUsage("control", fmt::format("{} is no JSON object such as {{\"engine\": \"jit\"}}", words.plain[2]));
+    params = std::move(*given);
+  }
+  return Report(Ask(words.plain[0], words.plain[1], params), true, [](const Json&) {});
+}
+
+constexpr std::array kControlWords = std::to_array<ControlWord>({
+    {"engine", "VM [jit|kvm|interp]", "Prints the engine of a running VM, or lets it go on with another.", 1, 2,
+     Engine},
+    {"pause", "VM", "The guest and its time stand still until `nacre resume`.", 1, 1, Pause},
+    {"resume", "VM", "A paused VM goes on.", 1, 1, Resume},
+    {"control", "VM METHOD [JSON]", "Calls a method of a running VM's control socket and prints its result.", 2, 3,
+     Control},
+});
+
+int Help(const ControlWord& word) {
+  fmt::print("Usage: nacre {} {}{}\n\n{}\n", word.name, word.usage, word.run == Control ? "" : " [--json]", word.help);
+  if (word.run == Control) {
+    fmt::print("\n");
+    for (const control::Command& command : control::Commands()) {
+      std::string call(command.name);
+      for (const control::Parameter& parameter : command.parameters)
+        call += fmt::format(" {{\"{}\": \"{}\"}}", parameter.name, fmt::join(parameter.choices, "|"));
+      fmt::print("  {:<44} {}\n", call, command.help);
+    }
+  }
+  fmt::print("\nVM is the path of the socket of `nacre run --control PATH` (with a '/'), or a VM's name.\n");
+  return kExitDone;
+}
+
+}  // namespace
+
+std::optional<int> ControlCommand(std::span<const std::string_view> words) {
+  const auto command = std::ranges::find(kControlWords, words[0], &ControlWord::name);
+  if (command == kControlWords.end()) return std::nullopt;
+  Words sorted;
+  for (const std::string_view word : words.subspan(1)) {
+    if (word == "--json")
+      sorted.json = true;
+    else if (word == "--help" || word == "-h")
+      sorted.help = true;
+    else if (word.starts_with("-"))
+      return WrongUsage(command->name, fmt::format("unknown option {}", word));
+    else
+      sorted.plain.emplace_back(word);
+  }
+  if (sorted.help) return Help(*command);
+  if (sorted.plain.size() < command->least || sorted.plain.size() > command->most)
+    return WrongUsage(command->name, fmt::format("give {}", command->usage));
+  return command->run(sorted);
+}
+
+}  // namespace nacre::cli

@@ -1,0 +1,151 @@
+#include "control/commands.h"
+
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+
+namespace nacre::control {
+
+namespace {
+
+using machine::RunState;
+
+std::string_view NameOf(RunState state) {
+  switch (state) {
+    case RunState::kCreated:
+      return "created";
+    case RunState::kRunning:
+      return "running";
+    case RunState::kPaused:
+      return "paused";
+    case RunState::kEnded:
+      break;
+  }
+  return "ended";
+}
+
+RpcError ErrorOf(const Error& error, RpcCode code) {
+  return {error.code == ECANCELED ? RpcCode::kEnded : code, error.message};
+}
+
+/// `reply` with the answer that `answer` makes of a value, or with an error.
+template <typename T, typename MakeAnswer>
+Vm::Done<T> Then(Reply reply, RpcCode code, MakeAnswer answer) {
+  return [reply = std::move(reply), code, answer](Result<T> result) {
+    if (!result) return reply(std::unexpected(ErrorOf(result.error(), code)));
+    if constexpr (std::is_void_v<T>)
+      reply(answer());
+    else
+      reply(answer(*result));
+  };
+}
+
+void Info(Vm& vm, const Json&, Reply reply) {
+  const VmInfo info = vm.Info();
+  reply(Json{{"name", info.name},
+             {"state", NameOf(info.state)},
+             {"engine", machine::NameOf(info.engine)},
+             {"cpu_model", info.cpu_model},
+             {"cpus", info.cpus},
+             {"memory_bytes", info.memory_bytes},
+             {"uptime_ms", info.uptime_ms},
+             {"pid", getpid()},
+             {"version", info.version}});
+}
+
+Json StateIs(RunState state) { return {{"state", NameOf(state)}}; }
+
+void Pause(Vm& vm, const Json&, Reply reply) {
+  vm.Pause(Then<void>(std::move(reply), RpcCode::kFailed, [] { return StateIs(RunState::kPaused); }));
+}
+
+void Resume(Vm& vm, const Json&, Reply reply) {
+  vm.Resume(Then<void>(std::move(reply), RpcCode::kFailed, [] { return StateIs(RunState::kRunning); }));
+}
+
+void Power(Vm& vm, const Json&, Reply reply) {
+  vm.PressPowerButton();
+  reply(Json::object());
+}
+
+/// The answer is on its way before the end.
+void Stop(Vm& vm, const Json&, Reply reply) {
+  reply(Json::object());
+  vm.Stop();
+}
+
+void SwitchEngine(Vm& vm, const Json& params, Reply reply) {
+  const auto kind = machine::EngineByName(params["engine"].get_ref<const std::string&>());
+  const auto answer = [kind](const Vm::EngineSwitch& done) {
+    return Json{{"from", machine::NameOf(done.before)},
+                {"engine", machine::NameOf(*kind)},
+                {"pause_us", std::chrono::duration_cast<std::chrono::microseconds>(done.pause).count()}};
+  };
+  vm.SwitchEngine(*kind, Then<Vm::EngineSwitch>(std::move(reply), RpcCode::kEngineRefused, answer));
+}
+
+void EngineInfo(Vm& vm, const Json&, Reply reply) {
+  const auto answer = [&vm](const std::vector<machine::StatisticsSection>& sections) {
+    Json list = Json::array();
+    for (const auto& [title, entries] : sections) {
+      Json values = Json::array();
+      for (const auto& [name, value] : entries) values.push_back({{"name", name}, {"value", value}});
+      list.push_back({{"title", title}, {"entries", std::move(values)}});
+    }
+    return Json{{"engine", machine::NameOf(vm.Info().engine)}, {"sections", std::move(list)}};
+  };
+  vm.Statistics(Then<std::vector<machine::StatisticsSection>>(std::move(reply), RpcCode::kFailed, answer));
+}
+
+constexpr std::array<std::string_view, 3> kEngines{"jit", "kvm", "interp"};
+constexpr std::array kSwitchParameters{Parameter{"engine", kEngines}};
+
+constexpr std::array kCommands = std::to_array<Command>({
+    {"vm.info",
+     {},
+     "name, state, engine, cpu_model, cpus, memory_bytes, uptime_ms, pid, version",
+     "what the VM is and whether it runs",
+     Info},
+    {"vm.pause", {}, "state", "the guest and its time stand still", Pause},
+    {"vm.resume", {}, "state", "a paused guest goes on", Resume},
+    {"vm.power", {}, "", "press the power button: the guest's operating system shuts down", Power},
+    {"vm.stop", {}, "", "end at once, as if the plug were pulled", Stop},
+    {"engine.info", {}, "engine, sections", "the statistics of --engine-stats", EngineInfo},
+    {"engine.switch", kSwitchParameters, "from, engine, pause_us", "go on with another engine", SwitchEngine},
+});
+
+RpcResult<void> CheckParams(const Command& command, const Json& params) {
+  const auto invalid = [&](std::string_view parameter, std::string_view what) {
+    return std::unexpected(RpcError{RpcCode::kInvalidParams,
+                                    fmt::format("{}: parameter \"{}\" {}", command.name, parameter, what),
+                                    std::string(parameter)});
+  };
+  for (const auto& [name, value] : params.items())
+    if (std::ranges::find(command.parameters, name, &Parameter::name) == command.parameters.end())
+      return invalid(name, "is not known");
+  for (const auto& [name, choices] : command.parameters) {
+    const auto value = params.find(name);
+    if (value == params.end()) return invalid(name, "is missing");
+    if (!value->is_string() || std::ranges::find(choices, value->get_ref<const std::string&>()) == choices.end())
+      return invalid(name, fmt::format("is not one of {}", fmt::join(choices, ", ")));
+  }
+  return {};
+}
+
+}  // namespace
+
+std::span<const Command> Commands() { return kCommands; }
+
+void Execute(Vm& vm, const RpcRequest& request, Reply reply) {
+  const auto command = std::ranges::find(kCommands, request.method, &Command::name);
+  if (command == kCommands.end())
+    return reply(
+        std::unexpected(RpcError{RpcCode::kMethodNotFound, fmt::format("there is no method \"{}\"", request.method)}));
+  if (const auto checked = CheckParams(*command, request.params); !checked)
+    return reply(std::unexpected(checked.error()));
+  command->run(vm, request.params, std::move(reply));
+}
+
+}  // namespace nacre::control

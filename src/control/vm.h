@@ -1,0 +1,67 @@
+#pragma once
+// What the control socket can ask of a running VM. Called on the server's thread; nothing here blocks, and what takes
+// time is told later, on any thread.
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "machine/machine.h"
+
+namespace nacre::control {
+
+struct VmInfo {
+  std::string name;
+  machine::RunState state = machine::RunState::kRunning;
+  machine::EngineKind engine = machine::EngineKind::kJit;
+  std::string cpu_model;
+  unsigned cpus = 1;
+  uint64_t memory_bytes = 0;
+  uint64_t uptime_ms = 0;  ///< of the guest: pauses do not count
+  std::string version;     ///< of the program
+};
+
+class Vm {
+ public:
+  template <typename T>
+  using Done = machine::Machine::Done<T>;
+  using EngineSwitch = machine::Machine::EngineSwitch;
+
+  virtual ~Vm() = default;
+  virtual VmInfo Info() const = 0;
+  virtual void Pause(Done<void> done) = 0;
+  virtual void Resume(Done<void> done) = 0;
+  virtual void PressPowerButton() = 0;
+  virtual void Stop() = 0;
+  virtual void SwitchEngine(machine::EngineKind kind, Done<EngineSwitch> done) = 0;
+  virtual void Statistics(Done<std::vector<machine::StatisticsSection>> done) = 0;
+};
+
+/// A machine of this process.
+class MachineVm final : public Vm {
+ public:
+  /// `machine` must outlive it.
+  MachineVm(machine::Machine& machine, std::string name, std::string version)
+      : machine_(machine), name_(std::move(name)), version_(std::move(version)) {}
+
+  VmInfo Info() const override;
+  void Pause(Done<void> done) override { machine_.RequestPause(std::move(done)); }
+  void Resume(Done<void> done) override { machine_.RequestResume(std::move(done)); }
+  void PressPowerButton() override { machine_.PressPowerButton(); }
+  void Stop() override { machine_.Stop(); }
+  void SwitchEngine(machine::EngineKind kind, Done<EngineSwitch> done) override {
+    machine_.RequestEngine(kind, std::move(done));
+  }
+  void Statistics(Done<std::vector<machine::StatisticsSection>> done) override {
+    machine_.RequestStatistics(std::move(done));
+  }
+
+ private:
+  machine::Machine& machine_;
+  const std::string name_, version_;
+};
+
+}  // namespace nacre::control

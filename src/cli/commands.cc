@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 
+#include "base/nearest.h"
 #include "cli/control_commands.h"
 #include "cli/doctor.h"
 #include "cli/run_options.h"

@@ -97,10 +97,14 @@ std::string DescribeKvm(const engine::kvm::KvmFindings& findings, bool in_virtua
   }
   text += Line("KVM",
                in_virtual_machine ? "/dev/kvm opens; nested, this host is itself a virtual machine" : "/dev/kvm opens");
-  const bool lacking = !findings.missing_features.empty();
-  text += Line("  CPU features",
-               lacking ? fmt::format("lacks {} of {}", engine::kvm::Joined(findings.missing_features), findings.model)
-                       : fmt::format("all of {}", findings.model));
+  const engine::kvm::KvmModel& cpu = findings.cpu;
+  const bool lacking = !cpu.missing.empty();
+  text += Line("  CPU features", lacking ? fmt::format("lacks {} of {}", engine::kvm::Joined(cpu.missing), cpu.asked)
+                                         : fmt::format("all of {}", cpu.asked));
+  if (cpu.model)
+    text += Line("  guests get", fmt::format("{} on KVM unless --cpu says otherwise", cpu.model->name()));
+  else if (lacking)
+    text += Line("  guests get", "none: no CPU model is whole on it");
   bool slow = false;
   if (findings.probe) {
     const auto& [speed, failure, emulates] = *findings.probe;
@@ -116,9 +120,8 @@ std::string DescribeKvm(const engine::kvm::KvmFindings& findings, bool in_virtua
                  in_virtual_machine
                      ? "turn nested virtualization on where this virtual machine is run, or use a bare-metal host"
                      : "look for messages of kvm in the kernel's log (dmesg)");
-  } else if (lacking) {
-    text += Line("  for KVM", findings.model == "x86-64-v1" ? "a newer CPU or kernel has them"
-                                                            : "--cpu x86-64-v1 asks for the least");
+  } else if (lacking && !cpu.model) {
+    text += Line("  for KVM", "a newer CPU or kernel has them");
   }
   return text;
 }
@@ -145,7 +148,7 @@ std::string Doctor() {
   line("io_uring", IoState());
   line("Guests", GuestsState());
   if (model) {
-    text += DescribeKvm(engine::kvm::ExamineKvm(*model), InVirtualMachine());
+    text += DescribeKvm(engine::kvm::ExamineKvm("default", {}), InVirtualMachine());
   } else {
     line("Engine", "none: " + model.error().message);
   }

@@ -10,7 +10,7 @@ using engine::kvm::KvmProbe;
 
 KvmFindings Measured(double kernel, double user) {
   KvmFindings findings;
-  findings.model = "x86-64-v3";
+  findings.cpu.asked = "x86-64-v3";
   findings.probe = KvmProbe{.speed = {kernel, user}, .failure = {}};
   return findings;
 }
@@ -46,9 +46,13 @@ TEST(Doctor, NoKvm) {
 
 TEST(Doctor, AKvmWithoutSomeFeatures) {
   KvmFindings findings = Measured(1, 1);
-  findings.missing_features = {"PCID", "SMAP"};
+  findings.cpu.missing = {"PCID", "SMAP"};
   ExpectHas(DescribeKvm(findings, false),
-            {"lacks PCID SMAP of x86-64-v3", "--engine auto takes jit", "--cpu x86-64-v1"});
+            {"lacks PCID SMAP of x86-64-v3", "guests get", "none", "--engine auto takes jit", "a newer CPU"});
+  auto model = x86::CpuModel::Create("x86-64-v1,-nx", {});
+  ASSERT_TRUE(model) << model.error().message;
+  findings.cpu.model = std::move(*model);
+  ExpectHas(DescribeKvm(findings, false), {"x86-64-v1,-nx on KVM", "--engine auto takes kvm"});
 }
 
 TEST(Doctor, AKvmThatFails) {

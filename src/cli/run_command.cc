@@ -19,7 +19,7 @@
 #include "cli/run_options.h"
 #include "cli/terminal.h"
 #include "control/server.h"
-#include "engine/kvm/kvm_device.h"
+#include "engine/kvm/kvm_model.h"
 #include "machine/machine.h"
 
 namespace nacre::cli {
@@ -107,8 +107,9 @@ int Failed(const Error& error) {
 }
 
 /// Who asks for KVM by name is told before anything else what it lacks here.
-Status CheckKvm() {
-  if (const auto device = engine::kvm::KvmDevice::Open(); !device) return Context(device.error(), "--engine kvm");
+Status CheckKvm(const machine::MachineConfig& config) {
+  const auto model = engine::kvm::ModelOnKvm(config.cpu_model, {.cpu_count = config.cpu_count});
+  if (!model) return Context(model.error(), "--engine kvm");
   return {};
 }
 
@@ -192,7 +193,7 @@ int RunCommand(std::span<const std::string_view> words) {
     if (word.find('"') != std::string::npos)
       return UsageError({"the guest command may not hold a double quote: " + word, 0});
   if (options->machine.engine == machine::EngineKind::kKvm) {
-    if (const Status status = CheckKvm(); !status) {
+    if (const Status status = CheckKvm(options->machine); !status) {
       fmt::print(stderr, "nacre: {}\n", status.error().message);
       return kExitUsage;
     }

@@ -5,8 +5,10 @@
 #include <charconv>
 #include <cmath>
 
+#include "base/nearest.h"
 #include "cli/debug_options.h"
 #include "engine/jit/jit_engine.h"
+#include "x86/cpu_model_selection.h"
 
 namespace nacre::cli {
 
@@ -62,10 +64,8 @@ Status SetCpus(RunOptions& options, std::string_view value) {
 }
 
 Status SetCpuModel(RunOptions& options, std::string_view value) {
-  constexpr std::array<std::string_view, 6> kModels{"x86-64-v1", "x86-64-v2", "x86-64-v3",
-                                                    "x86-64-v4", "host",      "default"};
-  if (std::ranges::find(kModels, value) == kModels.end())
-    return Fail("--cpu {}: choose x86-64-v1, x86-64-v2, x86-64-v3, x86-64-v4 or host", value);
+  const auto name = x86::ParseModelName(value);
+  if (!name) return Fail("--cpu: {}", name.error().message);
   options.machine.cpu_model = value;
   return {};
 }
@@ -217,7 +217,7 @@ constexpr std::array kOptions = std::to_array<Option>({
      "a disk: format=raw, bus=virtio, readonly, snapshot (writes are thrown away) (repeatable)", AddDisk},
     {"--memory", "SIZE", "the guest's memory (512M)", SetMemory},
     {"--cpus", "N", "the guest's CPUs (1), each a thread of the host", SetCpus},
-    {"--cpu", "MODEL", "x86-64-v1, -v2, -v3 (where the host has it, the default), -v4 or host", SetCpuModel},
+    {"--cpu", "MODEL[,-FEATURE][,+FEATURE]", "x86-64-v1 to x86-64-v4 or host; the default is what the host has, up to v3", SetCpuModel},
     {"--engine", "ENGINE", "auto, kvm, jit or interp (`nacre doctor` tells what auto is here)", SetEngine},
     {"--code-cache", "SIZE", "memory for translations, for each CPU (92M; less from six CPUs on)", SetCodeCache},
     {"--net", "KIND", "user[,forward=tcp:127.0.0.1:2222-:22] or none (user)", SetNetwork},
@@ -385,30 +385,6 @@ Result<uint64_t> ParseDurationMs(std::string_view text) {
   if (error != std::errc() || !std::isfinite(number) || number <= 0 || number * factor > 1e12)
     return Fail("give a time above 0, for example 30 or 500ms");
   return std::max<uint64_t>(1, static_cast<uint64_t>(number * factor));
-}
-
-std::string_view Nearest(std::string_view typed, std::span<const std::string_view> words) {
-  std::string_view best;
-  size_t best_distance = std::max<size_t>(2, typed.size() / 3) + 1;
-  for (const std::string_view word : words) {
-    // Levenshtein distance, one row at a time.
-    std::vector<size_t> row(word.size() + 1);
-    for (size_t j = 0; j <= word.size(); ++j) row[j] = j;
-    for (size_t i = 1; i <= typed.size(); ++i) {
-      size_t diagonal = row[0];
-      row[0] = i;
-      for (size_t j = 1; j <= word.size(); ++j) {
-        const size_t substituted = diagonal + (typed[i - 1] == word[j - 1] ? 0 : 1);
-        diagonal = row[j];
-        row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
-      }
-    }
-    if (row.back() < best_distance) {
-      best_distance = row.back();
-      best = word;
-    }
-  }
-  return best;
 }
 
 }  // namespace nacre::cli

@@ -43,7 +43,4 @@ Result<uint64_t> ParseSize(std::string_view text);
 /// "30", "1.5", "500ms", "2m", "1h" in milliseconds; a bare number is seconds.
 Result<uint64_t> ParseDurationMs(std::string_view text);
 
-/// The closest of `words` to what was typed, or an empty text if none is close.
-std::string_view Nearest(std::string_view typed, std::span<const std::string_view> words);
-
 }  // namespace nacre::cli

@@ -24,6 +24,14 @@ TEST(RunOptions, DefaultsAreTheDefaultGuestWithUserNetwork) {
   EXPECT_EQ(options->machine.engine, machine::EngineKind::kAuto);
 }
 
+TEST(RunOptions, CpuModels) {
+  for (const char* name : {"default", "host", "x86-64-v1", "x86-64-v3,-pcid,-SMAP", "x86-64-v1,+ssse3"})
+    EXPECT_EQ(Parse({"--cpu", name})->machine.cpu_model, name);
+  EXPECT_EQ(ErrorOf({"--cpu", "x86-64-v3,-pcidd"}),
+            "--cpu: CPU model x86-64-v3,-pcidd: no feature 'pcidd'; did you mean pcid?");
+  EXPECT_NE(ErrorOf({"--cpu", "pentium"}).find("choose x86-64-v1"), std::string::npos);
+}
+
 TEST(RunOptions, Engines) {
   using machine::EngineKind;
   EXPECT_EQ(Parse({"--engine", "auto"})->machine.engine, EngineKind::kAuto);

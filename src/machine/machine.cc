@@ -51,7 +51,7 @@ Status Machine::Build() {
   using Backing = memory::GuestMemory::Backing;
   memory_ = NACRE_TRY(
       memory::GuestMemory::Create(config_.memory_bytes, config_.lockstep ? Backing::kFile : Backing::kAnonymous));
-  model_ = NACRE_TRY(x86::CpuModel::Create(config_.cpu_model, {.cpu_count = config_.cpu_count}));
+  NACRE_TRY_STATUS(ChooseModel());
   loop_ = NACRE_TRY(EventLoop::Create(device_lock_));
   loop_->Pause();  // guest time starts with the guest
   tsc_ = std::make_unique<HostGuestTsc>(*loop_, model_->tsc_khz());
@@ -77,15 +77,30 @@ Status Machine::Build() {
   return StartGuest();
 }
 
-Status Machine::StartFirstEngine() {
-  if (config_.engine != EngineKind::kAuto) return StartEngine(config_.engine, {});
-  engine::kvm::EngineChoice choice = engine::kvm::ChooseEngine(*model_);
-  auto_reason_ = std::move(choice.reason);
-  if (choice.kvm) {
-    const Status started = StartEngine(EngineKind::kKvm, {});
-    if (started) return {};
-    auto_reason_ += fmt::format(", but: {}", started.error().message);
+Status Machine::ChooseModel() {
+  const x86::CpuModelOptions options{.cpu_count = config_.cpu_count};
+  kind_ = config_.engine;
+  if (kind_ == EngineKind::kKvm) {
+    auto model = engine::kvm::ModelOnKvm(config_.cpu_model, options);
+    if (!model) return Context(model.error(), "--engine kvm");
+    model_ = std::move(*model);
+    return {};
   }
+  model_ = NACRE_TRY(x86::CpuModel::Create(config_.cpu_model, options));
+  if (kind_ != EngineKind::kAuto) return {};
+  engine::kvm::KvmFindings findings = engine::kvm::ExamineKvm(config_.cpu_model, options);
+  engine::kvm::EngineChoice choice = engine::kvm::Choose(findings);
+  auto_reason_ = std::move(choice.reason);
+  kind_ = choice.kvm ? EngineKind::kKvm : EngineKind::kJit;
+  if (choice.kvm) model_ = std::move(findings.cpu.model);
+  return {};
+}
+
+Status Machine::StartFirstEngine() {
+  const Status started = StartEngine(kind_, {});
+  if (started || config_.engine != EngineKind::kAuto || kind_ == EngineKind::kJit) return started;
+  auto_reason_ += fmt::format(", but: {}", started.error().message);
+  model_ = NACRE_TRY(x86::CpuModel::Create(config_.cpu_model, {.cpu_count = config_.cpu_count}));
   return StartEngine(EngineKind::kJit, {});
 }
 
@@ -138,6 +153,7 @@ Result<Machine::EngineSwitch> Machine::SwitchEngine(EngineKind kind) {
   if (kind == EngineKind::kKvm) NACRE_TRY(engine::kvm::KvmDevice::Open());
   const bool paused = state() == RunState::kPaused;
   const auto start = std::chrono::steady_clock::now();
+  if (kind == EngineKind::kKvm) NACRE_TRY_STATUS(engine::kvm::CheckModel(*model_));
   if (!paused) {
     ParkAll();
     PauseTime();

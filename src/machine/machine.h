@@ -92,7 +92,9 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   Result<std::unique_ptr<engine::Engine>> MakeEngine(EngineKind kind) const;
   /// An engine and its CPUs, which take over `states`; nothing of this is changed when it fails.
   Status StartEngine(EngineKind kind, const std::vector<x86::CpuState>& states);
-  /// As configured; what kAuto takes, and why, goes to auto_reason_.
+  /// The CPU model and the first engine, which kAuto and the model's name `default` make depend on each other. Why
+  /// kAuto takes which goes to auto_reason_.
+  Status ChooseModel();
   Status StartFirstEngine();
   /// What the engine holds is given back beside the guest, which goes on meanwhile.
   void LeaveEngine();

@@ -65,7 +65,7 @@ struct MachineConfig {
   uint64_t memory_bytes = 512 * kMiB;
   unsigned cpu_count = 1;
   std::string cpu_model = "default";
-  EngineKind engine = EngineKind::kAuto;  ///< kAuto: as engine::kvm::ChooseEngine says
+  EngineKind engine = EngineKind::kAuto;  ///< kAuto: as engine::kvm::Choose says
   engine::jit::JitDebugOptions jit_debug = {};
   uint64_t code_cache_bytes = 0;  ///< of each CPU, for translations; 0: as the number of CPUs suggests
   uint64_t lockstep_from = 0;     ///< RIP at which lockstep starts to compare

@@ -10,7 +10,9 @@
 #include <cstring>
 
 #include "base/bits.h"
+#include "base/check.h"
 #include "x86/cpu_model_features.h"
+#include "x86/cpu_model_selection.h"
 #include "x86/decoder.h"
 
 namespace nacre::x86 {
@@ -30,43 +32,6 @@ CpuidResult HostCpuid(uint32_t leaf, uint32_t subleaf = 0) {
 
 uint32_t& RegisterOf(CpuidResult& result, char reg) {
   return reg == 'a' ? result.eax : reg == 'b' ? result.ebx : reg == 'c' ? result.ecx : result.edx;
-}
-
-/// Whether the host has the feature, in its CPUID and (AVX) in what its kernel has enabled.
-bool HostHas(const Feature& feature) {
-  static const uint32_t max_basic = HostCpuid(0).eax;
-  static const uint32_t max_extended = HostCpuid(0x80000000).eax;
-  if (feature.leaf < 0x80000000 ? feature.leaf > max_basic : feature.leaf > max_extended) return false;
-  if (feature.leaf == 7 && feature.subleaf > HostCpuid(7).eax) return false;
-  CpuidResult result = HostCpuid(feature.leaf, feature.subleaf);
-  if (!TestBit(RegisterOf(result, feature.reg), feature.bit)) return false;
-  const std::string_view name = feature.name;
-  const bool avx = name == "AVX" || name == "AVX2" || name == "FMA" || name == "F16C";
-  if (avx || feature.avx512 || name == "XSAVE") {
-    if (!TestBit(HostCpuid(1).ecx, 27)) return false;  // OSXSAVE
-    uint32_t low, high;
-    asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    const uint32_t needed = feature.avx512 ? 0xe6 : avx ? 6 : 0;
-    return (low & needed) == needed;
-  }
-  return true;
-}
-
-/// Everything of a level that runs on the host itself but is not there.
-std::string MissingOnHost(unsigned level) {
-  std::string missing;
-  for (const Feature& feature : FeatureTable()) {
-    if (feature.software || feature.level > level || feature.level == kLevelHost || HostHas(feature)) continue;
-    missing += missing.empty() ? feature.name : std::string(" ") + feature.name;
-  }
-  return missing;
-}
-
-/// Of x86-64-v1 to x86-64-v4, the highest that the host has whole.
-unsigned HighestLevelOfHost() {
-  unsigned level = kLevelV1;
-  while (level < kLevelV4 && MissingOnHost(level + 1).empty()) ++level;
-  return level;
 }
 
 /// The TSC against CLOCK_MONOTONIC_RAW. Each pair of readings is taken several times and the tightest is kept.
@@ -150,28 +115,23 @@ Ratio Approximate(uint64_t value, uint64_t scale, uint64_t limit) {
 }  // namespace
 
 Result<CpuModel> CpuModel::Create(std::string_view name, const CpuModelOptions& options) {
+  return Create(NACRE_TRY(ParseModelName(name)), options);
+}
+
+Result<CpuModel> CpuModel::Create(const ModelName& name, const CpuModelOptions& options) {
   if (options.cpu_count == 0 || options.cpu_count > 1024)
     return Fail("{} CPUs: give a number from 1 to 1024", options.cpu_count);
-  constexpr std::string_view kLevels[] = {"x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4", "host"};
-  const unsigned highest = HighestLevelOfHost();
-  if (name == "default") name = kLevels[std::min<unsigned>(highest, kLevelV3)];
-  const auto found = std::ranges::find(kLevels, name);
-  if (found == std::end(kLevels))
-    return Fail("CPU model '{}': there are x86-64-v1, x86-64-v2, x86-64-v3, x86-64-v4, host and default", name);
-  const auto level = static_cast<unsigned>(found - kLevels);
-  const std::string missing = MissingOnHost(level == kLevelHost ? unsigned{kLevelV1} : level);
-  if (!missing.empty())
-    return Fail("CPU model {}: this host's CPU or its kernel lacks {}; try --cpu {}", name, missing, kLevels[highest]);
-
+  const SelectedModel selected = NACRE_TRY(SelectModel(name));
   CpuModel model;
-  model.name_ = name;
+  model.name_ = selected.name.Text();
   model.cpu_count_ = options.cpu_count;
   model.tsc_khz_ = options.tsc_khz != 0 ? options.tsc_khz : HostTscKhz();
-  if (model.tsc_khz_ == 0) return Fail("CPU model {}: cannot measure the host's time stamp counter", name);
+  if (model.tsc_khz_ == 0) return Fail("CPU model {}: cannot measure the host's time stamp counter", model.name_);
   model.AddBasicLeaves();
   model.AddCacheLeaves();
-  model.AddExtendedLeaves();
-  NACRE_TRY_STATUS(model.AddFeatures(level));
+  model.AddExtendedLeaves(selected.name.base);
+  model.AddFeatures(selected);
+  model.AddMasks();
   model.AddXsaveLeaves();
   model.AddFrequencyLeaves();
   if (options.paravirtual) model.AddParavirtualLeaves();
@@ -196,28 +156,24 @@ bool CpuModel::HasFeature(uint32_t leaf, uint32_t subleaf, char reg, unsigned bi
   return TestBit(RegisterOf(value, reg), bit);
 }
 
-Status CpuModel::AddFeatures(unsigned level) {
+void CpuModel::AddFeatures(const SelectedModel& selected) {
   isa_sets_.assign(ZYDIS_ISA_SET_MAX_VALUE + 1, false);
   for (ZydisISASet set : BaselineIsaSets()) isa_sets_[set] = true;
-  const bool host_has_v4 = MissingOnHost(kLevelV4).empty();
   for (const Feature& feature : FeatureTable()) {
-    if (feature.level > level) continue;
-    if (level == kLevelHost && !feature.software && !(HostHas(feature) && (host_has_v4 || !feature.avx512))) continue;
+    if (!selected.features.test(IndexOf(feature))) continue;
     const auto leaf = std::ranges::find_if(
         leaves_, [&](const Leaf& entry) { return entry.leaf == feature.leaf && entry.subleaf == feature.subleaf; });
-    if (leaf == leaves_.end()) return Fail("CPU model: no leaf {:#x} for {}", feature.leaf, feature.name);
+    NACRE_CHECK(leaf != leaves_.end());
     RegisterOf(leaf->value, feature.reg) |= static_cast<uint32_t>(Bit(feature.bit));
     for (ZydisISASet set : feature.isa_sets)
       if (set != ZYDIS_ISA_SET_INVALID) isa_sets_[set] = true;
   }
-  const bool avx = HasFeature(1, 0, 'c', 28), avx512 = HasFeature(7, 0, 'b', 16);
-  xcr0_mask_ = 3u | (avx ? 4u : 0u) | (avx512 ? kAvx512Components : 0u);
-  AddMasks();
-  return {};
 }
 
 /// Bits of registers that exist with a feature.
 void CpuModel::AddMasks() {
+  const bool avx = HasFeature(1, 0, 'c', 28), avx512 = HasFeature(7, 0, 'b', 16);
+  xcr0_mask_ = 3u | (avx ? 4u : 0u) | (avx512 ? kAvx512Components : 0u);
   const auto with = [this](uint32_t leaf, char reg, unsigned bit, uint64_t bits, uint32_t subleaf = 0) {
     return HasFeature(leaf, subleaf, reg, bit) ? bits : 0;
   };
@@ -311,11 +267,11 @@ void CpuModel::AddParavirtualLeaves() {
   AddLeaf(0x40000010) = {static_cast<uint32_t>(tsc_khz_), kApicTimerKhz, 0, 0};
 }
 
-void CpuModel::AddExtendedLeaves() {
+void CpuModel::AddExtendedLeaves(std::string_view base) {
   AddLeaf(0x80000000).eax = kMaxExtendedLeaf;
   AddLeaf(0x80000001);
   char brand[48] = {};
-  fmt::format_to_n(brand, sizeof brand - 1, "Nacre Virtual CPU ({})", name_);
+  fmt::format_to_n(brand, sizeof brand - 1, "Nacre Virtual CPU ({})", base);
   for (uint32_t i = 0; i < 3; ++i) {
     CpuidResult& leaf = AddLeaf(0x80000002 + i);
     std::memcpy(&leaf.eax, brand + 16 * i, 4);

@@ -26,6 +26,9 @@
 
 namespace nacre::x86 {
 
+struct ModelName;
+struct SelectedModel;
+
 struct CpuidResult {
   uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
@@ -38,10 +41,12 @@ struct CpuModelOptions {
 
 class CpuModel {
  public:
-  /// "x86-64-v1" to "x86-64-v4", "host", or "default" (the highest that the host has, up to v3). Fails with the
-  /// list of what the host lacks.
+  /// "x86-64-v1" to "x86-64-v4", "host", or "default" (the highest that the host has, up to v3), with modifiers (see
+  /// ModelName). Fails with the list of what the host lacks.
   static Result<CpuModel> Create(std::string_view name, const CpuModelOptions& options);
+  static Result<CpuModel> Create(const ModelName& name, const CpuModelOptions& options);
 
+  /// What gives this model again on the same host, `default` resolved.
   const std::string& name() const { return name_; }
   uint64_t tsc_khz() const { return tsc_khz_; }
   unsigned cpu_count() const { return cpu_count_; }
@@ -90,14 +95,14 @@ class CpuModel {
   };
   const Leaf* FindLeaf(uint32_t leaf, uint32_t subleaf) const;
   CpuidResult& AddLeaf(uint32_t leaf, uint32_t subleaf = 0, bool indexed = false);
-  Status AddFeatures(unsigned level);
+  void AddFeatures(const SelectedModel& selected);
   void AddMasks();
   void AddBasicLeaves();
   void AddCacheLeaves();
   void AddXsaveLeaves();
   void AddFrequencyLeaves();
   void AddParavirtualLeaves();
-  void AddExtendedLeaves();
+  void AddExtendedLeaves(std::string_view base);
 
   std::string name_;
   std::vector<Leaf> leaves_;

@@ -13,6 +13,7 @@ namespace {
 enum MsrIndex : uint32_t {
   kTsc = 0x10,
   kPlatformId = 0x17,
+  kApicBase = 0x1b,
   kFeatureControl = 0x3a,
   kTscAdjust = 0x3b,
   kSpecCtrl = 0x48,
@@ -36,6 +37,7 @@ enum MsrIndex : uint32_t {
   kMtrrFix4k = 0x268,
   kPat = 0x277,
   kMtrrDefType = 0x2ff,
+  kTscDeadline = 0x6e0,
   kXss = 0xda0,
   kEfer = 0xc0000080,
   kStar,
@@ -53,6 +55,7 @@ enum MsrIndex : uint32_t {
 };
 
 constexpr uint64_t kMtrrCapValue = 8 /* pairs */ | Bit(8) /* fixed */ | Bit(10) /* WC */;
+constexpr uint64_t kX2ApicEnable = Bit(10);  // IA32_APIC_BASE.EXTD
 constexpr uint64_t kUcodeRevValue = uint64_t{1} << 32;
 
 bool ValidMemoryType(uint64_t type) { return type <= 1 || (type >= 4 && type <= 6); }
@@ -193,6 +196,7 @@ bool Core::ReadMsr(uint32_t index, uint64_t& value) {
     default:
       break;
   }
+  if (index == kTscDeadline && !config.model->HasFeature(1, 0, 'c', 24)) return Gp();
   return config.host->ReadMsr(index, value) ? true : Gp();
 }
 
@@ -288,6 +292,9 @@ bool Core::WriteMsr(uint32_t index, uint64_t value) {
     default:
       break;
   }
+  if ((index == kTscDeadline && !config.model->HasFeature(1, 0, 'c', 24)) ||
+      (index == kApicBase && (value & kX2ApicEnable) && !config.model->HasFeature(1, 0, 'c', 21)))
+    return Gp();
   return config.host->WriteMsr(index, value) ? true : Gp();
 }
 

@@ -14,9 +14,8 @@ std::string Joined(const std::vector<std::string>& names) {
   return text;
 }
 
-KvmFindings ExamineKvm(const x86::CpuModel& model, const std::string& path) {
+KvmFindings ExamineKvm(std::string_view cpu_model, const x86::CpuModelOptions& options, const std::string& path) {
   KvmFindings findings;
-  findings.model = model.name();
   const auto device = KvmDevice::Open(path);
   if (!device) {
     findings.unusable = device.error().message;
@@ -27,7 +26,12 @@ KvmFindings ExamineKvm(const x86::CpuModel& model, const std::string& path) {
     findings.unusable = supported.error().message;
     return findings;
   }
-  findings.missing_features = MissingFeatures(model, *supported);
+  auto model = FindModel(cpu_model, options, *supported);
+  if (!model) {
+    findings.unusable = model.error().message;
+    return findings;
+  }
+  findings.cpu = std::move(*model);
   findings.probe = ProbeSpeed(*device, *supported);
   return findings;
 }
@@ -41,12 +45,11 @@ EngineChoice Choose(const KvmFindings& findings) {
                                         Times(probe.speed.kernel), Times(probe.speed.user));
   if (probe.speed.kernel > kMostTimesNative || probe.speed.user > kMostTimesNative)
     return {false, fmt::format("this host's KVM is slow: {}, the translator takes about twice", speed)};
-  if (!findings.missing_features.empty())
-    return {false, fmt::format("this host's KVM cannot give a guest all of CPU model {}, it lacks {}", findings.model,
-                               Joined(findings.missing_features))};
-  return {true, "this host's KVM is fast: " + speed};
+  if (!findings.cpu.model && !findings.cpu.missing.empty()) return {false, DescribeMissing(findings.cpu)};
+  std::string reason = "this host's KVM is fast: " + speed;
+  if (!findings.cpu.missing.empty())
+    reason += fmt::format("; its guests have CPU model {}", findings.cpu.model->name());
+  return {true, std::move(reason)};
 }
-
-EngineChoice ChooseEngine(const x86::CpuModel& model) { return Choose(ExamineKvm(model)); }
 
 }  // namespace nacre::engine::kvm

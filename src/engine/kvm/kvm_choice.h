@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/kvm/kvm_model.h"
 #include "engine/kvm/kvm_probe.h"
 #include "x86/cpu_model.h"
 
@@ -17,9 +18,8 @@ constexpr double kMostTimesNative = 2.0;
 /// What is known of this host's KVM.
 struct KvmFindings {
   std::string unusable;  ///< why it cannot be used at all, and what to do; empty: it opens and has the capabilities
-  std::string model;     ///< the CPU model that was asked for
-  std::vector<std::string> missing_features;  ///< of the model
-  std::optional<KvmProbe> probe;              ///< none: unusable
+  KvmModel cpu;          ///< the CPU model that was asked for
+  std::optional<KvmProbe> probe;  ///< none: unusable
 };
 
 struct EngineChoice {
@@ -27,12 +27,12 @@ struct EngineChoice {
   std::string reason;  ///< a sentence without a full stop
 };
 
-/// Looks at /dev/kvm and measures it.
-KvmFindings ExamineKvm(const x86::CpuModel& model, const std::string& path = "/dev/kvm");
-/// The rule of `auto`.
+/// Looks at /dev/kvm for a VM with `--cpu cpu_model`, and measures it. Takes some 5 ms where there is a KVM, at most
+/// about 20.
+KvmFindings ExamineKvm(std::string_view cpu_model, const x86::CpuModelOptions& options,
+                       const std::string& path = "/dev/kvm");
+/// The rule of `auto`. Where it takes KVM, `findings.cpu.model` is the VM's.
 EngineChoice Choose(const KvmFindings& findings);
-/// For a VM of `model`: Choose by what ExamineKvm finds. Takes some 5 ms where there is a KVM, at most about 20.
-EngineChoice ChooseEngine(const x86::CpuModel& model);
 
 /// "1.03 times", "1020 times"
 std::string Times(double ratio);

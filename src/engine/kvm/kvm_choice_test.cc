@@ -7,7 +7,7 @@ namespace {
 
 KvmFindings Measured(double kernel, double user) {
   KvmFindings findings;
-  findings.model = "x86-64-v3";
+  findings.cpu.asked = "x86-64-v3";
   findings.probe = KvmProbe{.speed = {kernel, user}, .failure = {}};
   return findings;
 }
@@ -37,7 +37,7 @@ TEST(KvmChoice, WithoutAKvmTheReasonIsItsError) {
 
 TEST(KvmChoice, MissingFeaturesAreNamed) {
   KvmFindings findings = Measured(1, 1);
-  findings.missing_features = {"PCID", "SMAP"};
+  findings.cpu.missing = {"PCID", "SMAP"};
   const EngineChoice choice = Choose(findings);
   EXPECT_FALSE(choice.kvm);
   EXPECT_TRUE(Has(choice, "x86-64-v3") && Has(choice, "PCID SMAP")) << choice.reason;
@@ -45,7 +45,7 @@ TEST(KvmChoice, MissingFeaturesAreNamed) {
 
 TEST(KvmChoice, SlownessIsSaidBeforeMissingFeatures) {
   KvmFindings findings = Measured(900, 1);
-  findings.missing_features = {"PCID"};
+  findings.cpu.missing = {"PCID"};
   EXPECT_TRUE(Has(Choose(findings), "900 times")) << Choose(findings).reason;
 }
 
@@ -59,19 +59,25 @@ TEST(KvmChoice, AProbeThatFailedIsNamed) {
   EXPECT_FALSE(Choose(findings).kvm);
 }
 
-TEST(KvmChoice, AFileThatIsNoKvmIsNotTaken) {
-  const auto model = x86::CpuModel::Create("x86-64-v2", {.tsc_khz = 2'000'000});
+TEST(KvmChoice, AModelThatFitsIsTaken) {
+  KvmFindings findings = Measured(1, 1);
+  findings.cpu.missing = {"PCID"};
+  auto model = x86::CpuModel::Create("x86-64-v2,-pcid", {.tsc_khz = 2'000'000});
   ASSERT_TRUE(model) << model.error().message;
-  const KvmFindings findings = ExamineKvm(*model, "/dev/null");
+  findings.cpu.model = std::move(*model);
+  EXPECT_TRUE(Choose(findings).kvm);
+  EXPECT_TRUE(Has(Choose(findings), "x86-64-v2,-pcid")) << Choose(findings).reason;
+}
+
+TEST(KvmChoice, AFileThatIsNoKvmIsNotTaken) {
+  const KvmFindings findings = ExamineKvm("x86-64-v1", {.tsc_khz = 2'000'000}, "/dev/null");
   EXPECT_FALSE(findings.unusable.empty());
   EXPECT_FALSE(findings.probe);
   EXPECT_FALSE(Choose(findings).kvm);
 }
 
 TEST(KvmChoice, AlwaysHasAReason) {
-  const auto model = x86::CpuModel::Create("default", {.tsc_khz = 2'000'000});
-  ASSERT_TRUE(model) << model.error().message;
-  EXPECT_FALSE(ChooseEngine(*model).reason.empty());
+  EXPECT_FALSE(Choose(ExamineKvm("default", {.tsc_khz = 2'000'000})).reason.empty());
 }
 
 }  // namespace

@@ -38,6 +38,12 @@ bool Lists(std::span<const kvm_cpuid_entry2> supported, uint32_t leaf, uint32_t 
   return entry != supported.end() && TestBit(Register(*entry, reg), bit);
 }
 
+/// XCR0 bits of the state that an instruction set needs.
+uint64_t StateOf(const x86::Feature& feature) {
+  const std::string_view name = feature.name;
+  return name == "XSAVE" ? 3 : name == "AVX" ? 4 : name == "AVX512F" ? x86::kAvx512Components : 0;
+}
+
 }  // namespace
 
 Result<std::vector<kvm_cpuid_entry2>> SupportedCpuid(const KvmDevice& device) {
@@ -56,15 +62,16 @@ Result<std::vector<kvm_cpuid_entry2>> SupportedCpuid(const KvmDevice& device) {
 
 std::vector<std::string> MissingFeatures(const x86::CpuModel& model, std::span<const kvm_cpuid_entry2> supported) {
   std::vector<std::string> missing;
+  uint64_t components = 0;
+  for (unsigned bit = 0; bit < 32; ++bit)
+    if (Lists(supported, 0xd, 0, 'a', bit)) components |= Bit(bit);
   for (const x86::Feature& feature : x86::FeatureTable()) {
     if (!model.HasFeature(feature.leaf, feature.subleaf, feature.reg, feature.bit)) continue;
     if (std::ranges::find(kNotListed, feature.name) != std::end(kNotListed)) continue;
-    if (!Lists(supported, feature.leaf, feature.subleaf, feature.reg, feature.bit)) missing.emplace_back(feature.name);
+    const uint64_t state = StateOf(feature);
+    if (!Lists(supported, feature.leaf, feature.subleaf, feature.reg, feature.bit) || (state & ~components) != 0)
+      missing.emplace_back(feature.name);
   }
-  if (!model.HasFeature(1, 0, 'c', 26)) return missing;  // XSAVE
-  for (unsigned bit = 0; bit < 32; ++bit)
-    if (TestBit(model.xcr0_mask(), bit) && !Lists(supported, 0xd, 0, 'a', bit))
-      missing.push_back(fmt::format("XCR0[{}]", bit));
   return missing;
 }
 

@@ -19,7 +19,7 @@ Result<std::vector<kvm_cpuid_entry2>> SupportedCpuid(const KvmDevice& device);
 /// (x86/cpu_model_features.h); empty: the model works there. Not looked for are what every KVM with an APIC in the
 /// kernel has (x2APIC; and the TSC deadline, which KVM tells by a capability that KvmDevice needs: api.rst,
 /// KVM_GET_SUPPORTED_CPUID), what follows the state (OSXSAVE, APIC ids), KVM's own leaves, and hints that no
-/// instruction depends on.
+/// instruction depends on. XSAVE, AVX and AVX512F are missing as well where XCR0 cannot have their state.
 std::vector<std::string> MissingFeatures(const x86::CpuModel& model, std::span<const kvm_cpuid_entry2> supported);
 
 }  // namespace nacre::engine::kvm

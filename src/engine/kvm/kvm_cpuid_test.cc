@@ -4,7 +4,8 @@
 
 #include <algorithm>
 
-#include "x86/cpu_model_features.h"
+#include "engine/kvm/kvm_model.h"
+#include "x86/cpu_model_selection.h"
 
 namespace nacre::engine::kvm {
 namespace {
@@ -76,7 +77,74 @@ TEST(KvmCpuid, XsaveStateIsPartOfTheModel) {
   EXPECT_TRUE(MissingFeatures(*model, list).empty());
   Leaf(list, 0xd, 0).eax &= ~4u;
   Leaf(list, 0xd, 1).eax = 0;
-  EXPECT_EQ(MissingFeatures(*model, list), (std::vector<std::string>{"XSAVEOPT", "XCR0[2]"}));
+  EXPECT_EQ(MissingFeatures(*model, list), (std::vector<std::string>{"AVX", "XSAVEOPT"}));
+}
+
+/// The list of ListOf without the features `gone`.
+std::vector<kvm_cpuid_entry2> ListWithout(std::string_view model, std::initializer_list<std::string_view> gone) {
+  auto list = ListOf(x86::CpuModel::Create(model, {.tsc_khz = 2'000'000}).value());
+  for (const std::string_view name : gone) {
+    const x86::Feature& feature = *x86::FindFeature(name);
+    kvm_cpuid_entry2& leaf = Leaf(list, feature.leaf, feature.subleaf);
+    (feature.reg == 'a'   ? leaf.eax
+     : feature.reg == 'b' ? leaf.ebx
+     : feature.reg == 'c' ? leaf.ecx
+                          : leaf.edx) &= ~(1u << feature.bit);
+  }
+  return list;
+}
+
+KvmModel Find(std::string_view name, const std::vector<kvm_cpuid_entry2>& list) {
+  auto found = FindModel(name, {.tsc_khz = 2'000'000}, list);
+  if (!found) ADD_FAILURE() << found.error().message;
+  return found ? std::move(*found) : KvmModel{};
+}
+
+TEST(KvmModel, DefaultGoesWithoutSoftwareExtras) {
+  const std::string level = x86::CpuModel::Create("default", {.tsc_khz = 2'000'000})->name();
+  const KvmModel found = Find("default", ListWithout(level, {"PCID", "INVPCID", "SMAP", "RDTSCP"}));
+  EXPECT_EQ(found.asked, level);
+  EXPECT_EQ(found.missing, (std::vector<std::string>{"PCID", "INVPCID", "SMAP", "RDTSCP"}));
+  ASSERT_TRUE(found.model);
+  EXPECT_EQ(found.model->name(), level + ",-pcid,-smap,-rdtscp");
+}
+
+TEST(KvmModel, DefaultIsALowerLevelWhereInstructionsAreMissing) {
+  const std::string level = x86::CpuModel::Create("default", {.tsc_khz = 2'000'000})->name();
+  const KvmModel two = Find("default,-umip", ListWithout(level, {"SMEP", "BMI2"}));
+  ASSERT_TRUE(two.model);
+  EXPECT_EQ(two.model->name(), level == "x86-64-v3" ? "x86-64-v2,-umip,-smep" : level + ",-umip,-smep");
+  const KvmModel one = Find("default", ListWithout(level, {"SMEP", "SSE3"}));
+  ASSERT_TRUE(one.model);
+  EXPECT_EQ(one.model->name(), "x86-64-v1");
+  const KvmModel none = Find("default", ListWithout(level, {"CMOV"}));
+  EXPECT_FALSE(none.model);
+  EXPECT_NE(DescribeMissing(none).find("no CPU model works with it: use --engine jit"), std::string::npos);
+}
+
+TEST(KvmModel, NamedLevelsAreStrict) {
+  const KvmModel extras = Find("x86-64-v2", ListWithout("x86-64-v2", {"PCID", "INVPCID", "SMAP"}));
+  EXPECT_FALSE(extras.model);
+  EXPECT_EQ(DescribeMissing(extras),
+            "this host's KVM lacks PCID INVPCID SMAP of CPU model x86-64-v2; it has --cpu x86-64-v2,-pcid,-smap");
+  const KvmModel real = Find("x86-64-v2", ListWithout("x86-64-v2", {"SSSE3"}));
+  EXPECT_FALSE(real.model);
+  EXPECT_EQ(DescribeMissing(real), "this host's KVM lacks SSSE3 of CPU model x86-64-v2; it has --cpu x86-64-v1");
+  EXPECT_EQ(Find(extras.instead, ListWithout("x86-64-v2", {"PCID", "INVPCID", "SMAP"})).model->name(), extras.instead);
+}
+
+TEST(KvmModel, WhatIsAskedForByNameIsNotDropped) {
+  const auto list = ListWithout("x86-64-v2", {"PCID", "INVPCID"});
+  EXPECT_FALSE(Find("x86-64-v1,+pcid", list).model);
+  EXPECT_EQ(Find("x86-64-v1,+smap", list).model->name(), "x86-64-v1,+smap");
+}
+
+TEST(KvmModel, HostIsWhatTheHostAndItsKvmHave) {
+  const KvmModel found = Find("host", ListWithout("host", {"SSE4.2", "SMEP"}));
+  ASSERT_TRUE(found.model);
+  EXPECT_FALSE(found.model->HasFeature(1, 0, 'c', 20));
+  EXPECT_TRUE(found.model->HasFeature(1, 0, 'c', 19));
+  EXPECT_FALSE(found.model->HasFeature(7, 0, 'b', 7));
 }
 
 TEST(KvmCpuid, ReadsTheHostsList) {

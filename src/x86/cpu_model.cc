@@ -138,6 +138,16 @@ Result<CpuModel> CpuModel::Create(const ModelName& name, const CpuModelOptions& 
   return model;
 }
 
+CpuModel CpuModel::Unmasked() const {
+  CpuModel unmasked = *this;
+  for (const Feature& feature : FeatureTable()) {
+    if (!HostHas(feature)) continue;
+    for (const ZydisISASet set : feature.isa_sets)
+      if (set != ZYDIS_ISA_SET_INVALID) unmasked.isa_sets_[set] = true;
+  }
+  return unmasked;
+}
+
 CpuidResult& CpuModel::AddLeaf(uint32_t leaf, uint32_t subleaf, bool indexed) {
   leaves_.push_back({leaf, subleaf, indexed, {}});
   return leaves_.back().value;

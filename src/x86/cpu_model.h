@@ -46,6 +46,10 @@ class CpuModel {
   static Result<CpuModel> Create(std::string_view name, const CpuModelOptions& options);
   static Result<CpuModel> Create(const ModelName& name, const CpuModelOptions& options);
 
+  /// The same CPU, but Has() says yes to whatever the host's CPU executes: what a guest meets where the hardware runs its
+  /// code, which masks no instructions.
+  CpuModel Unmasked() const;
+
   /// What gives this model again on the same host, `default` resolved.
   const std::string& name() const { return name_; }
   uint64_t tsc_khz() const { return tsc_khz_; }

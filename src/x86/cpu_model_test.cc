@@ -86,6 +86,18 @@ TEST(CpuModel, LevelTwoHasNoAvx) {
   EXPECT_EQ(model.Cpuid(0xd, 0, LongMode(), 0).eax, 0u);
 }
 
+TEST(CpuModel, UnmaskedHasWhatTheHostExecutes) {
+  const CpuModel model = Make("x86-64-v1", {.tsc_khz = 2'000'000});
+  const CpuModel unmasked = model.Unmasked();
+  const Instruction pshufb = Insn({0x66, 0x0f, 0x38, 0x00, 0xc1});
+  EXPECT_FALSE(model.Has(pshufb));
+  EXPECT_EQ(unmasked.Has(pshufb), __builtin_cpu_supports("ssse3") != 0);
+  EXPECT_FALSE(unmasked.Has(Insn({0x0f, 0x01, 0xc2})));  // vmlaunch
+  EXPECT_EQ(unmasked.name(), model.name());
+  EXPECT_EQ(unmasked.cr4_mask(), model.cr4_mask());
+  EXPECT_EQ(unmasked.Cpuid(1, 0, LongMode(), 0).ecx, model.Cpuid(1, 0, LongMode(), 0).ecx);
+}
+
 TEST(CpuModel, HypercallsComeWithTheParavirtualLeaves) {
   const CpuModel model = Make("x86-64-v2", {.tsc_khz = 2'000'000});
   const CpuModel plain = Make("x86-64-v2", {.tsc_khz = 2'000'000, .paravirtual = false});

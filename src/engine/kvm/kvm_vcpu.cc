@@ -74,6 +74,7 @@ const char* ExitName(unsigned reason) {
 KvmVcpu::KvmVcpu(KvmVm& vm, const VcpuConfig& config)
     : vm_(vm),
       config_(config),
+      assist_model_(config.model->Unmasked()),
       xsave_(std::max<size_t>(kXsaveBytes, HostXsave().bytes)),
       assists_(ZYDIS_MNEMONIC_MAX_VALUE + 1) {}
 
@@ -100,6 +101,7 @@ Status KvmVcpu::Open() {
   assist_host_ = std::make_unique<AssistHost>(*this);
   VcpuConfig assist = config_;
   assist.host = assist_host_.get();
+  assist.model = &assist_model_;
   interpreter_ = std::make_unique<interp::Interpreter>(assist, nullptr);
   KickSignal();
   return {};

@@ -86,6 +86,7 @@ class KvmVcpu final : public Vcpu, private ApicKeeper {
   kvm_run* run_ = nullptr;
   size_t run_bytes_ = 0;
   std::unique_ptr<AssistHost> assist_host_;
+  x86::CpuModel assist_model_;  ///< KVM executes what the VM's model masks, and so do we for it
   std::unique_ptr<interp::Interpreter> interpreter_;
   x86::CpuState state_;       ///< as of the last Fetch or Store; MSRs that KVM does not have live here only
   bool in_kernel_ = false;    ///< state_ is older than the kernel's state

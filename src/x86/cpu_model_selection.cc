@@ -97,7 +97,8 @@ Registers HostCpuid(uint32_t leaf, uint32_t subleaf = 0) {
   return r;
 }
 
-/// Whether the host has the feature, in its CPUID and (AVX) in what its kernel has enabled.
+}  // namespace
+
 bool HostHas(const Feature& feature) {
   static const uint32_t max_basic = HostCpuid(0).a;
   static const uint32_t max_extended = HostCpuid(0x80000000).a;
@@ -117,6 +118,8 @@ bool HostHas(const Feature& feature) {
   }
   return true;
 }
+
+namespace {
 
 /// All that a VM can have here: what the host has, and what our engines do whatever it has.
 const FeatureSet& PossibleHere() {

@@ -44,6 +44,9 @@ std::span<const std::string_view> ModelLevels();
 /// Of ModelLevels(), the highest that this host has whole.
 unsigned HighestLevelOfHost();
 
+/// Whether this host has the feature, in its CPUID and (AVX) in what its kernel has enabled.
+bool HostHas(const Feature& feature);
+
 /// In any case; nullptr: none is called so.
 const Feature* FindFeature(std::string_view name);
 size_t IndexOf(const Feature& feature);

@@ -44,11 +44,7 @@ std::span<const std::string_view> ModelLevels();
 /// Of ModelLevels(), the highest that this host has whole.
 unsigned HighestLevelOfHost();
 
-<<<<<<< Updated upstream
 /// Whether this host has the feature, in its CPUID and (AVX) in what its kernel has enabled.
-=======
-/// Whether the host has the feature, in its CPUID and (AVX) in what its kernel has enabled.
->>>>>>> Stashed changes
 bool HostHas(const Feature& feature);
 
 /// In any case; nullptr: none is called so.

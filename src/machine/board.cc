@@ -115,7 +115,8 @@ void Board::BuildLegacy(const Wiring& wiring) {
   for (const memory::Region& region : memory_->regions())
     if (region.start.value != 0) above_4g += region.size_bytes;
   rtc_->SetMemorySize(memory_->regions().front().size_bytes, above_4g);
-  Keep(i8042_, std::make_unique<devices::I8042>(NewIrq(devices::I8042::kIrq), control));
+  Keep(i8042_, std::make_unique<devices::I8042>(NewIrq(devices::I8042::kIrq), NewIrq(devices::I8042::kMouseIrq),
+                                                control, false));
   MapPorts(devices::I8042::kDataPort, 1, i8042_->data_io(), "i8042");
   MapPorts(devices::I8042::kCommandPort, 1, i8042_->command_io(), "i8042");
 }

@@ -161,14 +161,21 @@ struct HpetSubject final : ConformanceSubject {
 };
 TEST(Conformance, Hpet) { RunSuite<HpetSubject>(); }
 
+template <bool kPlugged>
 struct I8042Subject final : ConformanceSubject {
   bus::Device& device() override { return i8042; }
   std::vector<ConformanceBlock> blocks() override { return {{&i8042.data_io(), 1, 1}, {&i8042.command_io(), 1, 1}}; }
-  TestLine irq;
+  void Stimulate(uint64_t random) override {
+    i8042.Key(random >> 8 & 0xff, TestBit(random, 0));
+    i8042.MovePointer(
+        {static_cast<int>(random >> 16 & 0xff), 3, TestBit(random, 1), static_cast<uint8_t>(random >> 2)});
+  }
+  TestLine irq, mouse_irq;
   TestMachine machine;
-  I8042 i8042{irq, machine};
+  I8042 i8042{irq, mouse_irq, machine, kPlugged};
 };
-TEST(Conformance, I8042) { RunSuite<I8042Subject>(); }
+TEST(Conformance, I8042) { RunSuite<I8042Subject<false>>(); }
+TEST(Conformance, I8042WithKeyboardAndMouse) { RunSuite<I8042Subject<true>>(); }
 
 struct KvmClockSubject final : ConformanceSubject {
   bus::Device& device() override { return clock; }

@@ -1,21 +1,29 @@
 #pragma once
-// An 8042 keyboard controller with nothing plugged in: the controller answers its own commands, the keyboard
-// port times out at once and the auxiliary port fails its test, so that drivers find out quickly. Its reset
-// pulse works. IBM PC/AT Technical Reference, "Keyboard Controller". Under the device lock.
+// The 8042 keyboard controller with a PS/2 keyboard and mouse, or with nothing plugged in: then the keyboard port times
+// out at once and the auxiliary port fails its test, so that drivers find out quickly. IBM PC/AT Technical Reference,
+// "Keyboard Controller"; IBM PS/2 Technical Reference for the auxiliary port. The A20 gate's bit is kept; address line
+// 20 is always there. Under the device lock.
 
 #include <cstdint>
 
 #include "bus/device.h"
 #include "devices/chipset/machine_control.h"
+#include "devices/legacy/ps2_keyboard.h"
+#include "devices/legacy/ps2_mouse.h"
+#include "display/input.h"
 
 namespace nacre::devices {
 
-class I8042 final : public bus::Device {
+class I8042 final : public bus::Device, public display::InputSink {
  public:
   static constexpr uint16_t kDataPort = 0x60, kCommandPort = 0x64;  ///< one port each
-  static constexpr unsigned kIrq = 1;
+  static constexpr unsigned kIrq = 1, kMouseIrq = 12;
 
-  I8042(bus::IrqLine& irq1, MachineControl& machine) : irq_(irq1), machine_(machine) {}
+  /// `plugged`: with keyboard and mouse.
+  I8042(bus::IrqLine& irq1, bus::IrqLine& irq12, MachineControl& machine, bool plugged)
+      : irq_(irq1), mouse_irq_(irq12), machine_(machine), plugged_(plugged) {
+    Reset();
+  }
 
   bus::IoHandler& data_io() { return data_; }
   bus::IoHandler& command_io() { return command_; }
@@ -23,6 +31,10 @@ class I8042 final : public bus::Device {
   std::string_view name() const override { return "i8042"; }
   void Reset() override;
   void Serialize(state::Archive& archive) override;
+
+  void Key(uint16_t code, bool down) override;
+  void MovePointer(const display::PointerMove& move) override;
+  uint8_t leds() const override { return keyboard_.leds(); }
 
  private:
   struct Data final : bus::IoHandler {
@@ -41,16 +53,26 @@ class I8042 final : public bus::Device {
   uint8_t ReadData();
   void WriteData(uint8_t value);
   void WriteCommand(uint8_t value);
+  void WriteOutputPort(uint8_t value);
+  uint8_t OutputPort() const;
+  /// Into the output buffer, over what is there; `status`: kAuxiliary, kTimeout.
   void Answer(uint8_t value, uint8_t status = 0);
+  /// The next byte of a device into an empty output buffer.
+  void Fill();
   void Update();
 
   bus::IrqLine& irq_;
+  bus::IrqLine& mouse_irq_;
   MachineControl& machine_;
-  uint8_t status_ = 0x18;  ///< not locked; last write was a command
+  const bool plugged_;
+  Ps2Keyboard keyboard_;
+  Ps2Mouse mouse_;
+  uint8_t status_ = 0;
   uint8_t output_ = 0;
-  uint8_t mode_ = 0x30;         ///< the command byte: both ports disabled
-  uint8_t output_port_ = 0x03;  ///< A20 open, no reset
-  uint8_t pending_ = 0;         ///< the command that waits for a data byte
+  uint8_t mode_ = 0;  ///< the command byte
+  uint8_t output_port_ = 0;
+  uint8_t pending_ = 0;      ///< the command that waits for a data byte
+  bool break_code_ = false;  ///< translation has seen 0xf0
   Data data_{*this};
   Command command_{*this};
 };

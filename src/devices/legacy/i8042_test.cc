@@ -1,7 +1,13 @@
 #include "devices/legacy/i8042.h"
 
 #include <gtest/gtest.h>
+#include <linux/input-event-codes.h>
 
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#include "base/bits.h"
 #include "devices/chipset/device_testing.h"
 
 namespace nacre::devices {
@@ -14,9 +20,9 @@ class I8042Test : public testing::Test {
   uint64_t Data() { return i8042_.data_io().Read(0, 1); }
   void Data(uint8_t value) { i8042_.data_io().Write(0, 1, value); }
 
-  TestLine irq_;
+  TestLine irq_, mouse_irq_;
   TestMachine machine_;
-  I8042 i8042_{irq_, machine_};
+  I8042 i8042_{irq_, mouse_irq_, machine_, false};
 };
 
 TEST_F(I8042Test, SelfTestAnswersAtOnce) {
@@ -61,6 +67,255 @@ TEST_F(I8042Test, PulsingBit0Resets) {
   Command(0xd1);
   Data(0x02);
   EXPECT_EQ(machine_.resets, 2);
+}
+
+class Ps2Test : public testing::Test {
+ protected:
+  using Bytes = std::vector<uint8_t>;
+  uint8_t Status() { return static_cast<uint8_t>(i8042_.command_io().Read(0, 1)); }
+  void Command(uint8_t value) { i8042_.command_io().Write(0, 1, value); }
+  void Data(uint8_t value) { i8042_.data_io().Write(0, 1, value); }
+  void ToMouse(uint8_t value) {
+    Command(0xd4);
+    Data(value);
+  }
+  /// All that waits; each byte must be of the port that is said.
+  Bytes ReadAll(bool mouse) {
+    Bytes bytes;
+    while (Status() & 1) {
+      EXPECT_EQ((Status() & 0x20) != 0, mouse);
+      bytes.push_back(static_cast<uint8_t>(i8042_.data_io().Read(0, 1)));
+      if (bytes.size() > 500) break;
+    }
+    return bytes;
+  }
+  Bytes Keyboard() { return ReadAll(false); }
+  Bytes Mouse() { return ReadAll(true); }
+  /// As drivers do: both ports open, with interrupts.
+  void Open(uint8_t mode) {
+    Command(0x60);
+    Data(mode);
+  }
+
+  TestLine irq_, mouse_irq_;
+  TestMachine machine_;
+  I8042 i8042_{irq_, mouse_irq_, machine_, true};
+};
+
+TEST_F(Ps2Test, KeyboardIdentifiesItselfWithAnInterruptForEachByte) {
+  Open(0x03);
+  Data(0xf2);
+  EXPECT_TRUE(irq_.level);
+  EXPECT_EQ(Keyboard(), (Bytes{0xfa, 0xab, 0x83}));
+  EXPECT_EQ(irq_.rises, 3);
+  EXPECT_EQ(mouse_irq_.rises, 0);
+  Open(0x43);
+  Data(0xf2);
+  EXPECT_EQ(Keyboard(), (Bytes{0xfa, 0xab, 0x41})) << "translated";
+  Data(0xff);
+  EXPECT_EQ(Keyboard(), (Bytes{0xfa, 0xaa}));
+  Data(0xee);
+  EXPECT_EQ(Keyboard(), (Bytes{0xee}));
+  Data(0xfe);
+  EXPECT_EQ(Keyboard(), (Bytes{0xee})) << "resend";
+  Data(0x77);
+  EXPECT_EQ(Keyboard(), (Bytes{0xfe}));
+}
+
+TEST_F(Ps2Test, ScanCodesInBothSetsAndTranslated) {
+  Open(0x03);
+  i8042_.Key(KEY_A, true);
+  i8042_.Key(KEY_A, false);
+  i8042_.Key(KEY_UP, true);
+  i8042_.Key(KEY_UP, false);
+  EXPECT_EQ(Keyboard(), (Bytes{0x1c, 0xf0, 0x1c, 0xe0, 0x75, 0xe0, 0xf0, 0x75}));
+  Open(0x43);
+  for (const uint16_t key : {KEY_A, KEY_UP, KEY_F7}) {
+    i8042_.Key(key, true);
+    i8042_.Key(key, false);
+  }
+  EXPECT_EQ(Keyboard(), (Bytes{0x1e, 0x9e, 0xe0, 0x48, 0xe0, 0xc8, 0x41, 0xc1}));
+  Open(0x03);
+  Data(0xf0);
+  Data(0x01);
+  EXPECT_EQ(Keyboard(), (Bytes{0xfa, 0xfa}));
+  i8042_.Key(KEY_DELETE, false);
+  i8042_.Key(KEY_PAUSE, true);
+  EXPECT_EQ(Keyboard(), (Bytes{0xe0, 0xd3, 0xe1, 0x1d, 0x45, 0xe1, 0x9d, 0xc5}));
+  Data(0xf0);
+  Data(0x00);
+  EXPECT_EQ(Keyboard(), (Bytes{0xfa, 0xfa, 0x01}));
+  Data(0xf0);
+  Data(0x03);
+  EXPECT_EQ(Keyboard(), (Bytes{0xfa, 0xfe})) << "there is no set 3";
+}
+
+TEST_F(Ps2Test, EveryKeyIsTheSameInSet1AndTranslatedFromSet2) {
+  for (uint16_t key = 1; key < 200; ++key) {
+    Open(0x43);
+    Data(0xf6);
+    Keyboard();
+    i8042_.Key(key, true);
+    i8042_.Key(key, false);
+    const Bytes translated = Keyboard();
+    Open(0x03);
+    Data(0xf0);
+    Data(0x01);
+    Keyboard();
+    i8042_.Key(key, true);
+    i8042_.Key(key, false);
+    EXPECT_EQ(Keyboard(), translated) << "key " << key;
+  }
+}
+
+TEST_F(Ps2Test, LedsScanningAndDefaults) {
+  Open(0x03);
+  Data(0xed);
+  Data(0x06);
+  EXPECT_EQ(Keyboard(), (Bytes{0xfa, 0xfa}));
+  EXPECT_EQ(i8042_.leds(), display::kNumLockLed | display::kCapsLockLed);
+  Data(0xf3);
+  Data(0x00);
+  EXPECT_EQ(Keyboard(), (Bytes{0xfa, 0xfa}));
+  Data(0xf5);
+  Keyboard();
+  i8042_.Key(KEY_A, true);
+  EXPECT_EQ(Keyboard(), Bytes());
+  Data(0xf4);
+  Keyboard();
+  i8042_.Key(KEY_A, true);
+  EXPECT_EQ(Keyboard(), (Bytes{0x1c}));
+}
+
+TEST_F(Ps2Test, ADisabledPortKeepsItsBytes) {
+  Open(0x13);
+  i8042_.Key(KEY_A, true);
+  EXPECT_EQ(Status() & 1, 0);
+  Command(0xae);
+  EXPECT_EQ(Keyboard(), (Bytes{0x1c}));
+}
+
+TEST_F(Ps2Test, KeysThatNobodyFetchesAreBoundedAndWhole) {
+  Open(0x13);
+  for (int i = 0; i < 1000; ++i) i8042_.Key(KEY_DELETE, false);
+  Command(0xae);
+  const Bytes bytes = Keyboard();
+  EXPECT_LE(bytes.size(), Ps2Device::kMaxEvents);
+  EXPECT_EQ(bytes.size() % 3, 0u);
+}
+
+TEST_F(Ps2Test, MouseBecomesAnIntelliMouse) {
+  Open(0x03);
+  ToMouse(0xff);
+  EXPECT_TRUE(mouse_irq_.level);
+  EXPECT_EQ(Mouse(), (Bytes{0xfa, 0xaa, 0x00}));
+  ToMouse(0xf2);
+  EXPECT_EQ(Mouse(), (Bytes{0xfa, 0x00}));
+  for (const uint8_t rate : {200, 100, 80}) {
+    ToMouse(0xf3);
+    ToMouse(rate);
+  }
+  Mouse();
+  ToMouse(0xf2);
+  EXPECT_EQ(Mouse(), (Bytes{0xfa, 0x03}));
+  i8042_.MovePointer({.dx = 1});
+  EXPECT_EQ(Mouse(), Bytes()) << "it does not report yet";
+  ToMouse(0xf4);
+  Mouse();
+  i8042_.MovePointer({.dx = 5, .dy = 3, .wheel = 1, .buttons = display::kRightButton});
+  EXPECT_EQ(Mouse(), (Bytes{0x2a, 5, 0xfd, 0xff}));
+  i8042_.MovePointer({.buttons = display::kRightButton});
+  EXPECT_EQ(Mouse(), Bytes()) << "nothing new";
+  ToMouse(0xe9);
+  EXPECT_EQ(Mouse(), (Bytes{0xfa, 0x21, 0x02, 80}));
+}
+
+TEST_F(Ps2Test, MovesAddUpWhileNobodyFetchesThem) {
+  Open(0x03);
+  ToMouse(0xf4);
+  Mouse();
+  for (int i = 0; i < 100; ++i) i8042_.MovePointer({.dx = -3});
+  const Bytes bytes = Mouse();
+  ASSERT_EQ(bytes.size() % 3, 0u);
+  int moved = 0;
+  for (size_t i = 0; i < bytes.size(); i += 3) {
+    EXPECT_EQ(bytes[i] & 0xef, 0x08);
+    moved += bytes[i + 1] - ((bytes[i] & 0x10) ? 256 : 0);
+  }
+  EXPECT_EQ(moved, -300);
+}
+
+TEST_F(Ps2Test, MouseInRemoteAndWrapMode) {
+  Open(0x03);
+  ToMouse(0xf0);
+  i8042_.MovePointer({.dx = 7, .dy = -7});
+  EXPECT_EQ(Mouse(), (Bytes{0xfa}));
+  ToMouse(0xeb);
+  EXPECT_EQ(Mouse(), (Bytes{0xfa, 0x08, 7, 7}));
+  ToMouse(0xee);
+  ToMouse(0xf2);
+  EXPECT_EQ(Mouse(), (Bytes{0xfa, 0xf2}));
+  ToMouse(0xec);
+  EXPECT_EQ(Mouse(), (Bytes{0xfa}));
+}
+
+TEST_F(Ps2Test, TheAuxiliaryPortLoopsAndTestsGood) {
+  Command(0xa9);
+  EXPECT_EQ(Keyboard(), (Bytes{0x00}));
+  Command(0xd3);
+  Data(0x5a);
+  EXPECT_EQ(Mouse(), (Bytes{0x5a}));
+}
+
+TEST_F(Ps2Test, OutputPortShowsA20AndTheBuffer) {
+  Command(0xd0);
+  EXPECT_EQ(Keyboard(), (Bytes{0x03}));
+  Command(0xdd);
+  Command(0xd0);
+  EXPECT_EQ(Keyboard(), (Bytes{0x01}));
+  Command(0xd1);
+  Data(0x03);
+  Command(0xd0);
+  EXPECT_EQ(Keyboard(), (Bytes{0x03}));
+  EXPECT_EQ(machine_.resets, 0);
+}
+
+/// NACRE_FUZZ_CASES and NACRE_FUZZ_SEED give other lengths and series.
+TEST_F(Ps2Test, FuzzACommandStreamComesBackAfterAReset) {
+  const char* cases = std::getenv("NACRE_FUZZ_CASES");
+  const char* seed = std::getenv("NACRE_FUZZ_SEED");
+  std::mt19937_64 random(seed ? std::strtoull(seed, nullptr, 0) : 8042);
+  const uint64_t steps = cases ? std::strtoull(cases, nullptr, 0) : 200'000;
+  for (uint64_t step = 0; step < steps; ++step) {
+    const uint64_t r = random();
+    const auto byte = static_cast<uint8_t>(r >> 8);
+    switch (r % 8) {
+      case 0:
+        Command(byte);
+        break;
+      case 1:
+        Data(byte);
+        break;
+      case 2:
+        ToMouse(byte | 0xe0);
+        break;
+      case 3:
+        Data(byte | 0xe0);
+        break;
+      case 4:
+        i8042_.Key(static_cast<uint16_t>(r >> 16), TestBit(r, 40));
+        break;
+      case 5:
+        i8042_.MovePointer({static_cast<int>(r >> 16), static_cast<int>(r >> 32), static_cast<int>(r >> 20), byte});
+        break;
+      default:
+        i8042_.data_io().Read(0, 1);
+    }
+  }
+  i8042_.Reset();
+  Open(0x03);
+  Data(0xf2);
+  EXPECT_EQ(Keyboard(), (Bytes{0xfa, 0xab, 0x83}));
 }
 
 }  // namespace

@@ -1,0 +1,427 @@
+#include "display/vnc_server.h"
+
+#include <linux/input-event-codes.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <rfb/rfb.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bitset>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "display/keys.h"
+
+extern "C" {
+#include <rfb/rfbregion.h>
+}
+
+// libvncserver's headers define these.
+#undef TRUE
+#undef FALSE
+#undef max
+#undef min
+
+namespace nacre::display {
+namespace {
+
+constexpr int64_t kFastNs = 33'000'000, kSlowNs = 250'000'000;
+constexpr int kClientWaitMs = 3000;
+constexpr unsigned kFirstWidth = 640, kFirstHeight = 480;
+constexpr int kQemuExtendedKeys = -258;  // pseudo-encoding; the RFB protocol's community description
+constexpr uint8_t kQemuMessage = 255, kQemuKeyEvent = 0;
+
+Result<Fd> ListenUnix(const std::string& path) {
+  Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!fd.valid()) return FailErrno("--display vnc: socket");
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  const auto* generic = reinterpret_cast<const sockaddr*>(&address);
+  // What a process that is gone has left; one that lives answers.
+  if (connect(fd.get(), generic, sizeof(address)) != 0 && errno == ECONNREFUSED) unlink(path.c_str());
+  fd = Fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!fd.valid() || bind(fd.get(), generic, sizeof(address)) != 0) return FailErrno("--display vnc:unix:{}", path);
+  if (chmod(path.c_str(), 0600) != 0 || listen(fd.get(), 4) != 0) return FailErrno("--display vnc:unix:{}", path);
+  return fd;
+}
+
+Result<Fd> ListenTcp(const std::string& host, uint16_t port) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+  addrinfo* found = nullptr;
+  if (const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found); error != 0)
+    return Fail("--display vnc:{}:{}: {}", host, port, gai_strerror(error));
+  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> free_found(found, freeaddrinfo);
+  Fd fd(socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const int on = 1;
+  if (fd.valid()) setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  if (!fd.valid() || bind(fd.get(), found->ai_addr, found->ai_addrlen) != 0 || listen(fd.get(), 4) != 0)
+    return FailErrno("--display vnc:{}:{}", host, port);
+  return fd;
+}
+
+uint16_t PortOf(int fd) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof(address);
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0) return 0;
+  if (address.ss_family == AF_INET) return ntohs(reinterpret_cast<sockaddr_in&>(address).sin_port);
+  if (address.ss_family == AF_INET6) return ntohs(reinterpret_cast<sockaddr_in6&>(address).sin6_port);
+  return 0;
+}
+
+void LibraryLog(const char* format, ...) {
+  if (!LogEnabled(LogLevel::kDebug)) return;
+  char text[256];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof(text), format, arguments);
+  va_end(arguments);
+  LogDebug("vnc: {}", std::string_view(text).substr(0, std::strcspn(text, "\n")));
+}
+
+}  // namespace
+
+class VncServer::Impl {
+ public:
+  Impl(const VncOptions& options, Fd listener, Screen& screen, InputSink& input, std::mutex& device_lock)
+      : options_(options),
+        listener_(std::move(listener)),
+        source_(screen),
+        input_(input),
+        device_lock_(device_lock),
+        wake_(eventfd(0, EFD_CLOEXEC)) {}
+  ~Impl();
+  Status Start();
+  uint16_t port() const { return options_.unix_path.empty() ? PortOf(listener_.get()) : uint16_t{0}; }
+
+ private:
+  struct Client {
+    std::bitset<KEY_CNT> pressed;
+  };
+
+  static Impl& Of(rfbClientPtr client) { return *static_cast<Impl*>(client->screen->screenData); }
+  static rfbNewClientAction OnNewClient(rfbClientPtr client);
+  static void OnClientGone(rfbClientPtr client);
+  static void OnKey(rfbBool down, rfbKeySym symbol, rfbClientPtr client);
+  static void OnPointer(int buttons, int x, int y, rfbClientPtr client);
+  static rfbBool OnPseudoEncoding(rfbClientPtr client, void** data, int encoding);
+  static rfbBool OnMessage(rfbClientPtr client, void* data, const rfbClientToServerMsg* message);
+  static void RegisterExtension();
+
+  void Loop();
+  void Accept();
+  void Refresh();
+  void SetFormat();
+  bool UpdateWanted();
+  std::vector<rfbClientPtr> Clients();
+  void PressSymbol(Client& client, uint32_t symbol, bool down);
+  void SendKey(Client& client, uint16_t key, bool down);
+  void Active() { interval_ns_ = kFastNs; }
+
+  const VncOptions options_;
+  Fd listener_;
+  Screen& source_;
+  InputSink& input_;
+  std::mutex& device_lock_;
+  Fd wake_;
+  std::thread thread_;
+
+  // The thread's.
+  Surface surface_;
+  unsigned size_generation_ = 0;
+  rfbScreenInfoPtr rfb_ = nullptr;
+  std::string password_;
+  char* passwords_[2] = {};
+  int64_t interval_ns_ = kFastNs;
+  int pointer_x_ = 0, pointer_y_ = 0, wheel_buttons_ = 0;
+  bool pointer_known_ = false;
+};
+
+// ---- Setting up and down.
+
+Status VncServer::Impl::Start() {
+  if (!wake_.valid()) return FailErrno("--display vnc: eventfd");
+  rfbLog = rfbErr = LibraryLog;
+  RegisterExtension();
+  surface_.Resize(kFirstWidth, kFirstHeight);
+  size_generation_ = surface_.size_generation();
+  rfb_ = rfbGetScreen(nullptr, nullptr, kFirstWidth, kFirstHeight, 8, 3, 4);
+  if (!rfb_) return Fail("--display vnc: libvncserver has no memory");
+  SetFormat();
+  rfb_->frameBuffer = reinterpret_cast<char*>(const_cast<uint32_t*>(surface_.pixels().data()));
+  rfb_->desktopName = options_.name.c_str();
+  rfb_->screenData = this;
+  rfb_->cursor = nullptr;  // the guest draws its own
+  rfb_->alwaysShared = 1;
+  rfb_->deferUpdateTime = 0;
+  rfb_->maxClientWait = kClientWaitMs;
+  rfb_->ignoreSIGPIPE = 0;  // blocked by the thread
+  rfb_->permitFileTransfer = 0;
+  rfb_->newClientHook = OnNewClient;
+  rfb_->kbdAddEvent = OnKey;
+  rfb_->ptrAddEvent = OnPointer;
+  if (!options_.password.empty()) {
+    password_ = options_.password;
+    passwords_[0] = password_.data();
+    rfb_->authPasswdData = passwords_;
+    rfb_->passwordCheck = rfbCheckPasswordByList;
+  }
+  rfb_->autoPort = 0;  // we listen and accept ourselves
+  rfb_->port = rfb_->ipv6port = -1;
+  rfb_->httpDir = nullptr;
+  rfbInitServer(rfb_);
+  thread_ = std::thread([this] { Loop(); });
+  pthread_setname_np(thread_.native_handle(), "vnc");
+  return {};
+}
+
+VncServer::Impl::~Impl() {
+  if (thread_.joinable()) {
+    eventfd_write(wake_.get(), 1);
+    thread_.join();
+  }
+  if (rfb_) {
+    for (rfbClientPtr client : Clients()) {
+      rfbCloseClient(client);
+      rfbClientConnectionGone(client);
+    }
+    rfb_->frameBuffer = nullptr;  // the surface's
+    rfbScreenCleanup(rfb_);
+  }
+  if (!options_.unix_path.empty()) unlink(options_.unix_path.c_str());
+}
+
+void VncServer::Impl::SetFormat() {
+  rfb_->serverFormat.redShift = 16;
+  rfb_->serverFormat.greenShift = 8;
+  rfb_->serverFormat.blueShift = 0;
+}
+
+std::vector<rfbClientPtr> VncServer::Impl::Clients() {
+  std::vector<rfbClientPtr> clients;
+  rfbClientIteratorPtr iterator = rfbGetClientIterator(rfb_);
+  while (rfbClientPtr client = rfbClientIteratorNext(iterator)) clients.push_back(client);
+  rfbReleaseClientIterator(iterator);
+  return clients;
+}
+
+// ---- The thread.
+
+void VncServer::Impl::Loop() {
+  // The library writes to clients that are gone: an error is enough. Other signals are for other threads.
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, nullptr);
+  int64_t next_ns = 0;
+  for (;;) {
+    std::vector<pollfd> fds{{wake_.get(), POLLIN, 0}, {listener_.get(), POLLIN, 0}};
+    for (const rfbClientPtr client : Clients()) fds.push_back({client->sock, POLLIN, 0});
+    int timeout_ms = -1;
+    if (UpdateWanted())
+      timeout_ms = static_cast<int>(std::clamp<int64_t>((next_ns - HostMonotonicNs() + 999'999) / 1'000'000, 0, 1000));
+    if (poll(fds.data(), fds.size(), timeout_ms) < 0 && errno != EINTR) return;
+    if (fds[0].revents) return;
+    if (fds[1].revents) Accept();
+    rfbProcessEvents(rfb_, 0);
+    next_ns = std::min(next_ns, HostMonotonicNs() + interval_ns_);
+    if (!UpdateWanted() || HostMonotonicNs() < next_ns) continue;
+    Refresh();
+    rfbProcessEvents(rfb_, 0);
+    next_ns = HostMonotonicNs() + interval_ns_;
+  }
+}
+
+void VncServer::Impl::Accept() {
+  Fd fd(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  if (!fd.valid()) return;
+  // The library waits with select.
+  if (fd.get() >= FD_SETSIZE || Clients().size() >= VncOptions::kMaxClients) return;
+  rfbNewClient(rfb_, fd.Release());
+}
+
+/// A client that is through the handshake waits for changes.
+bool VncServer::Impl::UpdateWanted() {
+  return std::ranges::any_of(Clients(), [](rfbClientPtr client) {
+    return client->state == rfbClientRec::RFB_NORMAL && !sraRgnEmpty(client->requestedRegion);
+  });
+}
+
+void VncServer::Impl::Refresh() {
+  std::unique_ptr<Frame> frame;
+  {
+    const std::lock_guard lock(device_lock_);
+    frame = source_.Capture();
+  }
+  frame->Draw(surface_);
+  interval_ns_ = surface_.changed() ? kFastNs : std::min(interval_ns_ * 5 / 4, kSlowNs);
+  if (size_generation_ != surface_.size_generation()) {
+    size_generation_ = surface_.size_generation();
+    rfbNewFramebuffer(rfb_, reinterpret_cast<char*>(const_cast<uint32_t*>(surface_.pixels().data())),
+                      static_cast<int>(surface_.width()), static_cast<int>(surface_.height()), 8, 3, 4);
+    SetFormat();
+    for (const rfbClientPtr client : Clients()) rfb_->setTranslateFunction(client);
+    pointer_known_ = false;
+    surface_.TakeChanged();
+    return;
+  }
+  for (const Rectangle& r : surface_.TakeChanged())
+    rfbMarkRectAsModified(rfb_, static_cast<int>(r.x), static_cast<int>(r.y), static_cast<int>(r.x + r.width),
+                          static_cast<int>(r.y + r.height));
+}
+
+// ---- Clients.
+
+rfbNewClientAction VncServer::Impl::OnNewClient(rfbClientPtr client) {
+  client->clientData = new Client;
+  client->clientGoneHook = OnClientGone;
+  Of(client).Active();
+  return RFB_CLIENT_ACCEPT;
+}
+
+void VncServer::Impl::OnClientGone(rfbClientPtr client) {
+  const std::unique_ptr<Client> data(static_cast<Client*>(client->clientData));
+  client->clientData = nullptr;
+  if (!data) return;
+  for (uint16_t key = 0; key < data->pressed.size(); ++key)
+    if (data->pressed[key]) Of(client).SendKey(*data, key, false);
+}
+
+void VncServer::Impl::SendKey(Client& client, uint16_t key, bool down) {
+  if (key == 0 || key >= client.pressed.size()) return;
+  client.pressed[key] = down;
+  Active();
+  const std::lock_guard lock(device_lock_);
+  input_.Key(key, down);
+}
+
+void VncServer::Impl::PressSymbol(Client& client, uint32_t symbol, bool down) {
+  const auto found = FindSymbol(symbol);
+  if (!found) return;
+  // Some clients send 'A' without Shift; and Caps Lock may be on at either side.
+  bool caps = false;
+  if (found->letter) {
+    const std::lock_guard lock(device_lock_);
+    caps = (input_.leds() & kCapsLockLed) != 0;
+  }
+  std::vector<uint16_t> shifts;
+  for (const uint16_t key : {KEY_LEFTSHIFT, KEY_RIGHTSHIFT})
+    if (client.pressed[key]) shifts.push_back(key);
+  const bool want = found->shift != caps;
+  const bool press = down && !found->any_shift && want && shifts.empty();
+  // A symbol that another layout has with Shift, and this one without.
+  const bool lift = down && !found->any_shift && !found->letter && !want && !shifts.empty();
+  if (press) SendKey(client, KEY_LEFTSHIFT, true);
+  for (const uint16_t key : lift ? shifts : std::vector<uint16_t>()) SendKey(client, key, false);
+  SendKey(client, found->key, down);
+  for (const uint16_t key : lift ? shifts : std::vector<uint16_t>()) SendKey(client, key, true);
+  if (press) SendKey(client, KEY_LEFTSHIFT, false);
+}
+
+void VncServer::Impl::OnKey(rfbBool down, rfbKeySym symbol, rfbClientPtr client) {
+  if (auto* data = static_cast<Client*>(client->clientData)) Of(client).PressSymbol(*data, symbol, down != 0);
+}
+
+void VncServer::Impl::OnPointer(int buttons, int x, int y, rfbClientPtr client) {
+  Impl& server = Of(client);
+  PointerMove move;
+  if (server.pointer_known_) {
+    move.dx = x - server.pointer_x_;
+    move.dy = y - server.pointer_y_;
+  }
+  server.pointer_x_ = x;
+  server.pointer_y_ = y;
+  server.pointer_known_ = true;
+  // RFC 6143 7.5.5: left, middle, right, wheel away, wheel towards.
+  const int pressed = buttons & ~server.wheel_buttons_;
+  server.wheel_buttons_ = buttons & 0x18;
+  move.wheel = ((pressed & 0x08) ? 1 : 0) - ((pressed & 0x10) ? 1 : 0);
+  move.buttons = static_cast<uint8_t>(((buttons & 1) ? kLeftButton : 0) | ((buttons & 2) ? kMiddleButton : 0) |
+                                      ((buttons & 4) ? kRightButton : 0));
+  server.Active();
+  const std::lock_guard lock(server.device_lock_);
+  server.input_.MovePointer(move);
+}
+
+// ---- QEMU's extended key events: they name the key, not what is printed on it.
+
+void VncServer::Impl::RegisterExtension() {
+  static int encodings[] = {kQemuExtendedKeys, 0};
+  static rfbProtocolExtension extension{};
+  static std::once_flag once;
+  std::call_once(once, [] {
+    extension.pseudoEncodings = encodings;
+    extension.enablePseudoEncoding = OnPseudoEncoding;
+    extension.handleMessage = OnMessage;
+    rfbRegisterProtocolExtension(&extension);
+  });
+}
+
+/// The server's consent is an update with one rectangle of that encoding.
+rfbBool VncServer::Impl::OnPseudoEncoding(rfbClientPtr client, void**, int encoding) {
+  if (encoding != kQemuExtendedKeys) return 0;
+  const auto width = static_cast<uint16_t>(client->screen->width),
+             height = static_cast<uint16_t>(client->screen->height);
+  const uint8_t update[] = {0,
+                            0,
+                            0,
+                            1,
+                            0,
+                            0,
+                            0,
+                            0,
+                            static_cast<uint8_t>(width >> 8),
+                            static_cast<uint8_t>(width),
+                            static_cast<uint8_t>(height >> 8),
+                            static_cast<uint8_t>(height),
+                            0xff,
+                            0xff,
+                            0xfe,
+                            0xfe};
+  return rfbWriteExact(client, reinterpret_cast<const char*>(update), sizeof(update)) > 0;
+}
+
+rfbBool VncServer::Impl::OnMessage(rfbClientPtr client, void*, const rfbClientToServerMsg* message) {
+  if (message->type != kQemuMessage) return 0;
+  // Submessage, down (2 bytes), symbol (4), scan code of set 1 (4) with bit 7 for extended ones.
+  uint8_t rest[11];
+  if (rfbReadExact(client, reinterpret_cast<char*>(rest), sizeof(rest)) <= 0 || rest[0] != kQemuKeyEvent) {
+    rfbCloseClient(client);
+    return 1;
+  }
+  const bool down = (rest[1] | rest[2]) != 0;
+  const uint8_t code = rest[10];
+  auto* data = static_cast<Client*>(client->clientData);
+  if (data && rest[7] == 0 && rest[8] == 0 && rest[9] == 0)
+    Of(client).SendKey(*data, KeyOfScanCode({static_cast<uint8_t>(code & 0x7f), (code & 0x80) != 0}), down);
+  return 1;
+}
+
+// ---- The server.
+
+VncServer::VncServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+VncServer::~VncServer() = default;
+uint16_t VncServer::port() const { return impl_->port(); }
+
+Result<std::unique_ptr<VncServer>> VncServer::Start(const VncOptions& options, Screen& screen, InputSink& input,
+                                                    std::mutex& device_lock) {
+  Fd listener = options.unix_path.empty() ? NACRE_TRY(ListenTcp(options.host, options.port))
+                                          : NACRE_TRY(ListenUnix(options.unix_path));
+  auto impl = std::make_unique<Impl>(options, std::move(listener), screen, input, device_lock);
+  NACRE_TRY_STATUS(impl->Start());
+  return std::unique_ptr<VncServer>(new VncServer(std::move(impl)));
+}
+
+}  // namespace nacre::display

@@ -1,0 +1,314 @@
+// The server against libvncclient, and against clients that behave badly.
+
+#include "display/vnc_server.h"
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <linux/input-event-codes.h>
+#include <poll.h>
+#include <rfb/rfbclient.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "base/fd.h"
+#include "display/keys.h"
+
+#undef TRUE
+#undef FALSE
+#undef max
+#undef min
+
+namespace nacre::display {
+namespace {
+
+void Silent(const char*, ...) {}
+
+struct TestScreen final : Screen {
+  struct Picture final : Frame {
+    void Draw(Surface& to) const override {
+      to.Resize(width, height);
+      const std::vector<uint32_t> black(width, 0);
+      std::vector<uint32_t> row(width, color);
+      for (unsigned y = 0; y < height; ++y) to.PutRow(y, y == at ? row.data() : black.data());
+    }
+    unsigned width = 0, height = 0, at = 0;
+    uint32_t color = 0;
+  };
+  std::unique_ptr<Frame> Capture() override {
+    ++captures;
+    return std::make_unique<Picture>(now);
+  }
+  Picture now;
+  int captures = 0;
+};
+
+struct TestInput final : InputSink {
+  void Key(uint16_t code, bool down) override { keys.push_back({code, down}); }
+  void MovePointer(const PointerMove& move) override { moves.push_back(move); }
+  uint8_t leds() const override { return lit; }
+  std::vector<KeyStroke> keys;
+  std::vector<PointerMove> moves;
+  uint8_t lit = 0;
+};
+
+class VncTest : public testing::Test {
+ protected:
+  VncTest() {
+    rfbClientLog = rfbClientErr = Silent;
+    screen_.now.width = 320;
+    screen_.now.height = 200;
+    screen_.now.at = 70;
+    screen_.now.color = 0x102030;
+  }
+  void Start(VncOptions options = {.host = "127.0.0.1"}) {
+    auto started = VncServer::Start(options, screen_, input_, lock_);
+    ASSERT_TRUE(started) << started.error().message;
+    server_ = std::move(*started);
+  }
+  struct FreeClient {
+    void operator()(rfbClient* client) const {
+      free(client->frameBuffer);
+      rfbClientCleanup(client);
+    }
+  };
+  using Client = std::unique_ptr<rfbClient, FreeClient>;
+  /// Null when the server does not let it in. `password` must live on.
+  Client Connect(const char* password = nullptr) {
+    Client client(rfbGetClient(8, 3, 4));
+    client->serverHost = strdup("127.0.0.1");
+    client->serverPort = server_->port();
+    client->canHandleNewFBSize = 1;
+    client->connectTimeout = 10;
+    client->readTimeout = 10;
+    rfbClientSetClientData(client.get(), &password_key_, const_cast<char*>(password));
+    client->GetPassword = [](rfbClient* asking) {
+      const void* known = rfbClientGetClientData(asking, &password_key_);
+      return known ? strdup(static_cast<const char*>(known)) : nullptr;
+    };
+    if (rfbInitClient(client.get(), nullptr, nullptr)) return client;
+    (void)client.release();  // freed by the failure
+    return nullptr;
+  }
+  template <typename Condition>
+  bool Until(rfbClient* client, Condition condition) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (!condition()) {
+      if (std::chrono::steady_clock::now() > end) return false;
+      if (!client) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      } else if (const int ready = WaitForMessage(client, 20'000);
+                 ready < 0 || (ready > 0 && !HandleRFBServerMessage(client))) {
+        return false;
+      }
+    }
+    return true;
+  }
+  static uint32_t Pixel(const rfbClient* client, int x, int y) {
+    if (!client->frameBuffer || x >= client->width || y >= client->height) return 0xffffffff;
+    uint32_t pixel = 0;
+    std::memcpy(&pixel, client->frameBuffer + (y * client->width + x) * 4, 4);
+    const auto& format = client->format;
+    return (pixel >> format.redShift & 255) << 16 | (pixel >> format.greenShift & 255) << 8 |
+           (pixel >> format.blueShift & 255);
+  }
+  size_t Keys() {
+    const std::lock_guard lock(lock_);
+    return input_.keys.size();
+  }
+  Fd Raw() {
+    Fd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(server_->port());
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    return fd;
+  }
+
+  inline static int password_key_ = 0;
+  std::mutex lock_;
+  TestScreen screen_;
+  TestInput input_;
+  std::unique_ptr<VncServer> server_;
+};
+
+TEST_F(VncTest, ShowsTheScreenItsChangesAndItsNewSizes) {
+  Start();
+  const Client client = Connect();
+  ASSERT_TRUE(client);
+  ASSERT_TRUE(Until(client.get(), [&] { return Pixel(client.get(), 319, 70) == 0x102030; }));
+  EXPECT_EQ(client->width, 320);
+  EXPECT_EQ(Pixel(client.get(), 0, 71), 0u);
+  {
+    const std::lock_guard lock(lock_);
+    screen_.now.color = 0xff8001;
+  }
+  ASSERT_TRUE(Until(client.get(), [&] { return Pixel(client.get(), 5, 70) == 0xff8001; }));
+  {
+    const std::lock_guard lock(lock_);
+    screen_.now.width = 640;
+    screen_.now.height = 480;
+    screen_.now.at = 479;
+  }
+  ASSERT_TRUE(Until(client.get(), [&] { return Pixel(client.get(), 639, 479) == 0xff8001; }));
+}
+
+TEST_F(VncTest, WithoutClientsNobodyLooksAtTheScreen) {
+  Start();
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  const std::lock_guard lock(lock_);
+  EXPECT_EQ(screen_.captures, 0);
+}
+
+TEST_F(VncTest, PasswordsAreChecked) {
+  Start({.host = "127.0.0.1", .password = "nacre"});
+  EXPECT_FALSE(Connect());
+  EXPECT_FALSE(Connect("wrong"));
+  EXPECT_TRUE(Connect("nacre"));
+}
+
+TEST_F(VncTest, KeysAreReleasedWhenAClientGoes) {
+  Start();
+  {
+    const Client client = Connect();
+    ASSERT_TRUE(client);
+    SendKeyEvent(client.get(), 'a', 1);
+    SendKeyEvent(client.get(), 'a', 0);
+    SendKeyEvent(client.get(), '?', 1);     // without Shift
+    SendKeyEvent(client.get(), 0x20ac, 1);  // there is no such key
+    ASSERT_TRUE(Until(client.get(), [&] { return Keys() == 5; }));
+  }
+  ASSERT_TRUE(Until(nullptr, [&] { return Keys() == 6; }));
+  const std::vector<KeyStroke> want{{KEY_A, true},     {KEY_A, false},         {KEY_LEFTSHIFT, true},
+                                    {KEY_SLASH, true}, {KEY_LEFTSHIFT, false}, {KEY_SLASH, false}};
+  EXPECT_EQ(input_.keys, want);
+}
+
+TEST_F(VncTest, ShiftIsWhatTheSymbolNeeds) {
+  Start();
+  input_.lit = kCapsLockLed;
+  const Client client = Connect();
+  ASSERT_TRUE(client);
+  SendKeyEvent(client.get(), 'A', 1);  // Caps Lock makes it
+  SendKeyEvent(client.get(), 0xffe1, 1);
+  SendKeyEvent(client.get(), '/', 1);  // a layout that has it with Shift
+  ASSERT_TRUE(Until(client.get(), [&] { return Keys() == 5; }));
+  const std::lock_guard lock(lock_);
+  const std::vector<KeyStroke> want{
+      {KEY_A, true}, {KEY_LEFTSHIFT, true}, {KEY_LEFTSHIFT, false}, {KEY_SLASH, true}, {KEY_LEFTSHIFT, true}};
+  EXPECT_EQ(input_.keys, want);
+}
+
+TEST_F(VncTest, PointerMovesAreRelative) {
+  Start();
+  const Client client = Connect();
+  ASSERT_TRUE(client);
+  SendPointerEvent(client.get(), 100, 50, 0);
+  SendPointerEvent(client.get(), 110, 45, rfbButton1Mask | rfbButton3Mask);
+  SendPointerEvent(client.get(), 110, 45, 8);
+  ASSERT_TRUE(Until(client.get(), [&] {
+    const std::lock_guard lock(lock_);
+    return input_.moves.size() == 3;
+  }));
+  const std::lock_guard lock(lock_);
+  EXPECT_EQ(input_.moves[0].dx, 0);
+  EXPECT_EQ(input_.moves[1].dx, 10);
+  EXPECT_EQ(input_.moves[1].dy, -5);
+  EXPECT_EQ(input_.moves[1].buttons, kLeftButton | kRightButton);
+  EXPECT_EQ(input_.moves[2].wheel, 1);
+  EXPECT_EQ(input_.moves[2].buttons, 0);
+}
+
+TEST_F(VncTest, QemusExtendedKeyEventsNameKeys) {
+  Start();
+  const Fd fd = Raw();
+  // Version, no authentication, shared; then encodings with -258, and the right Alt key without a symbol.
+  const std::string hello("RFB 003.008\n\x01\x01", 14);
+  ASSERT_EQ(write(fd.get(), hello.data(), hello.size()), 14);
+  const std::string rest("\x02\x00\x00\x01\xff\xff\xfe\xfe\xff\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\xb8", 20);
+  ASSERT_EQ(write(fd.get(), rest.data(), rest.size()), 20);
+  ASSERT_TRUE(Until(nullptr, [&] { return Keys() == 1; }));
+  EXPECT_EQ(input_.keys[0], (KeyStroke{KEY_RIGHTALT, true}));
+}
+
+TEST_F(VncTest, ClientsAreCountedAndSilentOnesDropped) {
+  Start();
+  std::vector<Fd> fds;
+  for (unsigned i = 0; i < VncOptions::kMaxClients + 2; ++i) fds.push_back(Raw());
+  // Those beyond the most are closed without a word; none of them keeps the server from its end.
+  ASSERT_TRUE(Until(nullptr, [&] {
+    char byte = 0;
+    return recv(fds.back().get(), &byte, 1, MSG_DONTWAIT) == 0;
+  }));
+}
+
+TEST_F(VncTest, RubbishDoesNotHurt) {
+  Start();
+  std::mt19937 random(20261122);
+  for (int round = 0; round < 60; ++round) {
+    const Fd fd = Raw();
+    std::string bytes = round % 3 == 0 ? std::string() : std::string("RFB 003.008\n\x01\x01", 14);
+    const size_t length = random() % 3000;
+    while (bytes.size() < length) bytes.push_back(static_cast<char>(round % 2 ? random() % 12 : random()));
+    send(fd.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    shutdown(fd.get(), SHUT_WR);
+    pollfd wait{fd.get(), POLLIN, 0};
+    poll(&wait, 1, 20);
+  }
+  ASSERT_TRUE(Until(nullptr, [&] { return Connect() != nullptr; }));
+}
+
+TEST_F(VncTest, AUnixSocketIsForItsOwnerAndGoesAway) {
+  const std::string path = testing::TempDir() + "nacre-vnc-" + std::to_string(getpid());
+  std::ofstream(path + ".note") << "x";
+  for (int round = 0; round < 2; ++round) {
+    Start({.host = {}, .unix_path = path});
+    EXPECT_EQ(std::filesystem::status(path).permissions(),
+              std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+    Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+    ASSERT_EQ(connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    char version[12];
+    ASSERT_EQ(recv(fd.get(), version, sizeof(version), MSG_WAITALL), 12);
+    EXPECT_EQ(std::string_view(version, 12), "RFB 003.008\n");
+    const auto second = VncServer::Start({.host = {}, .unix_path = path}, screen_, input_, lock_);
+    EXPECT_FALSE(second) << "somebody else listens there";
+    server_.reset();
+    EXPECT_FALSE(std::filesystem::exists(path));
+  }
+  std::filesystem::remove(path + ".note");
+}
+
+TEST(VncOptions, AddressesPasswordsAndMistakes) {
+  const auto local = ParseVncOptions("127.0.0.1:5901");
+  ASSERT_TRUE(local);
+  EXPECT_EQ(local->host, "127.0.0.1");
+  EXPECT_EQ(local->port, 5901);
+  EXPECT_EQ(ParseVncOptions("[::1]:0")->host, "::1");
+  EXPECT_EQ(ParseVncOptions("unix:/tmp/x")->unix_path, "/tmp/x");
+  const std::string file = testing::TempDir() + "nacre-vnc-password";
+  std::ofstream(file) << "secret\nsecond line\n";
+  const auto open = ParseVncOptions("0.0.0.0:5900,password=" + file);
+  ASSERT_TRUE(open) << open.error().message;
+  EXPECT_EQ(open->password, "secret");
+  std::ofstream(file) << "much too long\n";
+  EXPECT_FALSE(ParseVncOptions("127.0.0.1:5900,password=" + file));
+  std::filesystem::remove(file);
+  for (const std::string wrong : {"", "5900", ":5900", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:59x",
+                                  "unix:", "0.0.0.0:5900", "127.0.0.1:1,secret", "127.0.0.1:1,password=/nowhere"})
+    EXPECT_FALSE(ParseVncOptions(wrong)) << wrong;
+}
+
+}  // namespace
+}  // namespace nacre::display

@@ -2,23 +2,39 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 
 #include "state/archive.h"
+#include "x86/cpu_model.h"
+#include "x86/cpu_model_selection.h"
+#include "x86/cpu_state_archive.h"
 
 namespace nacre::x86 {
 namespace {
 
-std::vector<uint8_t> Save(CpuState& state) {
+CpuModel Model(std::string_view name) {
+  auto model = CpuModel::Create(name, {.tsc_khz = 2'000'000});
+  if (!model) ADD_FAILURE() << model.error().message;
+  return std::move(model).value();
+}
+
+/// Has all that LongModeState sets.
+const CpuModel& TestModel() {
+  static const CpuModel model = Model("host");
+  return model;
+}
+
+std::vector<uint8_t> Save(CpuState& state, const CpuModel& model = TestModel()) {
   auto archive = state::Archive::ForSaving();
-  state.Serialize(archive);
+  SerializeCpu(archive, state, model);
   return archive.Finish();
 }
 
-Status Load(CpuState& state, std::span<const uint8_t> data) {
+Status Load(CpuState& state, std::span<const uint8_t> data, const CpuModel& model = TestModel()) {
   auto archive = state::Archive::ForLoading(data);
-  state.Serialize(archive);
+  SerializeCpu(archive, state, model);
   return archive.status();
 }
 
@@ -29,7 +45,7 @@ CpuState LongModeState() {
   state.cr4 = cr4::kPae | cr4::kPge | cr4::kOsFxsr | cr4::kPcide | cr4::kSmap;
   state.msr.efer = efer::kLme | efer::kLma | efer::kSce | efer::kNxe;
   state.segment[kCs] = {0, 0xffffffff, 0xa09b, 0x10};
-  state.xcr0 = 7;
+  state.xcr0 = TestModel().xcr0_mask();
   return state;
 }
 
@@ -68,7 +84,7 @@ TEST(CpuState, InitKeepsFpuMsrsAndCacheBits) {
   EXPECT_EQ(state.xsave.xmm(3)[0], 7);
   EXPECT_EQ(state.xsave.mxcsr(), 0x1fa0u);
   EXPECT_EQ(state.tsc_offset, 99u);
-  EXPECT_EQ(state.xcr0, 7u);
+  EXPECT_EQ(state.xcr0, TestModel().xcr0_mask());
   EXPECT_EQ(state.rip, 0xfff0u);
   InitCpuState(state, true);
   EXPECT_FALSE(state.wait_for_sipi);
@@ -79,7 +95,7 @@ TEST(CpuState, SaveLoadKeepsEverything) {
   CpuState state = LongModeState();
   for (uint64_t& reg : state.gpr) reg = random();
   for (uint64_t& reg : state.dr) reg = random();
-  for (uint64_t& reg : state.msr.mtrr_physical) reg = random();
+  for (unsigned i = 0; i < 16; ++i) state.msr.mtrr_physical[i] = (random() & 0xff'ffff'f000) | (i % 2 == 0 ? 6 : 0x800);
   for (uint8_t& byte : std::span(state.xsave.bytes).subspan(32, 400)) byte = static_cast<uint8_t>(random());
   state.rip = 0xffffffff81234567;
   state.tsc_offset = random();
@@ -113,7 +129,19 @@ TEST(CpuState, ImpossibleValuesAreRejected) {
       [](CpuState& s) { s.segment[kDs].attributes |= Bit(20); },
       [](CpuState& s) { s.segment[kGs].base = Bit(60); },
       [](CpuState& s) { s.gdtr.base = Bit(47); },
+      [](CpuState& s) { s.xcr0 = 2; },
       [](CpuState& s) { s.xcr0 = 6; },
+      [](CpuState& s) { s.xcr0 |= 0x200; },
+      [](CpuState& s) { s.cr4 |= cr4::kPke; },
+      [](CpuState& s) { s.cr4 |= cr4::kLa57; },
+      [](CpuState& s) { s.cr3 = Bit(40); },
+      [](CpuState& s) { s.msr.spec_ctrl = Bit(7); },
+      [](CpuState& s) { s.msr.xss = 1; },
+      [](CpuState& s) { s.msr.mtrr_fixed[3] = 2; },
+      [](CpuState& s) { s.msr.mtrr_def_type = 7; },
+      [](CpuState& s) { s.msr.mtrr_physical[1] = 1; },
+      [](CpuState& s) { s.msr.mtrr_physical[2] = Bit(45); },
+      [](CpuState& s) { s.xsave.bytes[513] = 2; },
       [](CpuState& s) { s.xcr0 = 5; },
       [](CpuState& s) { s.xcr0 = 0x67; },
       [](CpuState& s) { s.xcr0 = 0xe3; },
@@ -132,6 +160,105 @@ TEST(CpuState, ImpossibleValuesAreRejected) {
     CpuState loaded;
     EXPECT_FALSE(Load(loaded, data).has_value()) << "mutation " << number;
     ++number;
+  }
+}
+
+TEST(CpuStateModels, TheXsaveAreaIsTheModels) {
+  std::vector<std::string> levels;
+  for (const std::string_view level : ModelLevels())
+    if (CpuModel::Create(level, {.tsc_khz = 2'000'000})) levels.emplace_back(level);
+  for (const std::string& level : levels) {
+    const CpuModel model = Model(level);
+    CpuState state;
+    ResetCpuState(state);
+    std::memset(state.xsave.bytes + XsaveArea::kAvxOffset, 0xda, XsaveArea::kSize - XsaveArea::kAvxOffset);
+    std::memset(state.xsave.xmm(0), 0x77, 256);
+    const auto data = Save(state, model);
+    CpuState loaded;
+    std::memset(loaded.xsave.bytes, 0xee, sizeof loaded.xsave.bytes);
+    ASSERT_TRUE(Load(loaded, data, model)) << level;
+    EXPECT_EQ(std::memcmp(loaded.xsave.bytes, state.xsave.bytes, XsaveArea::kAvxOffset), 0) << level;
+    // Nothing of the components that the model lacks has gone to the file: 0xda is in the others only.
+    size_t expected = 0;
+    for (const XsaveComponent& component : kXsaveComponents) {
+      const bool there = TestBit(model.xcr0_mask(), component.bit);
+      expected += there ? component.bytes : 0;
+      for (unsigned i = 0; i < component.bytes; ++i)
+        ASSERT_EQ(loaded.xsave.bytes[component.offset + i], there ? 0xda : 0) << level << " " << component.bit;
+    }
+    EXPECT_EQ(static_cast<size_t>(std::ranges::count(data, 0xda)), expected) << level;
+    EXPECT_EQ(expected, level == "x86-64-v4" ? 1856u : level == "x86-64-v3" ? 256u : 0u);
+  }
+}
+
+TEST(CpuStateModels, AnotherModelsStateIsRefused) {
+  CpuState state;
+  ResetCpuState(state);
+  const CpuModel one = Model("x86-64-v1"), two = Model("x86-64-v2"), less = Model("x86-64-v2,-smap");
+  CpuState loaded;
+  EXPECT_TRUE(Load(loaded, Save(state, two), two));
+  const Status refused = Load(loaded, Save(state, two), less);
+  ASSERT_FALSE(refused);
+  const std::string& text = refused.error().message;
+  EXPECT_NE(text.find("x86-64-v2, this VM's is x86-64-v2,-smap: it has beyond it SMAP, and lacks nothing"),
+            std::string::npos)
+      << text;
+  EXPECT_FALSE(Load(loaded, Save(state, one), two));
+  EXPECT_FALSE(Load(loaded, Save(state, two), one));
+  // The name is not what counts.
+  EXPECT_TRUE(Load(loaded, Save(state, Model("x86-64-v1,+ssse3,-ssse3,-sse3")), one));
+}
+
+TEST(CpuStateModels, WhatTheModelLacksIsNotInItsState) {
+  const CpuModel one = Model("x86-64-v1"), two = Model("x86-64-v2");
+  CpuState state;
+  ResetCpuState(state);
+  state.msr.tsc_adjust = 5, state.msr.tsc_aux = 6, state.msr.spec_ctrl = 1;
+  CpuState loaded;
+  ASSERT_TRUE(Load(loaded, Save(state, two), two));
+  EXPECT_EQ(loaded.msr.tsc_adjust, 5u);
+  ASSERT_TRUE(Load(loaded, Save(state, one), one));
+  EXPECT_EQ(loaded.msr.tsc_adjust | loaded.msr.tsc_aux | loaded.msr.spec_ctrl, 0u);
+  for (const auto& mutate : std::initializer_list<void (*)(CpuState&)>{
+           [](CpuState& s) { s.cr4 |= cr4::kUmip; }, [](CpuState& s) { s.cr4 |= cr4::kOsXsave; },
+           [](CpuState& s) { s.xcr0 = 7; }, [](CpuState& s) { s.xsave.bytes[512] = 4; }}) {
+    CpuState bad = state;
+    mutate(bad);
+    EXPECT_FALSE(Load(loaded, Save(bad, one), one));
+  }
+}
+
+/// Damaged files: no crash, and what is accepted is what a CPU of the model can hold.
+TEST(CpuStateModels, DamagedFilesAreRejectedOrSound) {
+  std::mt19937_64 random(11);
+  for (const char* name : {"x86-64-v1", "x86-64-v2,-smep", "host"}) {
+    const CpuModel model = Model(name);
+    CpuState state = LongModeState();
+    state.cr4 &= model.cr4_mask();
+    state.xcr0 &= model.xcr0_mask();
+    const auto data = Save(state, model);
+    unsigned accepted = 0;
+    for (unsigned round = 0; round < 20'000; ++round) {
+      auto damaged = data;
+      for (unsigned i = 0; i < 1 + random() % 3; ++i) {
+        uint8_t& byte = damaged[random() % damaged.size()];
+        byte = random() % 2 ? static_cast<uint8_t>(random()) : static_cast<uint8_t>(byte ^ (1u << random() % 8));
+      }
+      if (random() % 8 == 0) damaged.resize(random() % damaged.size());
+      CpuState loaded;
+      ResetCpuState(loaded);
+      if (!Load(loaded, damaged, model)) continue;
+      ++accepted;
+      ASSERT_EQ(loaded.cr4 & ~model.cr4_mask(), 0u);
+      ASSERT_EQ(loaded.xcr0 & ~model.xcr0_mask(), 0u);
+      ASSERT_EQ(loaded.msr.efer & ~(model.efer_mask() | efer::kLma), 0u);
+      ASSERT_EQ(loaded.xsave.mxcsr() & ~0xffffu, 0u);
+      ASSERT_EQ(SignExtend(loaded.msr.lstar, 48), loaded.msr.lstar);
+      ASSERT_EQ(SignExtend(loaded.segment[kFs].base, 48), loaded.segment[kFs].base);
+      CpuState again;
+      ASSERT_TRUE(Load(again, Save(loaded, model), model)) << "what was accepted is accepted again";
+    }
+    EXPECT_GT(accepted, 1000u) << name;
   }
 }
 

@@ -5,7 +5,6 @@
 //   NACRE_DIFFTEST_FORM   only forms whose name contains this text
 //   NACRE_DIFFTEST_LIST   a file for the list of all forms, each tested or with a reason why not
 
-#include <Zydis/Mnemonic.h>
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -104,41 +103,6 @@ TEST_P(DiffTest, CompactCodeEqualsHost) {
   auto engine = jit::CreateJitEngine({.code_cache_bytes = 16 * kMiB, .debug = {.stress = {.compact = true}}});
   ASSERT_TRUE(engine.has_value()) << engine.error().message;
   RunTranslator(**engine, {}, OptionsFromEnvironment(50'000));
-}
-
-/// What a model does not have raises #UD, on every engine and whatever the host has.
-uint64_t FormsThatDoNotFault(std::string_view model_name, x86::CodeSize size, bool translator) {
-  auto model = x86::CpuModel::Create(model_name, {});
-  if (!model) return 0;
-  auto guest = Guest::Create(*model);
-  EXPECT_TRUE(guest.has_value());
-  auto engine = jit::CreateJitEngine({.code_cache_bytes = 16 * kMiB});
-  EXPECT_TRUE(engine.has_value());
-  std::unique_ptr<Subject> subject = MakeInterpreterSubject(**guest);
-  if (translator) subject = std::move(*MakeEngineSubject(**engine, **guest, {}));
-  uint64_t wrong = 0;
-  auto test = std::make_unique<TestCase>();
-  auto outcome = std::make_unique<Outcome>();
-  for (const Form& form : EnumerateForms(*model, size)) {
-    const bool hypercall = form.insn.mnemonic == ZYDIS_MNEMONIC_VMCALL || form.insn.mnemonic == ZYDIS_MNEMONIC_VMMCALL;
-    if (!form.reason || std::string_view(form.reason) != "not in the CPU model" || hypercall) continue;
-    (*guest)->SetUp(test->state, size);
-    test->insn = form.insn;
-    test->state.rip = NACRE_DIFF_CODE;
-    test->state.gpr[x86::kRax] = NACRE_DIFF_DATA;
-    (*guest)->Run(*test, *subject, *outcome);
-    if (outcome->vector == x86::kInvalidOpcode) continue;
-    ++wrong;
-    std::printf("%s: %s gives %d\n", model->name().c_str(), form.name.c_str(), outcome->vector);
-  }
-  return wrong;
-}
-
-TEST_P(DiffTest, WhatTheModelLacksIsUndefined) {
-  for (const char* model : {"x86-64-v2", "x86-64-v3", "x86-64-v4", "host"}) {
-    EXPECT_EQ(FormsThatDoNotFault(model, GetParam(), false), 0u) << model;
-    EXPECT_EQ(FormsThatDoNotFault(model, GetParam(), true), 0u) << model;
-  }
 }
 
 TEST_P(DiffTest, DecoderNamesAllReadsAndWrites) {

@@ -13,8 +13,8 @@
 #include "engine/interp/interp_engine.h"
 #include "engine/jit/jit_engine.h"
 #include "engine/kvm/kvm_choice.h"
-#include "engine/kvm/kvm_device.h"
 #include "engine/kvm/kvm_engine.h"
+#include "engine/kvm/kvm_model.h"
 #include "machine/crash_report.h"
 
 namespace nacre::machine {
@@ -150,10 +150,9 @@ void Machine::LeaveEngine() {
 
 Result<Machine::EngineSwitch> Machine::SwitchEngine(EngineKind kind) {
   // Before anything is given up.
-  if (kind == EngineKind::kKvm) NACRE_TRY(engine::kvm::KvmDevice::Open());
+  if (kind == EngineKind::kKvm) NACRE_TRY_STATUS(engine::kvm::CheckModel(*model_));
   const bool paused = state() == RunState::kPaused;
   const auto start = std::chrono::steady_clock::now();
-  if (kind == EngineKind::kKvm) NACRE_TRY_STATUS(engine::kvm::CheckModel(*model_));
   if (!paused) {
     ParkAll();
     PauseTime();

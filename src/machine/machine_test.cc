@@ -7,6 +7,8 @@
 #include <chrono>
 #include <fstream>
 
+#include "engine/kvm/kvm_model.h"
+
 namespace nacre::machine {
 namespace {
 
@@ -175,6 +177,30 @@ TEST_P(MachineTest, RequestsAreAnsweredInOrder) {
   bool refused = false;
   guest.RequestPause([&](Status done) { refused = !done && done.error().code == ECANCELED; });
   EXPECT_TRUE(refused);
+}
+
+// A guest whose CPU model the host's KVM lacks, or whose host has no KVM, goes on with the engine that it has.
+TEST_P(MachineTest, AnEngineWithoutTheModelIsRefused) {
+  MachineConfig config = Config(kSpin);
+  config.cpu_model = "host";
+  auto machine = Machine::Create(config);
+  ASSERT_TRUE(machine) << machine.error().message;
+  Machine& guest = **machine;
+  const Status kvm = engine::kvm::CheckModel(guest.cpu_model());
+  if (kvm) GTEST_SKIP() << "this host's KVM has all of " << guest.cpu_model().name();
+  std::string refusal;
+  guest.RequestEngine(EngineKind::kKvm, [&](Result<Machine::EngineSwitch> done) {
+    ASSERT_FALSE(done);
+    refusal = done.error().message;
+  });
+  guest.RequestStatistics([&](Result<std::vector<StatisticsSection>> done) {
+    EXPECT_TRUE(done);
+    EXPECT_EQ(guest.state(), RunState::kRunning);
+    EXPECT_EQ(guest.engine_kind(), GetParam());
+    guest.Stop();
+  });
+  EXPECT_EQ(guest.Run().reason, EndReason::kLeft);
+  EXPECT_EQ(refusal, kvm.error().message);
 }
 
 // What was asked of a guest that never ran, or that ended first, is refused.

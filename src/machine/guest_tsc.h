@@ -19,8 +19,9 @@ class HostGuestTsc final : public devices::GuestTsc {
 
   uint64_t Read() const override { return HostTsc() + offset(); }
   int64_t ToNs(uint64_t tsc) const override {
-    const int64_t now_ns = scheduler_.NowNs();
+    // In this order: what passes between the two makes it late, never early.
     const auto ahead = static_cast<int64_t>(tsc - Read());
+    const int64_t now_ns = scheduler_.NowNs();
     if (ahead <= 0) return now_ns;
     // ahead * 10^6 / khz; a deadline beyond the range of the clock is never.
     __extension__ using Wide = __int128;

@@ -13,6 +13,7 @@
 #include "engine/interp/interp_engine.h"
 #include "engine/jit/jit_engine.h"
 #include "engine/kvm/kvm_choice.h"
+#include "engine/kvm/kvm_device.h"
 #include "engine/kvm/kvm_engine.h"
 #include "engine/kvm/kvm_model.h"
 #include "machine/crash_report.h"
@@ -97,11 +98,19 @@ Status Machine::ChooseModel() {
 }
 
 Status Machine::StartFirstEngine() {
-  const Status started = StartEngine(kind_, {});
+  Status started = CheckEngine(kind_);
+  if (started) started = StartEngine(kind_, {});
   if (started || config_.engine != EngineKind::kAuto || kind_ == EngineKind::kJit) return started;
   auto_reason_ += fmt::format(", but: {}", started.error().message);
   model_ = NACRE_TRY(x86::CpuModel::Create(config_.cpu_model, {.cpu_count = config_.cpu_count}));
   return StartEngine(EngineKind::kJit, {});
+}
+
+Status Machine::CheckEngine(EngineKind kind) {
+  if (kind != EngineKind::kKvm) return {};
+  const auto device = NACRE_TRY(engine::kvm::KvmDevice::Open());
+  kvm_moves_tsc_ = NACRE_TRY(device.MovesTsc());
+  return {};
 }
 
 Status Machine::StartEngine(EngineKind kind, const std::vector<x86::CpuState>& states) {
@@ -151,6 +160,7 @@ void Machine::LeaveEngine() {
 Result<Machine::EngineSwitch> Machine::SwitchEngine(EngineKind kind) {
   // Before anything is given up.
   if (kind == EngineKind::kKvm) NACRE_TRY_STATUS(engine::kvm::CheckModel(*model_));
+  NACRE_TRY_STATUS(CheckEngine(kind));
   const bool paused = state() == RunState::kPaused;
   const auto start = std::chrono::steady_clock::now();
   if (!paused) {
@@ -299,14 +309,17 @@ void Machine::PauseTime() {
   if (const Status status = TakeApics(); !status) EndWith({EndReason::kEngineError, 0, status.error().message});
 }
 
-/// The counter goes on from where it stood.
+/// The counter goes on from where it stood, or, where it cannot be moved, from where the host's is: that is later.
+/// KVM's paravirtual clock goes on from where it stood in both cases.
 void Machine::ResumeTime() {
   const std::lock_guard lock(device_lock_);
+  const bool moves = kind_ != EngineKind::kKvm || kvm_moves_tsc_;
   const uint64_t stood_still = HostTsc() - paused_at_tsc_;
   loop_->Resume();
-  tsc_->SetOffset(tsc_->offset() - stood_still);
+  tsc_->SetOffset(moves ? tsc_->offset() - stood_still : 0);
   for (unsigned i = 0; i < runners_.size(); ++i) {
-    runners_[i]->state().tsc_offset -= stood_still;
+    uint64_t& offset = runners_[i]->state().tsc_offset;
+    offset = moves ? offset - stood_still : 0;
     board_->local_apic(i).TscChanged();
   }
   board_->kvm_clock().Resumed();

@@ -95,6 +95,8 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   /// The CPU model and the first engine, which kAuto and the model's name `default` make depend on each other. Why
   /// kAuto takes which goes to auto_reason_.
   Status ChooseModel();
+  /// Whatever can be refused before anything is given up.
+  Status CheckEngine(EngineKind kind);
   Status StartFirstEngine();
   /// What the engine holds is given back beside the guest, which goes on meanwhile.
   void LeaveEngine();
@@ -155,6 +157,7 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   std::thread retiring_;                       ///< ends an engine that was left
   std::thread loop_thread_;
   uint64_t paused_at_tsc_ = 0;
+  bool kvm_moves_tsc_ = true;  ///< false: on kvm the guest sees the host's time stamp counter
 
   std::mutex control_mutex_;
   std::condition_variable control_changed_;

@@ -1,13 +1,18 @@
-"""A running guest goes from engine to engine (--switch-engine): right results, timers that fire, a clock that never runs
-backwards, disk and network traffic meanwhile."""
+"""A running guest goes from engine to engine: right results, timers that fire, a clock that never runs backwards, disk and
+network traffic meanwhile. Linux guests by --switch-engine and by `nacre engine`, a bare-metal guest that checks itself
+(tests/guest_programs/switch64.c) by the control socket, there with kvm too."""
 import hashlib
 import http.server
+import os
 import pathlib
+import random
 import re
+import subprocess
 import tempfile
 import threading
 
-from harness import GuestCase, Nacre, PROMPT, boot_arguments, main
+from control import ControlSocket
+from harness import NACRE, GuestCase, Nacre, PROMPT, boot_arguments, main
 
 ROUNDS = 40
 PAGE = b"nacre\n" * 20000
@@ -71,6 +76,64 @@ class Switch(GuestCase):
 
     def test_two_cpus(self):
         self.tour(2, "interp,jit", 200)
+
+    def test_nacre_engine(self):
+        """By the command, for a guest that reads its disk and its clock."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "vm.sock"
+            with Nacre("run", "--engine", "jit", "--control", path, *boot_arguments("cloud-amd64")) as guest:
+                guest.expect(PROMPT, 120)
+                guest.command_output("(while :; do sha256sum /bin/busybox; done >/tmp/sums) & "
+                                     "(while :; do cat /proc/uptime; usleep 1000; done >/tmp/clock) &")
+                for i in range(20):
+                    engine = ("interp", "jit")[i % 2]
+                    done = subprocess.run([str(NACRE), "engine", str(path), engine], capture_output=True, text=True,
+                                          timeout=120, check=True)
+                    self.assertRegex(done.stdout, rf"^(jit|interp) -> {engine}, the guest stood still for [\d.]+ ms\n$")
+                guest.command_output("kill $(jobs -p); wait")
+                # The last line may be half a line.
+                self.assertEqual(guest.command_output("sed '$d' /tmp/sums | sort -u | wc -l"), "1")
+                self.assertEqual(guest.command_output("sed '$d' /tmp/clock | awk '$1 < last {back++} {last = $1} "
+                                                      "END {print back + 0}'"), "0")
+                guest.send("poweroff -f\n")
+                self.check_exit(guest, 0)
+
+
+class Bare(GuestCase):
+    """A guest that checks itself, until the power button is pressed."""
+    PROGRAM = NACRE.parent / "guest_programs/switch64.elf"
+    PASSED = 33
+
+    def tour(self, *engines, words="until-power"):
+        if not self.PROGRAM.exists():
+            raise AssertionError(f"{self.PROGRAM} is missing: build the target guest_programs")
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "vm.sock"
+            with Nacre("run", "--kernel", self.PROGRAM, "--append", words, "--debug-exit", "--net", "none", "--engine",
+                       "jit", "--memory", "512M", "--control", path) as guest:
+                guest.end_input()
+                guest.expect("a load", 60)
+                chance = random.Random(1)
+                with ControlSocket(path) as control:
+                    report, _ = control.tour(engines, 200, lambda _: chance.uniform(0, 0.02))
+                    # Half a tour more, each switch while the VM stands still.
+                    for engine in engines:
+                        control.call("vm.pause")
+                        self.assertEqual(control.call("engine.switch", engine=engine)["pause_us"], 0)
+                        self.assertEqual(control.call("vm.info")["state"], "paused")
+                        control.call("vm.resume")
+                    control.call("vm.power")
+                self.check_exit(guest, self.PASSED, 300)
+                print(f"\n{report}\n{guest.text()}", flush=True)
+
+    def test_translator_and_interpreter(self):
+        self.tour("interp", "jit")
+
+    def test_all_engines(self):
+        if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+            self.skipTest("no /dev/kvm here")
+        # An emulating KVM cannot move the time stamp counter (docs/kvm.md).
+        self.tour("kvm", "interp", "jit", "kvm", "jit", "interp", "jit", words="until-power counter-jumps")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 #include <cpuid.h>
 #include <fcntl.h>
 #include <sys/ioctl.h>
+#include <x86intrin.h>
 
 #include "base/bits.h"
 #include "engine/kvm/kvm_api.h"
@@ -112,6 +113,20 @@ Result<KvmDevice> KvmDevice::Open(const std::string& path) {
 int KvmDevice::Check(int capability) const {
   const int answer = ioctl(fd_.get(), KVM_CHECK_EXTENSION, capability);
   return answer < 0 ? 0 : answer;
+}
+
+Result<bool> KvmDevice::MovesTsc() const {
+  const Fd vm = NACRE_TRY(CreateVm());
+  const Fd vcpu(ioctl(vm.get(), KVM_CREATE_VCPU, 0));
+  if (!vcpu.valid()) return FailErrno("KVM: a vCPU");
+  alignas(kvm_msrs) uint8_t buffer[sizeof(kvm_msrs) + sizeof(kvm_msr_entry)] = {};
+  auto* msrs = reinterpret_cast<kvm_msrs*>(buffer);
+  const uint64_t wanted = __rdtsc() + (uint64_t{1} << 50);
+  msrs->nmsrs = 1;
+  msrs->entries[0].index = 0x10;  // IA32_TIME_STAMP_COUNTER
+  msrs->entries[0].data = wanted;
+  if (ioctl(vcpu.get(), KVM_SET_MSRS, msrs) != 1 || ioctl(vcpu.get(), KVM_GET_MSRS, msrs) != 1) return false;
+  return msrs->entries[0].data - wanted < uint64_t{1} << 45;
 }
 
 Result<Fd> KvmDevice::CreateVm() const {

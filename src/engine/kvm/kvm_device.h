@@ -21,6 +21,9 @@ class KvmDevice {
   int Check(int capability) const;
   /// Of the mapping that a vCPU shares with the kernel (struct kvm_run and what follows it).
   size_t vcpu_mmap_bytes() const { return vcpu_mmap_bytes_; }
+  /// Whether a guest's time stamp counter can differ from the host's. An emulating KVM may take an offset and ignore
+  /// it.
+  Result<bool> MovesTsc() const;
   /// KVM_CREATE_VM, again after a signal.
   Result<Fd> CreateVm() const;
 

@@ -1,6 +1,6 @@
 #pragma once
 // The guest's time stamp counter as devices see it: the host's, moved by an offset so that it starts near 0 and stands
-// still while the machine is paused. Any thread.
+// still while the machine is paused, which it is at first. Any thread; Pause, Resume and SetOffset by one at a time.
 
 #include <atomic>
 
@@ -17,7 +17,10 @@ class HostGuestTsc final : public devices::GuestTsc {
   HostGuestTsc(const Scheduler& scheduler, uint64_t tsc_khz)
       : scheduler_(scheduler), khz_(static_cast<uint32_t>(tsc_khz)) {}
 
-  uint64_t Read() const override { return HostTsc() + offset(); }
+  uint64_t Read() const override {
+    return (paused_.load(std::memory_order_acquire) ? paused_at_.load(std::memory_order_relaxed) : HostTsc()) +
+           offset();
+  }
   int64_t ToNs(uint64_t tsc) const override {
     // In this order: what passes between the two makes it late, never early.
     const auto ahead = static_cast<int64_t>(tsc - Read());
@@ -33,10 +36,23 @@ class HostGuestTsc final : public devices::GuestTsc {
   uint64_t offset() const { return offset_.load(std::memory_order_relaxed); }
   void SetOffset(uint64_t offset) { offset_.store(offset, std::memory_order_relaxed); }
 
+  void Pause() {
+    paused_at_.store(HostTsc(), std::memory_order_relaxed);
+    paused_.store(true, std::memory_order_release);
+  }
+  /// It goes on from where it stood. Returns for how long that was.
+  uint64_t Resume() {
+    const uint64_t stood_still = HostTsc() - paused_at_.load(std::memory_order_relaxed);
+    SetOffset(offset() - stood_still);
+    paused_.store(false, std::memory_order_release);
+    return stood_still;
+  }
+
  private:
   const Scheduler& scheduler_;
   const uint32_t khz_;
-  std::atomic<uint64_t> offset_ = 0;
+  std::atomic<uint64_t> offset_ = 0, paused_at_ = 0;
+  std::atomic<bool> paused_ = true;
 };
 
 }  // namespace nacre::machine

@@ -304,8 +304,8 @@ void Machine::ResumeAll() {
 
 void Machine::PauseTime() {
   const std::lock_guard lock(device_lock_);
+  tsc_->Pause();
   loop_->Pause();
-  paused_at_tsc_ = HostTsc();
   if (const Status status = TakeApics(); !status) EndWith({EndReason::kEngineError, 0, status.error().message});
 }
 
@@ -314,9 +314,10 @@ void Machine::PauseTime() {
 void Machine::ResumeTime() {
   const std::lock_guard lock(device_lock_);
   const bool moves = kind_ != EngineKind::kKvm || kvm_moves_tsc_;
-  const uint64_t stood_still = HostTsc() - paused_at_tsc_;
+  // The counter first in both: what passes between the two clocks cancels out.
+  const uint64_t stood_still = tsc_->Resume();
   loop_->Resume();
-  tsc_->SetOffset(moves ? tsc_->offset() - stood_still : 0);
+  if (!moves) tsc_->SetOffset(0);
   for (unsigned i = 0; i < runners_.size(); ++i) {
     uint64_t& offset = runners_[i]->state().tsc_offset;
     offset = moves ? offset - stood_still : 0;

@@ -156,7 +156,6 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   std::unique_ptr<KernelApics> kernel_apics_;  ///< null: the engine keeps none
   std::thread retiring_;                       ///< ends an engine that was left
   std::thread loop_thread_;
-  uint64_t paused_at_tsc_ = 0;
   bool kvm_moves_tsc_ = true;  ///< false: on kvm the guest sees the host's time stamp counter
 
   std::mutex control_mutex_;

@@ -44,20 +44,29 @@ static uint64_t mixed(uint64_t i, uint64_t round) {
   return x * 0xd6e8feb86659fd93;
 }
 
-// Each round the same sum, in integers and in floating point; a part of memory is written anew and its sum known.
+// The same sums again and again, in integers and in floating point, a MiB each.
 static void* check_memory(void* unused) {
+  enum { kWords = (1 << 20) / 8, kParts = kMemory >> 20 };
   uint64_t* const words = malloc(kMemory);
-  const uint64_t count = kMemory / sizeof(*words);
-  uint64_t wanted = 0;
-  double wanted_real = 0;
-  for (uint64_t i = 0; i < count; ++i) words[i] = mixed(i, 0);
-  for (uint64_t i = 0; i < count; ++i) wanted += words[i], wanted_real += (double)(words[i] >> 40) * 0.5;
-  while (!stop) {
-    uint64_t sum = 0;
-    double real = 0;
-    for (uint64_t i = 0; i < count; ++i) sum += words[i], real += (double)(words[i] >> 40) * 0.5;
-    bad_sums += sum != wanted || real != wanted_real;
-    ++sums;
+  static uint64_t wanted[kParts];
+  static double wanted_real[kParts];
+  for (int checking = 0; !stop; checking = 1) {
+    for (uint64_t part = 0; part < kParts && !stop; ++part) {
+      uint64_t* const at = words + part * kWords;
+      uint64_t sum = 0;
+      double real = 0;
+      for (uint64_t i = 0; i < kWords; ++i) {
+        if (!checking) at[i] = mixed(part * kWords + i, 0);
+        sum += at[i];
+        real += (double)(at[i] >> 40) * 0.5;
+      }
+      if (checking) {
+        bad_sums += sum != wanted[part] || real != wanted_real[part];
+        ++sums;
+      }
+      wanted[part] = sum;
+      wanted_real[part] = real;
+    }
   }
   return unused;
 }
@@ -110,7 +119,7 @@ static void* check_disk(void* unused) {
     if (pwrite(disk, block, kBlock, (off_t)(round % kBlocks) * kBlock) != kBlock) failed("write to the disk");
     if (round % 16 == 0 && fdatasync(disk) != 0) failed("fdatasync");
     // What was written some rounds ago.
-    const uint64_t earlier = round < 100 ? round : round - 100;
+    const uint64_t earlier = round < 16 ? round : round - 16;
     memset(block, 0, kBlock);
     if (pread(disk, block, kBlock, (off_t)(earlier % kBlocks) * kBlock) != kBlock) failed("read of the disk");
     uint64_t wrong = 0;

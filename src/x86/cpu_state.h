@@ -11,10 +11,6 @@
 
 #include "base/bits.h"
 
-namespace nacre::state {
-class Archive;
-}
-
 namespace nacre::x86 {
 
 enum Gpr : uint8_t { kRax, kRcx, kRdx, kRbx, kRsp, kRbp, kRsi, kRdi, kR8, kR9, kR10, kR11, kR12, kR13, kR14, kR15 };
@@ -173,9 +169,6 @@ struct CpuState {
   bool protected_mode() const { return (cr0 & cr0::kPe) != 0; }
   bool paging() const { return (cr0 & cr0::kPg) != 0; }
   bool virtual8086() const { return (rflags & rflags::kVm) != 0; }
-
-  /// Saves or restores everything by numbered fields; rejects values that no CPU can hold.
-  void Serialize(state::Archive& archive);
 };
 
 static_assert(std::is_standard_layout_v<CpuState>);

@@ -5,6 +5,10 @@
 
 #include "x86/cpu_state.h"
 
+namespace nacre::state {
+class Archive;
+}
+
 namespace nacre::x86 {
 
 class CpuModel;

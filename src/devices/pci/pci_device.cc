@@ -261,6 +261,7 @@ void PciDevice::ApplyConfig() {
 }
 
 void PciDevice::Serialize(state::Archive& archive) {
+  Quiesce();
   archive.Section(1, 1, [&](state::Archive& pci, uint16_t) {
     std::array<uint8_t, kConfigSize> loaded = config_;
     pci.Bytes(1, std::span<uint8_t>(loaded));

@@ -66,6 +66,8 @@ class PciDevice : public bus::Device, private bus::MsiSink {
   /// Configuration space and interrupts first, then ResetFunction.
   void Reset() final;
   void Serialize(state::Archive& archive) final;
+  /// Finishes what back ends have in flight for the function; before it is saved or loaded.
+  virtual void Quiesce() {}
 
   /// `size` 1, 2 or 4; an access beyond byte 255 reads all ones.
   uint32_t ConfigRead(unsigned offset, unsigned size);

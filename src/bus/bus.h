@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bus/device.h"
+#include "bus/doorbell.h"
 
 namespace nacre::bus {
 
@@ -125,6 +126,16 @@ class PortBus final : public AddressMap {
 class MemoryBus final : public AddressMap {
  public:
   MemoryBus() : AddressMap(~uint64_t{0}) {}
+  /// Who serves the doorbells from now on; nullptr: nobody. What was rung and not seen yet rings now.
+  void SetDoorbellHost(DoorbellHost* host);
+  /// No CPU runs: what was rung and not seen yet rings now.
+  void DrainDoorbells();
+
+ private:
+  void ForEachDoorbell(void (*apply)(DoorbellMapping&));
+  friend class DoorbellMapping;
+  std::vector<DoorbellMapping*> doorbells_;
+  DoorbellHost* doorbell_host_ = nullptr;
 };
 
 }  // namespace nacre::bus

@@ -7,6 +7,8 @@
 // its own, and must not block. Work done on other threads comes back through Scheduler::Post.
 
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <string_view>
 
 #include "memory/address.h"
@@ -51,12 +53,45 @@ class IrqLine {
   }
 };
 
-/// Where a message-signalled interrupt goes: a 32-bit write to the local APICs' address window (Intel SDM
-/// 3A 11.11).
+/// A message-signalled interrupt: a 32-bit write to the local APICs' address window (Intel SDM 3A 11.11).
+struct MsiMessage {
+  uint64_t address = 0;
+  uint32_t data = 0;
+  bool operator==(const MsiMessage&) const = default;
+};
+
+/// One vector of a device. Who takes its messages knows beforehand what they will be, and may keep a short way for
+/// them.
+class MsiVector {
+ public:
+  virtual ~MsiVector() = default;
+  /// What Send sends from now on; nothing: the guest has switched the vector off. A masked one keeps what it had.
+  virtual void Set(const std::optional<MsiMessage>& message) = 0;
+  /// Nothing while there is no message.
+  virtual void Send() = 0;
+};
+
+/// Where message-signalled interrupts go.
 class MsiSink {
  public:
   virtual ~MsiSink() = default;
   virtual void Send(uint64_t address, uint32_t data) = 0;
+  /// This sink must outlive it.
+  virtual std::unique_ptr<MsiVector> NewVector() { return std::make_unique<PlainVector>(*this); }
+
+ private:
+  class PlainVector final : public MsiVector {
+   public:
+    explicit PlainVector(MsiSink& sink) : sink_(sink) {}
+    void Set(const std::optional<MsiMessage>& message) override { message_ = message; }
+    void Send() override {
+      if (message_) sink_.Send(message_->address, message_->data);
+    }
+
+   private:
+    MsiSink& sink_;
+    std::optional<MsiMessage> message_;
+  };
 };
 
 }  // namespace nacre::bus

@@ -4,6 +4,7 @@
 // device lock.
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "bus/device.h"
@@ -29,8 +30,8 @@ class ApicBus final : public bus::MsiSink {
   ExtIntSource* ext_int_source() const { return ext_int_; }
 
   /// From now on `remote` keeps the local APICs: messages and the pins' levels go there, and our models stand still
-  /// with the state they have. nullptr: the models serve again, each from its LocalApic::ImportState on. No CPU runs
-  /// meanwhile.
+  /// with the state they have. nullptr: the models serve again, each from its LocalApic::ImportState on; what was sent
+  /// to the remote before has arrived there. No CPU runs meanwhile.
   void SetRemote(RemoteApics* remote);
   RemoteApics* remote() const { return remote_; }
 
@@ -40,6 +41,8 @@ class ApicBus final : public bus::MsiSink {
   void RouteToOthers(const ApicMessage& message, const LocalApic* source);
   /// A memory write to 0xfeexxxxx (SDM 3A 11.11.1); other addresses are no interrupt and are dropped.
   void Send(uint64_t address, uint32_t data) override;
+  /// In remote mode it has a line of its own, if there is one.
+  std::unique_ptr<bus::MsiVector> NewVector() override;
   void BroadcastEoi(uint8_t vector) {
     for (EoiListener* listener : eoi_listeners_) listener->OnEoi(vector);
   }
@@ -48,8 +51,11 @@ class ApicBus final : public bus::MsiSink {
   bus::IrqLine& lint0() { return lint_[0]; }
   /// The board's NMI: LINT1 of every local APIC.
   bus::IrqLine& lint1() { return lint_[1]; }
+  /// An edge at LINT1 of one CPU, which somebody else who kept its local APIC has not brought to it yet.
+  void PulseLint1(unsigned id);
 
  private:
+  class Vector;
   struct LintLine final : bus::IrqLine {
     LintLine(ApicBus& owner, unsigned number) : apic_bus(owner), pin(number) {}
     void Set(bool value) override;
@@ -59,6 +65,7 @@ class ApicBus final : public bus::MsiSink {
   };
 
   std::vector<LocalApic*> apics_;
+  std::vector<Vector*> vectors_;
   std::vector<EoiListener*> eoi_listeners_;
   ExtIntSource* ext_int_ = nullptr;
   RemoteApics* remote_ = nullptr;

@@ -23,6 +23,21 @@ struct Keeper final : RemoteApics {
     ++ext_int_calls;
   }
   void Nmi() override { ++nmis; }
+  struct Line final : RemoteLine {
+    Line(Keeper& owner, const ApicMessage& first) : keeper(owner), message(first) { ++keeper.lines; }
+    ~Line() override { --keeper.lines; }
+    void Send() override { keeper.by_line.push_back(message.vector); }
+    bool Change(const ApicMessage& other) override {
+      ++keeper.changes;
+      message = other;
+      return true;
+    }
+    Keeper& keeper;
+    ApicMessage message;
+  };
+  std::unique_ptr<RemoteLine> NewLine(const ApicMessage& message) override {
+    return lines == most_lines ? nullptr : std::make_unique<Line>(*this, message);
+  }
   ApicMessage Take() {
     EXPECT_EQ(messages.size(), 1u);
     const ApicMessage message = messages.empty() ? ApicMessage{} : messages.back();
@@ -33,6 +48,8 @@ struct Keeper final : RemoteApics {
   bool ext_int = false;
   int ext_int_calls = 0;
   int nmis = 0;
+  int lines = 0, most_lines = 2, changes = 0;
+  std::vector<uint8_t> by_line;
 };
 
 class ApicRemoteTest : public testing::Test {
@@ -195,6 +212,46 @@ TEST_F(ApicRemoteTest, PinsAreToldByTheirChanges) {
   EXPECT_FALSE(keeper_.ext_int);
   EXPECT_EQ(keeper_.nmis, 1);
   EXPECT_EQ(cpus_[0].nmis, 1);
+}
+
+TEST_F(ApicRemoteTest, VectorsOfDevicesHaveLinesWhileSomebodyElseKeepsTheApics) {
+  const auto vector = bus_.NewVector();
+  auto other = bus_.NewVector();
+  auto third = bus_.NewVector();
+  const auto message = [](uint32_t data) { return bus::MsiMessage{0xfee00000, data}; };
+  vector->Send();
+  EXPECT_FALSE(cpus_[0].interrupt) << "there is no message";
+  vector->Set(message(0x50));
+  vector->Send();
+  EXPECT_TRUE(cpus_[0].interrupt) << "our model";
+  EXPECT_EQ(keeper_.lines, 0);
+  Enter();
+  EXPECT_EQ(keeper_.lines, 1) << "those that have a message";
+  vector->Send();
+  vector->Set(message(0x50));
+  EXPECT_EQ(keeper_.changes, 0);
+  vector->Set(message(0x51));
+  vector->Send();
+  EXPECT_EQ(keeper_.changes, 1);
+  EXPECT_EQ(keeper_.by_line, (std::vector<uint8_t>{0x50, 0x51}));
+  other->Set(message(0x52));
+  third->Set(message(0x53));
+  EXPECT_EQ(keeper_.lines, 2);
+  third->Send();
+  EXPECT_EQ(keeper_.Take().vector, 0x53) << "no line was left";
+  other.reset();
+  third->Set(std::nullopt);
+  third->Set(message(0x53));
+  EXPECT_EQ(keeper_.lines, 2) << "one came back";
+  vector->Set(bus::MsiMessage{0xfed00000, 0x51});
+  vector->Send();
+  EXPECT_TRUE(keeper_.messages.empty()) << "a write to somewhere else";
+  EXPECT_EQ(keeper_.lines, 1);
+  vector->Set(message(0x54));
+  Leave();
+  EXPECT_EQ(keeper_.lines, 0);
+  vector->Send();
+  EXPECT_EQ(apics_[0]->ExportState().irr[2] >> 20 & 1, 1u) << "our model again";
 }
 
 TEST_F(ApicRemoteTest, ModelsStandStillAndGoOnFromTheirState) {

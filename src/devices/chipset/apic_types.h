@@ -3,6 +3,7 @@
 // device lock.
 
 #include <cstdint>
+#include <memory>
 
 namespace nacre::devices {
 
@@ -56,6 +57,16 @@ class EoiFlag {
   virtual void Withdraw() = 0;
 };
 
+/// A message with a way of its own to somebody else's local APICs.
+class RemoteLine {
+ public:
+  /// What was sent has arrived when this returns.
+  virtual ~RemoteLine() = default;
+  virtual void Send() = 0;
+  /// From now on another message. False: this line cannot be that one and is of no more use.
+  virtual bool Change(const ApicMessage& message) = 0;
+};
+
 /// Keeps the local APICs instead of our models (ApicBus::SetRemote): the host's kernel, with the 8259 pair, the IO-APIC
 /// and the devices still ours.
 class RemoteApics {
@@ -64,10 +75,12 @@ class RemoteApics {
   /// To whom the message names, as ApicBus::Route would. With level trigger mode it is an assertion; the end of the
   /// interrupt comes back by ApicBus::BroadcastEoi.
   virtual void Deliver(const ApicMessage& message) = 0;
+  /// For a message that a device's vector sends; null: Deliver serves it.
+  virtual std::unique_ptr<RemoteLine> NewLine([[maybe_unused]] const ApicMessage& message) { return nullptr; }
   /// INTR of the 8259 pair, at LINT0 of every CPU. While it is up, LocalApic::Acknowledge gives a vector. Called when
   /// the level changes, and once at the beginning.
   virtual void SetExtInt(bool level) = 0;
-  /// The board's NMI, at LINT1 of every CPU: it rose.
+  /// The board's NMI, at LINT1 of every CPU: it rose. What comes of it each CPU's LVT says.
   virtual void Nmi() = 0;
 };
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "base/bits.h"
 
@@ -65,6 +66,7 @@ void LocalApic::ResetRegisters() {
   tsc_deadline_ = 0;
   irr_ = isr_ = tmr_ = {};
   ext_int_message_ = false;
+  held_ext_int_ = -1;
   eoi_offered_ = false;
 }
 
@@ -99,7 +101,7 @@ bool LocalApic::ExtIntPending() const {
 }
 
 void LocalApic::Update() {
-  bool level = !remote() && ExtIntPending();
+  bool level = !remote() && (held_ext_int_ >= 0 || ExtIntPending());
   if (!level && !remote() && accepts_interrupts()) {
     const int vector = irr_.Highest();
     // While an end of interrupt may be said without our knowledge, the CPU itself finds out (Acknowledge).
@@ -132,12 +134,21 @@ void LocalApic::WithdrawEoiOffer() {
   Update();
 }
 
+void LocalApic::HoldExtInt(int vector) {
+  held_ext_int_ = static_cast<int16_t>(vector);
+  Update();
+}
+
+int LocalApic::TakeHeldExtInt() { return std::exchange(held_ext_int_, int16_t{-1}); }
+
 int LocalApic::Acknowledge() {
   if (remote())
     return lint_level_[0] && apic_bus_.ext_int_source() ? apic_bus_.ext_int_source()->AcknowledgeExtInt() : -1;
   int vector = -1;
   WithdrawEoiOffer();
-  if (ExtIntPending() && apic_bus_.ext_int_source()) {
+  if (held_ext_int_ >= 0) {
+    vector = TakeHeldExtInt();
+  } else if (ExtIntPending() && apic_bus_.ext_int_source()) {
     ext_int_message_ = false;
     vector = apic_bus_.ext_int_source()->AcknowledgeExtInt();
   } else if (accepts_interrupts()) {

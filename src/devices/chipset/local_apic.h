@@ -71,6 +71,11 @@ class LocalApic final : public bus::Device, public bus::IoHandler {
   void SyncEoi();
 
   // For a change of who keeps the local APICs. The CPU does not run meanwhile.
+  /// An interrupt of the 8259 pair whose acknowledge cycle is over: the next Acknowledge gives it. -1: none. ImportState
+  /// leaves it as it is.
+  void HoldExtInt(int vector);
+  /// It goes on to somebody else.
+  int TakeHeldExtInt();
   /// The state as it is now. An end of interrupt that the guest said by its flag is done, one that it might still say
   /// there is withdrawn. Left out, as no other APIC gives it away: errors since the guest last wrote ESR.
   x86::LocalApicState ExportState();
@@ -176,7 +181,8 @@ class LocalApic final : public bus::Device, public bus::IoHandler {
   Vectors irr_, isr_, tmr_;
   bool lint_level_[2] = {};
   bool ext_int_message_ = false;
-  bool eoi_offered_ = false;  ///< for the one vector in service; the guest may have said it meanwhile
+  int16_t held_ext_int_ = -1;  ///< see HoldExtInt
+  bool eoi_offered_ = false;   ///< for the one vector in service; the guest may have said it meanwhile
   bool signalled_ = false;
 };
 

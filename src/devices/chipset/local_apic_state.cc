@@ -136,10 +136,12 @@ void LocalApic::Serialize(state::Archive& archive) {
   archive.Field(20, lint_level_[1]);
   archive.Field(21, ext_int_message_);
   archive.Field(22, eoi_offered_);
+  archive.Field(23, held_ext_int_);
   if (!archive.loading()) return;
   if ((apic_base_ & (kBaseX2Apic | kBaseEnable)) == kBaseX2Apic)
     archive.Reject("local APIC: x2APIC mode without enable");
   if ((apic_base_ & ~kBaseMask) != 0) archive.Reject("local APIC: reserved bits in its base register");
+  if (held_ext_int_ < -1 || held_ext_int_ > 255) archive.Reject("local APIC: impossible vector of the 8259 pair");
   if (deadline_ns_ < 0 || deadline_ns_ > INT64_MAX / 2) archive.Reject("local APIC: impossible timer deadline");
   // Nothing that the registers could not hold: ImportState would not take it either.
   ldr_ &= kLdrMask;

@@ -295,6 +295,21 @@ TEST_F(LocalApicStateTest, LocalVectorTableGoesOn_11_5_1) {
   EXPECT_FALSE(cpu().interrupt);
 }
 
+TEST_F(LocalApicStateTest, AHeldExtIntIsAcknowledgedOnce) {
+  apic().HoldExtInt(0x66);
+  EXPECT_TRUE(cpu().interrupt);
+  EXPECT_EQ(apic().TakeHeldExtInt(), 0x66);
+  EXPECT_EQ(apic().TakeHeldExtInt(), -1);
+  apic().HoldExtInt(0x66);
+  EXPECT_EQ(apic().Acknowledge(), 0x66);
+  EXPECT_FALSE(cpu().interrupt);
+  EXPECT_EQ(apic().Acknowledge(), -1);
+  apic().HoldExtInt(0x67);
+  apic().Reset();
+  EXPECT_FALSE(cpu().interrupt);
+  EXPECT_EQ(apic().TakeHeldExtInt(), -1);
+}
+
 TEST_F(LocalApicStateTest, ExtIntMessageWaitsAsLongAsThePic) {
   side_->bus.lint0().Set(true);
   for (const bool waits : {true, false}) {

@@ -7,6 +7,10 @@
 
 namespace nacre::devices {
 
+Msi::Msi(unsigned vectors, uint8_t* registers, bus::MsiSink& sink) : registers_(registers), vectors_(vectors) {
+  for (unsigned i = 0; i < vectors; ++i) ways_.push_back(sink.NewVector());
+}
+
 void Msi::Describe(unsigned vectors, uint8_t (&body)[kBodySize], uint8_t (&mask)[kBodySize]) {
   std::ranges::fill(body, 0);
   std::ranges::fill(mask, 0);
@@ -24,11 +28,11 @@ bool Msi::enabled() const { return (registers_[kControl] & kEnable) != 0; }
 
 unsigned Msi::allowed() const { return std::min(1u << std::min(registers_[kControl] >> 4 & 7, 5), vectors_); }
 
-void Msi::SendMessage(unsigned vector) {
+bus::MsiMessage Msi::MessageOf(unsigned vector) const {
   // The function may change the low bits of the data that number its vectors (6.8.1.6).
   const uint32_t count = allowed();
   const uint32_t data = (LoadLe<uint16_t>(registers_ + kData) & ~(count - 1)) | (vector & (count - 1));
-  sink_.Send(LoadLe<uint64_t>(registers_ + kAddress), data);
+  return {LoadLe<uint64_t>(registers_ + kAddress), data};
 }
 
 void Msi::Notify(unsigned vector) {
@@ -36,17 +40,22 @@ void Msi::Notify(unsigned vector) {
   if (TestBit(LoadLe<uint32_t>(registers_ + kMask), vector)) {
     StoreLe(registers_ + kPending, static_cast<uint32_t>(LoadLe<uint32_t>(registers_ + kPending) | Bit(vector)));
   } else {
-    SendMessage(vector);
+    ways_[vector]->Send();
   }
 }
 
 void Msi::Update() {
-  if (!enabled()) return;
+  if (!enabled()) {
+    for (auto& way : ways_) way->Set(std::nullopt);
+    return;
+  }
   const uint32_t mask = LoadLe<uint32_t>(registers_ + kMask);
+  for (unsigned vector = 0; vector < vectors_; ++vector)
+    if (!TestBit(mask, vector)) ways_[vector]->Set(MessageOf(vector));
   const uint32_t pending = LoadLe<uint32_t>(registers_ + kPending);
   StoreLe(registers_ + kPending, pending & mask);
   for (uint32_t ready = pending & ~mask; ready != 0; ready &= ready - 1)
-    SendMessage(static_cast<unsigned>(std::countr_zero(ready)));
+    ways_[static_cast<unsigned>(std::countr_zero(ready))]->Send();
 }
 
 }  // namespace nacre::devices

@@ -4,6 +4,8 @@
 // under the device lock.
 
 #include <cstdint>
+#include <memory>
+#include <vector>
 
 #include "bus/device.h"
 
@@ -15,26 +17,25 @@ class Msi {
   static constexpr uint16_t kEnable = 1 << 0;
 
   /// `registers`: the capability in configuration space (its ID byte). `vectors`: 1, 2, 4, 8, 16 or 32.
-  Msi(unsigned vectors, uint8_t* registers, bus::MsiSink& sink)
-      : registers_(registers), vectors_(vectors), sink_(sink) {}
+  Msi(unsigned vectors, uint8_t* registers, bus::MsiSink& sink);
 
   /// The capability's bytes after ID and next, and which of their bits can be written.
   static void Describe(unsigned vectors, uint8_t (&body)[kBodySize], uint8_t (&mask)[kBodySize]);
 
   bool enabled() const;
   void Notify(unsigned vector);
-  /// After the guest wrote the registers: sends what became unmasked.
+  /// After the guest or a restore wrote the registers: sends what became unmasked.
   void Update();
 
  private:
   static constexpr unsigned kControl = 2, kAddress = 4, kData = 12, kMask = 16, kPending = 20;
   /// Vectors that the guest allowed (multiple message enable).
   unsigned allowed() const;
-  void SendMessage(unsigned vector);
+  bus::MsiMessage MessageOf(unsigned vector) const;
 
   uint8_t* registers_;
   unsigned vectors_;
-  bus::MsiSink& sink_;
+  std::vector<std::unique_ptr<bus::MsiVector>> ways_;  ///< by vector
 };
 
 }  // namespace nacre::devices

@@ -12,8 +12,9 @@ constexpr uint64_t kEntrySize = 16;
 
 }  // namespace
 
-Msix::Msix(unsigned vectors, bus::MsiSink& sink) : sink_(sink), table_(vectors), pending_((vectors + 31) / 32) {
+Msix::Msix(unsigned vectors, bus::MsiSink& sink) : table_(vectors), pending_((vectors + 31) / 32) {
   NACRE_CHECK(vectors >= 1 && vectors <= kMaxVectors);
+  for (Entry& entry : table_) entry.way = sink.NewVector();
   // Quadwords are the unit of the pending bits.
   if (pending_.size() % 2 != 0) pending_.push_back(0);
 }
@@ -60,8 +61,9 @@ void Msix::WriteWord(uint64_t offset, uint32_t value, uint32_t mask) {
       break;
     default:
       entry.control = merge(entry.control) & 1;
-      SendIfPending(static_cast<unsigned>(vector));
   }
+  Announce(static_cast<unsigned>(vector));
+  SendIfPending(static_cast<unsigned>(vector));
 }
 
 uint64_t Msix::Read(uint64_t offset, unsigned size) {
@@ -91,7 +93,19 @@ void Msix::SendIfPending(unsigned vector) {
   uint32_t& word = pending_[vector / 32];
   if (!TestBit(word, vector % 32) || !enabled() || Masked(vector)) return;
   word &= ~(1u << (vector % 32));
-  sink_.Send(table_[vector].address, table_[vector].data);
+  table_[vector].way->Send();
+}
+
+void Msix::Announce(unsigned vector) {
+  const Entry& entry = table_[vector];
+  if (!enabled())
+    entry.way->Set(std::nullopt);
+  else if (!Masked(vector))
+    entry.way->Set(bus::MsiMessage{entry.address, entry.data});
+}
+
+void Msix::AnnounceAll() {
+  for (unsigned vector = 0; vector < table_.size(); ++vector) Announce(vector);
 }
 
 void Msix::Notify(unsigned vector) {
@@ -99,19 +113,24 @@ void Msix::Notify(unsigned vector) {
   if (Masked(vector)) {
     pending_[vector / 32] |= 1u << (vector % 32);
   } else {
-    sink_.Send(table_[vector].address, table_[vector].data);
+    table_[vector].way->Send();
   }
 }
 
 void Msix::SetControl(uint16_t control) {
   control_ = control & (kEnable | kFunctionMask);
+  AnnounceAll();
   if (!enabled() || (control_ & kFunctionMask)) return;
   for (unsigned vector = 0; vector < table_.size(); ++vector) SendIfPending(vector);
 }
 
 void Msix::Reset() {
   control_ = 0;
-  std::ranges::fill(table_, Entry{});
+  for (Entry& entry : table_) {
+    entry.address = entry.data = 0;
+    entry.control = 1;
+    entry.way->Set(std::nullopt);
+  }
   std::ranges::fill(pending_, 0u);
 }
 
@@ -135,6 +154,7 @@ void Msix::Serialize(state::Archive& archive) {
   for (size_t i = 0; i < pending_.size(); ++i) pending_[i] = LoadLe<uint32_t>(&pending[i * 4]);
   // Bits beyond the last vector do not exist.
   for (size_t bit = table_.size(); bit < pending_.size() * 32; ++bit) pending_[bit / 32] &= ~(1u << (bit % 32));
+  AnnounceAll();
 }
 
 }  // namespace nacre::devices

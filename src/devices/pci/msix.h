@@ -4,6 +4,7 @@
 // register. Under the device lock.
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "bus/device.h"
@@ -41,13 +42,16 @@ class Msix final : public bus::IoHandler {
     uint64_t address = 0;
     uint32_t data = 0;
     uint32_t control = 1;  ///< bit 0: masked
+    std::unique_ptr<bus::MsiVector> way;
   };
   bool Masked(unsigned vector) const { return (control_ & kFunctionMask) != 0 || (table_[vector].control & 1) != 0; }
   uint32_t ReadWord(uint64_t offset) const;
   void WriteWord(uint64_t offset, uint32_t value, uint32_t mask);
   void SendIfPending(unsigned vector);
+  /// Its message, its mask or the control register has changed.
+  void Announce(unsigned vector);
+  void AnnounceAll();
 
-  bus::MsiSink& sink_;
   uint16_t control_ = 0;
   std::vector<Entry> table_;
   std::vector<uint32_t> pending_;

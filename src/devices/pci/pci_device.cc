@@ -57,6 +57,23 @@ PciDevice::PciDevice(std::string name, const PciIdentity& identity, const PciWir
 
 PciDevice::~PciDevice() = default;
 
+class PciDevice::Vector final : public bus::MsiVector {
+ public:
+  Vector(PciDevice& device, std::unique_ptr<bus::MsiVector> way) : device_(device), way_(std::move(way)) {}
+  void Set(const std::optional<bus::MsiMessage>& message) override { way_->Set(message); }
+  void Send() override {
+    if (device_.bus_master()) way_->Send();
+  }
+
+ private:
+  PciDevice& device_;
+  std::unique_ptr<bus::MsiVector> way_;
+};
+
+std::unique_ptr<bus::MsiVector> PciDevice::NewVector() {
+  return std::make_unique<Vector>(*this, wiring_.msi->NewVector());
+}
+
 void PciDevice::AddBar(unsigned index, BarKind kind, uint64_t size_bytes) {
   NACRE_CHECK(index < kBarCount && !HasBar(index) && std::has_single_bit(size_bytes));
   NACRE_CHECK(IsIo(kind) ? size_bytes >= 4 && size_bytes <= 256 : size_bytes >= 16);
@@ -91,6 +108,29 @@ uint64_t PciDevice::Rom::Read(uint64_t offset, unsigned access) {
   for (unsigned i = 0; i < access; ++i)
     value |= uint64_t{offset + i < image.size() ? image[offset + i] : uint8_t{0xff}} << (8 * i);
   return value;
+}
+
+unsigned PciDevice::AddBarDoorbell(unsigned index, uint64_t offset, bus::Doorbell& doorbell) {
+  NACRE_CHECK(HasBar(index) && !IsIo(bars_[index].kind) && offset < bars_[index].size);
+  doorbells_.push_back({.bar = index, .offset = offset, .doorbell = &doorbell, .on = false, .mapping = {}});
+  return static_cast<unsigned>(doorbells_.size() - 1);
+}
+
+void PciDevice::SetDoorbell(unsigned number, bool on) {
+  if (doorbells_[number].on == on) return;
+  doorbells_[number].on = on;
+  UpdateDoorbell(doorbells_[number], false);
+}
+
+void PciDevice::UpdateDoorbell(BarDoorbell& doorbell, bool moved) {
+  const std::optional<uint64_t> base = doorbell.on ? bars_[doorbell.bar].mapped_at : std::nullopt;
+  if (doorbell.mapping && (moved || !base)) {
+    doorbell.mapping->Stop();
+    doorbell.mapping.reset();
+  }
+  if (base && !doorbell.mapping)
+    doorbell.mapping =
+        std::make_unique<bus::DoorbellMapping>(*wiring_.memory, *base + doorbell.offset, *doorbell.doorbell);
 }
 
 uint8_t PciDevice::AllocateCapability(uint8_t id, unsigned size_bytes) {
@@ -205,6 +245,8 @@ void PciDevice::UpdateBars() {
         block.mapping = wiring_.memory->Add(*address + block.offset, block.size, *block.handler, name_);
       }
     }
+    for (BarDoorbell& doorbell : doorbells_)
+      if (doorbell.bar == i) UpdateDoorbell(doorbell, true);
   }
 }
 
@@ -258,6 +300,7 @@ void PciDevice::ApplyConfig() {
   UpdateRom();
   UpdateIntx();
   UpdateMessageControl();
+  if (msi_) msi_->Update();
 }
 
 void PciDevice::Serialize(state::Archive& archive) {

@@ -101,6 +101,8 @@ class PciDevice : public bus::Device, private bus::MsiSink {
   void AddBarBlock(unsigned index, uint64_t offset, uint64_t size_bytes, bus::IoHandler& handler);
   /// The expansion ROM (6.2.5.2), at most 16 MiB; the register decodes the next power of two, from 2 KiB.
   void AddRom(std::vector<uint8_t> image);
+  /// A doorbell in a block of a memory BAR, off at first; for SetDoorbell by the number that is returned.
+  unsigned AddBarDoorbell(unsigned index, uint64_t offset, bus::Doorbell& doorbell);
   /// Puts { id, next, body... } in the list and returns its offset. Bits set in `write_mask` (same size as
   /// body, may be empty) can be written by the guest. `body` is the value after reset.
   uint8_t AddCapability(uint8_t id, std::span<const uint8_t> body, std::span<const uint8_t> write_mask = {});
@@ -112,6 +114,8 @@ class PciDevice : public bus::Device, private bus::MsiSink {
   /// A default value and the bits that a guest can write, for registers in 0x40-0xff that are no capability.
   void DefineConfig(unsigned offset, unsigned size, uint32_t value, uint32_t write_mask);
 
+  /// Whether the guest's writes there mean anything now. Not kept over Reset, nor saved.
+  void SetDoorbell(unsigned number, bool on);
   /// The level of INTx; reaches the line unless COMMAND disables it. Devices do not use it while MSI(-X) is
   /// enabled.
   void SetIntx(bool level);
@@ -133,6 +137,13 @@ class PciDevice : public bus::Device, private bus::MsiSink {
     bus::IoHandler* handler = nullptr;
     bus::Mapping mapping;
   };
+  struct BarDoorbell {
+    unsigned bar = 0;
+    uint64_t offset = 0;
+    bus::Doorbell* doorbell = nullptr;
+    bool on = false;
+    std::unique_ptr<bus::DoorbellMapping> mapping;
+  };
   struct Bar {
     BarKind kind = BarKind::kMemory32;
     uint64_t size = 0;
@@ -149,14 +160,17 @@ class PciDevice : public bus::Device, private bus::MsiSink {
   };
 
   // Messages are memory writes: only a bus master sends them.
+  class Vector;
   void Send(uint64_t address, uint32_t data) override {
     if (bus_master()) wiring_.msi->Send(address, data);
   }
+  std::unique_ptr<bus::MsiVector> NewVector() override;
   uint16_t command() const { return static_cast<uint16_t>(config_[pci::kCommand] | config_[pci::kCommand + 1] << 8); }
   uint8_t AllocateCapability(uint8_t id, unsigned size_bytes);
   void ApplyConfig();
   void UpdateBars();
   void UpdateRom();
+  void UpdateDoorbell(BarDoorbell& doorbell, bool moved);
   void UpdateIntx();
   void UpdateMessageControl();
 
@@ -168,6 +182,7 @@ class PciDevice : public bus::Device, private bus::MsiSink {
   std::array<uint8_t, pci::kConfigSize> write_mask_{};
   std::array<Bar, pci::kBarCount> bars_;
   std::unique_ptr<Rom> rom_;
+  std::vector<BarDoorbell> doorbells_;
   bus::IrqLine* intx_line_ = nullptr;
   bool intx_level_ = false;
   uint8_t last_capability_ = 0;

@@ -222,6 +222,36 @@ TEST_F(PciTest, MsiNumbersItsVectorsInTheData_6_8_1) {
   Config(at + 16, 4, 0);
   EXPECT_EQ(msi_.sent.size(), 2u);
   EXPECT_EQ(Config(at + 20), 0u);
+  Config(at + 12, 2, 0x4060);
+  card_.NotifyVector(1);
+  EXPECT_EQ(msi_.sent.back().second, 0x4061u) << "the data of now";
+  Config(at + 2, 2, 0x0020);
+  card_.NotifyVector(1);
+  EXPECT_EQ(msi_.sent.size(), 3u);
+}
+
+TEST_F(PciTest, MsixSendsTheMessageOfNow_6_8_2) {
+  const unsigned at = Capability(pci::kCapMsix);
+  Config(0x14, 4, 0xe0000000);
+  Config(4, 2, 6);
+  const uint64_t entry = 0xe0001000;
+  memory_.Write(entry, 8, 0xfee00000);
+  memory_.Write(entry + 8, 8, 0x41);
+  Config(at + 2, 2, 0x8000);
+  card_.NotifyVector(0);
+  memory_.Write(entry + 8, 4, 0x42);
+  card_.NotifyVector(0);
+  memory_.Write(entry + 12, 4, 1);
+  memory_.Write(entry + 8, 4, 0x43);
+  card_.NotifyVector(0);
+  memory_.Write(entry + 12, 4, 0);
+  ASSERT_EQ(msi_.sent.size(), 3u);
+  EXPECT_EQ(msi_.sent[0].second, 0x41u);
+  EXPECT_EQ(msi_.sent[1].second, 0x42u);
+  EXPECT_EQ(msi_.sent[2].second, 0x43u);
+  card_.Reset();
+  card_.NotifyVector(0);
+  EXPECT_EQ(msi_.sent.size(), 3u);
 }
 
 TEST_F(PciTest, DirectBootAssignsWhatFirmwareWould) {

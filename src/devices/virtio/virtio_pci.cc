@@ -73,6 +73,10 @@ VirtioPci::VirtioPci(std::unique_ptr<VirtioDevice> device, const PciWiring& wiri
   AddBarBlock(kRegisterBar, kIsrOffset, kBlockSize, isr_block_);
   AddBarBlock(kRegisterBar, kDeviceOffset, kBlockSize, device_block_);
   AddBarBlock(kRegisterBar, kNotifyOffset, kBlockSize, notify_block_);
+  for (unsigned queue = 0; queue < device_->queue_count(); ++queue) {
+    bells_.push_back(std::make_unique<QueueBell>(*device_, queue));
+    AddBarDoorbell(kRegisterBar, kNotifyOffset + queue * kNotifyMultiplier, *bells_.back());
+  }
   AddBar(kMsixBar, BarKind::kMemory32, std::bit_ceil(Msix::BlockSize(vectors)));
   AddMsix(kMsixBar, 0, vectors);
   AddStructure(kTypeCommon, kCommonOffset, kCommonSize, 0, false);
@@ -226,7 +230,7 @@ void VirtioPci::SetQueueField(unsigned offset, uint64_t value) {
       return;
     case kQueueEnable:
       if (value == 1) device_->EnableQueue(queue_select_);
-      return;
+      return UpdateBells();
     case kQueueDescriptors:
     case kQueueDescriptors + 4:
       return half(queue.setup().descriptors, offset - kQueueDescriptors);
@@ -312,6 +316,10 @@ void VirtioPci::RaiseIsr(uint8_t bit) {
   UpdateIntx();
 }
 
+void VirtioPci::UpdateBells() {
+  for (unsigned queue = 0; queue < device_->queue_count(); ++queue) SetDoorbell(queue, device_->queue(queue).enabled());
+}
+
 void VirtioPci::UpdateIntx() { SetIntx(isr_ != 0 && !msix_enabled()); }
 
 // -- reset and state
@@ -323,6 +331,7 @@ void VirtioPci::ResetFunction() {
   queue_select_ = 0;
   isr_ = 0;
   std::ranges::fill(queue_vectors_, kNoVector);
+  UpdateBells();
   UpdateIntx();
 }
 
@@ -339,6 +348,7 @@ void VirtioPci::SerializeFunction(state::Archive& archive) {
   if (!archive.loading()) return;
   config_vector_ = CheckVector(config_vector_);
   for (uint16_t& vector : queue_vectors_) vector = CheckVector(vector);
+  UpdateBells();
   UpdateIntx();
 }
 

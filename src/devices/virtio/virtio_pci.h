@@ -40,6 +40,17 @@ class VirtioPci final : public PciDevice, private VirtioDevice::Transport {
     Store write_;
   };
 
+  /// A queue's notification address.
+  class QueueBell final : public bus::Doorbell {
+   public:
+    QueueBell(VirtioDevice& device, unsigned queue) : device_(device), queue_(queue) {}
+    void Ring() override { device_.Notify(queue_); }
+
+   private:
+    VirtioDevice& device_;
+    const unsigned queue_;
+  };
+
   void ResetFunction() override;
   void SerializeFunction(state::Archive& archive) override;
   void BeforeConfigRead(unsigned offset, unsigned size) override;
@@ -64,10 +75,13 @@ class VirtioPci final : public PciDevice, private VirtioDevice::Transport {
   uint16_t CheckVector(uint64_t value) const;
   void RaiseIsr(uint8_t bit);
   void UpdateIntx();
+  /// Doorbells are those of the queues that are enabled.
+  void UpdateBells();
   bus::IoHandler* BlockAt(uint64_t offset, unsigned size);
 
   std::unique_ptr<VirtioDevice> device_;
   Block common_block_, isr_block_, device_block_, notify_block_;
+  std::vector<std::unique_ptr<QueueBell>> bells_;  ///< by queue, which is the doorbell's number too
   uint8_t access_capability_ = 0;
 
   uint32_t device_feature_select_ = 0;

@@ -4,6 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+#include <set>
+
 #include "devices/virtio/rng.h"
 #include "devices/virtio/virtio_testing.h"
 
@@ -244,6 +247,67 @@ TEST_F(VirtioPciTest, AHostileSaveIsRejected) {
   auto loading = state::Archive::ForLoading(good);
   pci->Serialize(loading);
   EXPECT_TRUE(loading.ok());
+}
+
+/// Serves doorbells as an engine would that does not leave the guest for them.
+struct TestDoorbells : bus::DoorbellHost {
+  struct Service final : bus::DoorbellService {
+    Service(TestDoorbells& owner, uint64_t at, bus::Doorbell& bell) : host(owner), address(at) {
+      host.served[address] = &bell;
+    }
+    ~Service() override { Stop(); }
+    bool Take() override { return host.rung.erase(address) != 0; }
+    bool Stop() override {
+      host.served.erase(address);
+      return Take();
+    }
+    TestDoorbells& host;
+    const uint64_t address;
+  };
+  std::unique_ptr<bus::DoorbellService> Serve(uint64_t address, bus::Doorbell& doorbell) override {
+    if (served.contains(address)) return nullptr;
+    return std::make_unique<Service>(*this, address, doorbell);
+  }
+  std::map<uint64_t, bus::Doorbell*> served;
+  std::set<uint64_t> rung;  ///< not delivered yet
+};
+
+TEST_F(VirtioPciTest, DoorbellsAreThoseOfEnabledQueuesWhereTheBarIs) {
+  constexpr uint64_t kBell = kBar0 + VirtioPci::kNotifyOffset, kElsewhere = 0xe100'0000;
+  TestDoorbells doorbells;
+  memory_bus.SetDoorbellHost(&doorbells);
+  EXPECT_TRUE(doorbells.served.empty());
+  Start(0, false);
+  ASSERT_EQ(doorbells.served.size(), 1u);
+  ASSERT_TRUE(doorbells.served.contains(kBell));
+  ring(0).Add({{kData, 16, true}});
+  doorbells.served[kBell]->Ring();
+  EXPECT_TRUE(ring(0).GetUsed());
+
+  pci->ConfigWrite(pci::kBar0, 4, static_cast<uint32_t>(kElsewhere));
+  EXPECT_TRUE(doorbells.served.contains(kElsewhere + VirtioPci::kNotifyOffset));
+  EXPECT_EQ(doorbells.served.size(), 1u);
+  pci->ConfigWrite(pci::kCommand, 2, pci::kCommandMaster);
+  EXPECT_TRUE(doorbells.served.empty()) << "the BAR is switched off";
+  PlaceBars();
+  EXPECT_TRUE(doorbells.served.contains(kBell));
+
+  // Rung and not delivered when its server goes: it is not lost.
+  ring(0).Add({{kData, 16, true}});
+  doorbells.rung.insert(kBell);
+  memory_bus.SetDoorbellHost(nullptr);
+  EXPECT_TRUE(doorbells.served.empty());
+  EXPECT_TRUE(ring(0).GetUsed());
+  EXPECT_TRUE(OneRequest()) << "over the bus";
+  memory_bus.SetDoorbellHost(&doorbells);
+  EXPECT_EQ(doorbells.served.size(), 1u);
+  doorbells.rung.insert(kBell);
+  SetCommon(20, 1, 0);
+  EXPECT_TRUE(doorbells.served.empty()) << "a reset disables the queues";
+  Start(0, true);
+  EXPECT_EQ(doorbells.served.size(), 1u);
+  pci.reset();
+  EXPECT_TRUE(doorbells.served.empty());
 }
 
 }  // namespace

@@ -56,7 +56,8 @@ enum RequestBits : uint32_t {
   kRequestStop = 1 << 3,      ///< leave Run with ExitReason::kStop at the next boundary
   kRequestEngine = 1 << 4,    ///< engine-internal work (TLB shoot-down, code invalidation)
   kRequestTlbFlush = 1 << 5,  ///< forget all translations, global ones too, before the next instruction
-  kRequestUnhalt = 1 << 6     ///< ends a halt, if there is one
+  kRequestUnhalt = 1 << 6,    ///< ends a halt, if there is one
+  kRequestLint1 = 1 << 7      ///< to engines that keep local APICs (ApicKeeper): the CPU's pin LINT1 rose
 };
 
 enum class ExitReason : uint8_t {
@@ -78,6 +79,7 @@ struct Statistic {
 struct KeptState {
   x86::LocalApicState apic;
   uint64_t steal_time_msr = 0, eoi_msr = 0;  ///< KVM's paravirtual MSRs 0x4b564d03 and 0x4b564d04
+  int ext_int = -1;  ///< the 8259 pair's vector: AcknowledgeInterrupt gave it, the guest has not got it yet; -1: none
 };
 
 /// The local APIC of a vCPU whose engine keeps it (kvm), with its timer, its waiting for INIT and SIPI and the
@@ -131,6 +133,19 @@ struct MessageWrite {
   uint32_t data = 0;
 };
 
+/// A message with a way of its own to the engine's local APICs.
+class MessageLine {
+ public:
+  /// What was sent has arrived when this returns.
+  virtual ~MessageLine() = default;
+  /// Any thread.
+  virtual void Send() = 0;
+  /// Another message from now on; what was sent before goes as the old one or as the new one.
+  virtual Status Change(const MessageWrite& message) = 0;
+  /// An eventfd whose writing is Send: for somebody else's process or the host's kernel (vhost).
+  virtual int event_fd() const = 0;
+};
+
 /// Where interrupt messages go when the engine keeps the local APICs. Any thread.
 class MessageSink {
  public:
@@ -138,6 +153,30 @@ class MessageSink {
   virtual void Send(const MessageWrite& message) = 0;
   /// What the IO-APIC's pins send, by pin; empty: a masked pin. For EndOfInterrupt of those that are level-triggered.
   virtual Status SetPinRoutes(std::span<const std::optional<MessageWrite>> pins) = 0;
+  /// Null: there is no room for one more, and Send serves. The engine must outlive it.
+  virtual std::unique_ptr<MessageLine> OpenLine([[maybe_unused]] const MessageWrite& message) { return nullptr; }
+};
+
+/// Addresses where a write is only a signal. Under the caller's own lock.
+class WriteEvents {
+ public:
+  virtual ~WriteEvents() = default;
+  /// From now on a write at exactly this address, of any value and (where the host can) any size, adds 1 to the eventfd
+  /// instead of reaching VcpuHost::MmioWrite. Fails where the engine has no place for it, or has the address already.
+  virtual Status AddWriteEvent(GuestPhys address, int event_fd) = 0;
+  /// What was added. When it returns no write is on its way to the eventfd any more.
+  virtual void RemoveWriteEvent(GuestPhys address, int event_fd) = 0;
+};
+
+/// Which pages of guest memory are written: by the guest's instructions, by the processor (page tables, descriptors),
+/// and through GuestMemory. While no vCPU runs; the vCPUs must outlive it or have gone. One at a time of an engine.
+class DirtyLog {
+ public:
+  /// Notes no more from then on.
+  virtual ~DirtyLog() = default;
+  /// Sets the bits of the pages that were written since the start or the last call, and no other bit; never clears one.
+  /// Bit i of the bitmap is the page at GuestMemory::host_base() + i * 4096; GuestMemory::page_bitmap_words() words.
+  virtual Status Collect(std::span<uint64_t> bitmap) = 0;
 };
 
 /// One engine serves one machine and makes its vCPUs. It must outlive them.
@@ -148,8 +187,12 @@ class Engine {
   virtual Result<std::unique_ptr<Vcpu>> CreateVcpu(const VcpuConfig& config) = 0;
   /// Not null where vCPUs have an ApicKeeper.
   virtual MessageSink* message_sink() { return nullptr; }
-  /// Its vCPUs run no more, and another engine takes the guest over: nothing of guest memory is touched from now on, not
-  /// by the destructors either.
+  /// Null: every write to a device leaves Run.
+  virtual WriteEvents* write_events() { return nullptr; }
+  /// Begins to note. Costs nothing before, and after the log has gone. No vCPU runs, at least one is made.
+  virtual Result<std::unique_ptr<DirtyLog>> StartDirtyLog() = 0;
+  /// Its vCPUs run no more, and another engine takes the guest over: nothing of guest memory is touched from now on,
+  /// not by the destructors either.
   virtual void Retire() {}
   /// Counters of what is shared by the vCPUs.
   virtual std::vector<Statistic> Statistics() const = 0;

@@ -68,6 +68,16 @@ void GuestMemory::ForgetCodePages() {
       page_flags_[page].fetch_and(static_cast<uint8_t>(~kCode), std::memory_order_relaxed);
 }
 
+void GuestMemory::TakeDirty(std::span<uint64_t> bitmap) {
+  NACRE_CHECK(bitmap.size() == page_bitmap_words());
+  for (uint64_t page = 0; page < size_bytes_ / kPageSize; ++page) {
+    if (!(page_flags_[page].load(std::memory_order_relaxed) & kDirty)) continue;
+    // Before the data is read: what is written after it sets the flag again.
+    page_flags_[page].fetch_and(static_cast<uint8_t>(~kDirty), std::memory_order_seq_cst);
+    bitmap[page / 64] |= Bit(page % 64);
+  }
+}
+
 void GuestMemory::DropPrivatePage(uint64_t page_index) {
   NACRE_CHECK(page_index < size_bytes_ / kPageSize);
   madvise(base_ + page_index * kPageSize, kPageSize, MADV_DONTNEED);

@@ -34,7 +34,7 @@ class GuestMemory {
  public:
   /// RAM below 4 GiB ends here; the rest starts at 4 GiB. The hole is for PCI, IO-APIC, HPET, local APIC, firmware.
   static constexpr uint64_t kLowLimit = 3 * kGiB;
-  static constexpr uint8_t kDirty = 1;  ///< written since ClearDirty
+  static constexpr uint8_t kDirty = 1;  ///< written since TakeDirty
   static constexpr uint8_t kCode = 2;   ///< an engine holds a translation or decoded form of bytes of this page
 
   /// Anonymous memory has huge pages where the host gives them; only a file can be seen through a second view.
@@ -89,6 +89,12 @@ class GuestMemory {
   /// No page holds translated code any more: the engine that said so is gone. While no CPU runs.
   void ForgetCodePages();
   void SetCodeWriteListener(CodeWriteListener* listener) { code_listener_ = listener; }
+
+  /// Of a bitmap with one bit for each page: in 64-bit words.
+  uint64_t page_bitmap_words() const { return (size_bytes_ / kPageSize + 63) / 64; }
+  /// Sets the bits of the pages that are kDirty, in the order of their host addresses, and clears the flag. An engine
+  /// whose vCPUs remember that they have set a flag must make them forget it.
+  void TakeDirty(std::span<uint64_t> bitmap);
 
   /// For private views: forgets what was written to a page, which follows the original again. Clears its flags.
   void DropPrivatePage(uint64_t page_index);

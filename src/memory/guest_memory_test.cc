@@ -152,5 +152,24 @@ TEST_P(GuestMemoryBackings, DiscardZeroesWholePagesOnly) {
   EXPECT_FALSE(memory->Discard(GuestPhys(0), 0));
 }
 
+TEST(GuestMemory, TakeDirtyGivesWhatWasWrittenOnce) {
+  auto memory = GuestMemory::Create(3 * kMiB).value();
+  std::vector<uint64_t> pages(memory->page_bitmap_words());
+  memory->TakeDirty(pages);
+  EXPECT_EQ(std::vector<uint64_t>(12), pages);
+  const uint8_t bytes[2] = {};
+  ASSERT_TRUE(memory->Write(GuestPhys(0x40fff), bytes));
+  ASSERT_TRUE(memory->Write(GuestPhys(0x2ff000), bytes));
+  memory->TakeDirty(pages);
+  EXPECT_EQ(pages[1], 3u) << "pages 0x40 and 0x41";
+  EXPECT_EQ(pages[11], Bit(63));
+  pages.assign(12, 0);
+  memory->TakeDirty(pages);
+  EXPECT_EQ(std::vector<uint64_t>(12), pages);
+  ASSERT_TRUE(memory->Write(GuestPhys(0x40000), bytes));
+  memory->TakeDirty(pages);
+  EXPECT_EQ(pages[1], 1u);
+}
+
 }  // namespace
 }  // namespace nacre::memory

@@ -2,6 +2,7 @@
 
 #include <atomic>
 
+#include "engine/dirty_flags.h"
 #include "engine/interp/interpreter.h"
 #include "engine/vcpu_group.h"
 
@@ -114,12 +115,18 @@ class InterpEngine final : public Engine {
   Result<std::unique_ptr<Vcpu>> CreateVcpu(const VcpuConfig& config) override {
     if (group_.size() == VcpuGroup::kMaxMembers)
       return Fail("an engine runs at most {} virtual CPUs", VcpuGroup::kMaxMembers);
-    return std::make_unique<InterpVcpu>(config, group_);
+    auto vcpu = std::make_unique<InterpVcpu>(config, group_);
+    memory_ = config.memory;
+    vcpus_.push_back(vcpu.get());
+    return vcpu;
   }
+  Result<std::unique_ptr<DirtyLog>> StartDirtyLog() override { return StartDirtyFlags(*memory_, vcpus_); }
   std::vector<Statistic> Statistics() const override { return {}; }
 
  private:
   VcpuGroup group_;
+  memory::GuestMemory* memory_ = nullptr;
+  std::vector<Vcpu*> vcpus_;
 };
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include <optional>
 
 #include "base/check.h"
+#include "engine/dirty_flags.h"
 #include "engine/jit/lockstep.h"
 
 namespace nacre::engine::jit {
@@ -552,6 +553,9 @@ class JitEngine : public Engine, public memory::CodeWriteListener {
   }
 
   std::vector<Statistic> Statistics() const override { return {}; }
+  Result<std::unique_ptr<DirtyLog>> StartDirtyLog() override {
+    return StartDirtyFlags(*memory_, {vcpus_.begin(), vcpus_.end()});
+  }
 
   void OnCodeWrite(GuestPhys address, uint64_t size_bytes) override {
     const uint8_t* host = memory_->HostPointer(address, size_bytes);

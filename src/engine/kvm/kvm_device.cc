@@ -129,6 +129,15 @@ Result<bool> KvmDevice::MovesTsc() const {
   return msrs->entries[0].data - wanted < uint64_t{1} << 45;
 }
 
+uint64_t KvmDevice::FeatureMsr(uint32_t index) const {
+  alignas(kvm_msrs) uint8_t bytes[sizeof(kvm_msrs) + sizeof(kvm_msr_entry)] = {};
+  auto* list = reinterpret_cast<kvm_msrs*>(bytes);
+  list->nmsrs = 1;
+  list->entries[0].index = index;
+  if (Check(KVM_CAP_GET_MSR_FEATURES) == 0 || ioctl(fd_.get(), KVM_GET_MSRS, list) != 1) return 0;
+  return list->entries[0].data;
+}
+
 Result<Fd> KvmDevice::CreateVm() const {
   for (;;) {
     Fd vm(ioctl(fd_.get(), KVM_CREATE_VM, 0));

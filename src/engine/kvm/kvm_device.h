@@ -19,6 +19,8 @@ class KvmDevice {
   int fd() const { return fd_.get(); }
   /// KVM_CHECK_EXTENSION: 0 where this KVM lacks it.
   int Check(int capability) const;
+  /// An MSR that tells of the CPU, as this KVM offers it to guests (KVM_CAP_GET_MSR_FEATURES); 0 where it does not.
+  uint64_t FeatureMsr(uint32_t index) const;
   /// Of the mapping that a vCPU shares with the kernel (struct kvm_run and what follows it).
   size_t vcpu_mmap_bytes() const { return vcpu_mmap_bytes_; }
   /// Whether a guest's time stamp counter can differ from the host's. An emulating KVM may take an offset and ignore

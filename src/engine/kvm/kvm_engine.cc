@@ -25,7 +25,9 @@ class KvmEngine final : public Engine {
     return NACRE_TRY(KvmVcpu::Create(*vm_, config));
   }
   MessageSink* message_sink() override { return vm_.get(); }
-  std::vector<Statistic> Statistics() const override { return {{"interrupt messages", vm_->messages()}}; }
+  WriteEvents* write_events() override { return vm_.get(); }
+  Result<std::unique_ptr<DirtyLog>> StartDirtyLog() override { return vm_->dirty_pages().Start(); }
+  std::vector<Statistic> Statistics() const override { return vm_->Statistics(); }
 
  private:
   std::unique_ptr<KvmVm> vm_;
@@ -45,10 +47,10 @@ int KickSignal() {
   return signal;
 }
 
-Result<std::unique_ptr<KvmVm>> KvmVm::Create(memory::GuestMemory& memory) {
+Result<std::unique_ptr<KvmVm>> KvmVm::Create(memory::GuestMemory& memory, const KvmOptions& options) {
   std::unique_ptr<KvmVm> vm(new KvmVm(NACRE_TRY(KvmDevice::Open())));
   vm->fd_ = NACRE_TRY(vm->device_.CreateVm());
-  NACRE_TRY_STATUS(vm->SetUp(memory));
+  NACRE_TRY_STATUS(vm->SetUp(memory, options));
   return vm;
 }
 
@@ -60,28 +62,20 @@ Status KvmVm::Enable(uint32_t capability, uint64_t argument, const char* name) c
   return {};
 }
 
-Status KvmVm::SetUp(memory::GuestMemory& memory) {
+Status KvmVm::SetUp(memory::GuestMemory& memory, const KvmOptions& options) {
   uint64_t identity_map = kIdentityMap;
   if (ioctl(fd_.get(), KVM_SET_IDENTITY_MAP_ADDR, &identity_map) != 0) return FailErrno("KVM_SET_IDENTITY_MAP_ADDR");
   if (ioctl(fd_.get(), KVM_SET_TSS_ADDR, kTss) != 0) return FailErrno("KVM_SET_TSS_ADDR");
-  NACRE_TRY_STATUS(Enable(KVM_CAP_SPLIT_IRQCHIP, kIoApicPins, "the split interrupt chip"));
+  NACRE_TRY_STATUS(Enable(KVM_CAP_SPLIT_IRQCHIP, KvmRoutes::kPins, "the split interrupt chip"));
+  routes_.emplace(fd_.get(), device_.Check(KVM_CAP_IRQ_ROUTING));
   NACRE_TRY_STATUS(Enable(KVM_CAP_X2APIC_API, KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
                           "32-bit APIC IDs"));
   NACRE_TRY_STATUS(Enable(KVM_CAP_X86_USER_SPACE_MSR,
                           KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER,
                           "MSRs in user space"));
   NACRE_TRY_STATUS(FilterMsrs());
-  uint32_t slot = 0;
-  for (const memory::Region& region : memory.regions()) {
-    kvm_userspace_memory_region place{};
-    place.slot = slot++;
-    place.guest_phys_addr = region.start.value;
-    place.memory_size = region.size_bytes;
-    place.userspace_addr = reinterpret_cast<uint64_t>(memory.host_base() + region.offset);
-    if (ioctl(fd_.get(), KVM_SET_USER_MEMORY_REGION, &place) != 0)
-      return FailErrno("KVM: {} MiB of guest memory at {:#x}", region.size_bytes / kMiB, region.start.value);
-  }
-  return {};
+  dirty_pages_.emplace(fd_.get(), device_, memory, options.dirty_ring_entries);
+  return dirty_pages_->SetSlots(false);
 }
 
 Status KvmVm::FilterMsrs() {
@@ -116,26 +110,34 @@ void KvmVm::Send(const MessageWrite& message) {
   (void)ioctl(fd_.get(), KVM_SIGNAL_MSI, &msi);
 }
 
-Status KvmVm::SetPinRoutes(std::span<const std::optional<MessageWrite>> pins) {
-  alignas(kvm_irq_routing) uint8_t bytes[sizeof(kvm_irq_routing) + kIoApicPins * sizeof(kvm_irq_routing_entry)] = {};
-  auto* routes = reinterpret_cast<kvm_irq_routing*>(bytes);
-  uint32_t count = 0;
-  for (uint32_t pin = 0; pin < pins.size() && pin < kIoApicPins; ++pin) {
-    if (!pins[pin]) continue;
-    kvm_irq_routing_entry& entry = routes->entries[count++];
-    entry.gsi = pin;
-    entry.type = KVM_IRQ_ROUTING_MSI;
-    entry.u.msi.address_lo = static_cast<uint32_t>(pins[pin]->address);
-    entry.u.msi.address_hi = static_cast<uint32_t>(pins[pin]->address >> 32);
-    entry.u.msi.data = pins[pin]->data;
-  }
-  routes->nr = count;
-  if (ioctl(fd_.get(), KVM_SET_GSI_ROUTING, routes) != 0) return FailErrno("KVM_SET_GSI_ROUTING");
+kvm_ioeventfd KvmVm::EventAt(GuestPhys address, int event_fd) const {
+  kvm_ioeventfd event{};
+  event.addr = address.value;
+  event.len = device_.Check(KVM_CAP_IOEVENTFD_ANY_LENGTH) > 0 ? 0 : 2;  // as virtio drivers write (virtio 1.2, 4.1.5.2)
+  event.fd = event_fd;
+  return event;
+}
+
+Status KvmVm::AddWriteEvent(GuestPhys address, int event_fd) {
+  kvm_ioeventfd event = EventAt(address, event_fd);
+  if (ioctl(fd_.get(), KVM_IOEVENTFD, &event) != 0) return FailErrno("KVM_IOEVENTFD at {:#x}", address.value);
   return {};
 }
 
-Result<std::unique_ptr<Engine>> CreateKvmEngine(memory::GuestMemory& memory) {
-  return std::make_unique<KvmEngine>(NACRE_TRY(KvmVm::Create(memory)));
+void KvmVm::RemoveWriteEvent(GuestPhys address, int event_fd) {
+  kvm_ioeventfd event = EventAt(address, event_fd);
+  event.flags = KVM_IOEVENTFD_FLAG_DEASSIGN;
+  (void)ioctl(fd_.get(), KVM_IOEVENTFD, &event);
+}
+
+std::vector<Statistic> KvmVm::Statistics() const {
+  return {{"interrupt messages", messages_.load(std::memory_order_relaxed)},
+          {"interrupt messages by irqfd", routes_->sent()},
+          {"full rings of written pages", dirty_pages_->full_rings()}};
+}
+
+Result<std::unique_ptr<Engine>> CreateKvmEngine(memory::GuestMemory& memory, const KvmOptions& options) {
+  return std::make_unique<KvmEngine>(NACRE_TRY(KvmVm::Create(memory, options)));
 }
 
 }  // namespace nacre::engine::kvm

@@ -19,9 +19,10 @@ namespace nacre::engine::kvm {
 
 namespace {
 
-constexpr uint32_t kMsrTsc = 0x10, kMsrApicBase = 0x1b, kMsrTscDeadline = 0x6e0, kMsrStealTime = 0x4b564d03,
-                   kMsrEoi = 0x4b564d04;
-constexpr uint64_t kApicBaseX2Apic = 1 << 10;
+constexpr uint32_t kMsrTsc = 0x10, kMsrApicBase = 0x1b, kMsrArchCapabilities = 0x10a, kMsrTscDeadline = 0x6e0,
+                   kMsrStealTime = 0x4b564d03, kMsrEoi = 0x4b564d04;
+constexpr uint64_t kApicBaseX2Apic = 1 << 10, kApicBaseEnable = 1 << 11;
+constexpr uint32_t kLint0Mask = 0x10700, kLint0ExtInt = 0x700;
 constexpr size_t kXsaveBytes = sizeof(kvm_xsave);
 /// Instructions that leave their answer to the next KVM_RUN.
 constexpr bool WantsAnswer(uint32_t exit_reason) {
@@ -60,6 +61,8 @@ const char* ExitName(unsigned reason) {
       return "exits: internal error";
     case KVM_EXIT_IOAPIC_EOI:
       return "exits: end of level-triggered interrupt";
+    case KVM_EXIT_DIRTY_RING_FULL:
+      return "exits: ring of written pages full";
     case KVM_EXIT_X86_RDMSR:
       return "exits: RDMSR";
     case KVM_EXIT_X86_WRMSR:
@@ -79,6 +82,7 @@ KvmVcpu::KvmVcpu(KvmVm& vm, const VcpuConfig& config)
       assists_(ZYDIS_MNEMONIC_MAX_VALUE + 1) {}
 
 KvmVcpu::~KvmVcpu() {
+  vm_.dirty_pages().RemoveVcpu(config_.index);
   if (run_) munmap(run_, run_bytes_);
 }
 
@@ -94,6 +98,7 @@ Status KvmVcpu::Open() {
   void* run = mmap(nullptr, run_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0);
   if (run == MAP_FAILED) return FailErrno("KVM: the shared page of virtual CPU {}", config_.index);
   run_ = static_cast<kvm_run*>(run);
+  NACRE_TRY_STATUS(vm_.dirty_pages().AddVcpu(config_.index, fd_.get()));
   components_ = config_.model->xcr0_mask() | 3;
   x86::ResetCpuState(state_);
   NACRE_TRY_STATUS(SetUpCpuid());
@@ -130,7 +135,8 @@ Status KvmVcpu::SetUpCpuid() {
   if (host_khz > 0 && vm_.device().Check(KVM_CAP_TSC_CONTROL) > 0 && static_cast<uint64_t>(host_khz) != khz)
     (void)ioctl(fd_.get(), KVM_SET_TSC_KHZ, khz);
   // What the model tells of itself by MSRs. A KVM without one of them asks us when the guest reads it.
-  (void)SetMsr(0x10a, config_.model->HasFeature(7, 0, 'd', 29) ? x86::CpuModel::arch_capabilities() : 0);
+  const uint64_t immune = x86::CpuModel::arch_capabilities() & vm_.device().FeatureMsr(kMsrArchCapabilities);
+  (void)SetMsr(kMsrArchCapabilities, config_.model->HasFeature(7, 0, 'd', 29) ? immune : 0);
   (void)SetMsr(0x8b, uint64_t{1} << 32);
   (void)SetMsr(0x3a, 1);
   return {};
@@ -373,6 +379,9 @@ Status KvmVcpu::ExportKept(KeptState& state) const {
   NACRE_TRY_STATUS(ExportApic(state.apic));
   if (!GetMsr(kMsrStealTime, state.steal_time_msr)) state.steal_time_msr = 0;
   if (!GetMsr(kMsrEoi, state.eoi_msr)) state.eoi_msr = 0;
+  const uint32_t lint0 = state.apic.lvt[x86::LocalApicState::kLint0];
+  const bool reaches = (state.apic.apic_base & kApicBaseEnable) == 0 || (lint0 & kLint0Mask) == kLint0ExtInt;
+  state.ext_int = reaches ? ext_int_ : -1;
   return {};
 }
 
@@ -382,6 +391,12 @@ Status KvmVcpu::ImportKept(const KeptState& state) {
     return nacre::Fail("KVM: the host refuses the guest's place for stolen time");
   if (!SetMsr(kMsrEoi, state.eoi_msr) && state.eoi_msr != 0)
     return nacre::Fail("KVM: the host refuses the guest's place for ends of interrupts");
+  if (state.ext_int >= 0 && ext_int_ < 0) {  // else it is this vCPU's own, which never lost it
+    kvm_interrupt interrupt{};
+    interrupt.irq = static_cast<uint32_t>(state.ext_int);
+    if (ioctl(fd_.get(), KVM_INTERRUPT, &interrupt) != 0) return FailErrno("KVM_INTERRUPT");
+    ext_int_ = state.ext_int;
+  }
   return ImportApic(state.apic);
 }
 
@@ -397,7 +412,8 @@ ExitReason KvmVcpu::Run(uint64_t) {
   thread_ = pthread_self();
   running_.store(true);
   ExitReason reason = Loop();
-  if (reason != ExitReason::kError && !(Complete() && Fetch())) reason = ExitReason::kError;
+  if (reason != ExitReason::kError && !(Complete() && Fetch() && (ext_int_ < 0 || SettleExtInt())))
+    reason = ExitReason::kError;
   in_kernel_ = false;
   running_.store(false);
   return reason;
@@ -408,6 +424,10 @@ ExitReason KvmVcpu::Loop() {
   ExitReason reason = ExitReason::kError;
   for (;;) {
     std::atomic_ref(run_->immediate_exit).store(0);
+    if (requests_.load() & kRequestLint1) {
+      requests_.fetch_and(~uint32_t{kRequestLint1});
+      if (!DeliverLint1()) return ExitReason::kError;
+    }
     const uint32_t requests = requests_.load();
     if (requests & kRequestStop) {
       requests_.fetch_and(~uint32_t{kRequestStop});
@@ -425,8 +445,10 @@ ExitReason KvmVcpu::Loop() {
       return ExitReason::kError;
     run_->request_interrupt_window = (requests_.load() & kRequestInterrupt) != 0;
     ++runs_;
-    if (ioctl(fd_.get(), KVM_RUN, 0) != 0) {
-      const int error = errno;
+    const bool left = ioctl(fd_.get(), KVM_RUN, 0) == 0;
+    const int error = errno;
+    if (run_->ready_for_interrupt_injection) ext_int_ = -1;
+    if (!left) {
       incomplete_ = false;
       if (error == EINTR) ++exits_[KVM_EXIT_INTR];
       if (error == EINTR || error == EAGAIN) continue;
@@ -451,13 +473,47 @@ bool KvmVcpu::Complete() {
   return true;
 }
 
+/// As the local APIC's LVT says (SDM 3A 11.5.1): an NMI or an interrupt; other modes have no use at this pin.
+bool KvmVcpu::DeliverLint1() {
+  x86::LocalApicState apic;
+  if (const Status status = ExportApic(apic); !status) return Fail(status.error().message);
+  constexpr uint32_t kMasked = 1 << 16, kFixed = 0, kNmi = 4;
+  const uint32_t entry = apic.lvt[x86::LocalApicState::kLint1];
+  const uint32_t mode = entry >> 8 & 7;
+  if ((entry & kMasked) != 0 || (apic.apic_base & kApicBaseEnable) == 0) return true;
+  if (mode == kNmi) requests_.fetch_or(kRequestNmi);
+  if (mode == kFixed) vm_.Send({0xfee00000 | uint64_t{config_.index} << 12, entry & 0xff});
+  return true;
+}
+
 bool KvmVcpu::InjectExtInt() {
   const int vector = config_.host->AcknowledgeInterrupt();
   if (vector < 0) return true;
   ++ext_ints_;
   kvm_interrupt interrupt{};
   interrupt.irq = static_cast<uint32_t>(vector);
+  ext_int_ = vector;
   return Call(KVM_INTERRUPT, &interrupt, "KVM_INTERRUPT");
+}
+
+/// Whether the guest has got ext_int_ already. KVM does not show what it was given; but it is ready for the next one
+/// only once it is delivered, when nothing else is in the way. Of what is changed here for that, all is stored again
+/// before the guest runs.
+bool KvmVcpu::SettleExtInt() {
+  kvm_vcpu_events events{};
+  events.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
+  kvm_mp_state running{};
+  running.mp_state = KVM_MP_STATE_RUNNABLE;
+  kvm_regs regs{};
+  ToKvm(state_, regs);
+  regs.rflags |= x86::rflags::kIf;
+  if (!Call(KVM_SET_VCPU_EVENTS, &events, "KVM_SET_VCPU_EVENTS") || !Call(KVM_SET_REGS, &regs, "KVM_SET_REGS") ||
+      !Call(KVM_SET_MP_STATE, &running, "KVM_SET_MP_STATE"))
+    return false;
+  std::atomic_ref(run_->immediate_exit).store(1);
+  if (ioctl(fd_.get(), KVM_RUN, 0) == 0 || errno != EINTR) return Fail("KVM_RUN does not return at once");
+  if (run_->ready_for_interrupt_injection) ext_int_ = -1;
+  return true;
 }
 
 bool KvmVcpu::HandleExit(ExitReason& reason) {
@@ -482,6 +538,10 @@ bool KvmVcpu::HandleExit(ExitReason& reason) {
     case KVM_EXIT_INTR:
     case KVM_EXIT_HLT:
       return true;
+    case KVM_EXIT_DIRTY_RING_FULL:
+      if (const Status status = vm_.dirty_pages().OnRingFull(); status) return true;
+      Fail("the ring of written pages cannot be emptied");
+      break;
     case KVM_EXIT_SHUTDOWN:
       reason = ExitReason::kShutdown;
       return false;

@@ -70,6 +70,8 @@ class KvmVcpu final : public Vcpu, private ApicKeeper {
   /// Lets KVM finish an access whose answer it has not taken yet, so that its state is between instructions.
   bool Complete();
   bool InjectExtInt();
+  bool DeliverLint1();
+  bool SettleExtInt();
   /// False: leave Run with `reason`.
   bool HandleExit(ExitReason& reason);
   void HandlePort();
@@ -97,6 +99,7 @@ class KvmVcpu final : public Vcpu, private ApicKeeper {
   kvm_sregs2 sregs_{};  ///< as KVM had them last
   uint64_t cr8_ = 0;    ///< for the next Store, if cr8_written_
   bool cr8_written_ = false;
+  int ext_int_ = -1;  ///< given to KVM by KVM_INTERRUPT, perhaps not delivered yet; -1: none
   std::string error_;
 
   std::atomic<uint32_t> requests_ = 0;

@@ -8,36 +8,45 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "base/fd.h"
 #include "engine/engine.h"
 #include "engine/kvm/kvm_device.h"
+#include "engine/kvm/kvm_dirty_pages.h"
+#include "engine/kvm/kvm_engine.h"
+#include "engine/kvm/kvm_routes.h"
 #include "memory/guest_memory.h"
 
 namespace nacre::engine::kvm {
 
-class KvmVm final : public MessageSink {
+class KvmVm final : public MessageSink, public WriteEvents {
  public:
-  static constexpr unsigned kIoApicPins = 24;
-
-  static Result<std::unique_ptr<KvmVm>> Create(memory::GuestMemory& memory);
+  static Result<std::unique_ptr<KvmVm>> Create(memory::GuestMemory& memory, const KvmOptions& options);
 
   const KvmDevice& device() const { return device_; }
   int fd() const { return fd_.get(); }
   Result<Fd> CreateVcpu(unsigned index) const;
 
   void Send(const MessageWrite& message) override;
-  Status SetPinRoutes(std::span<const std::optional<MessageWrite>> pins) override;
-  uint64_t messages() const { return messages_.load(std::memory_order_relaxed); }
+  Status SetPinRoutes(std::span<const std::optional<MessageWrite>> pins) override { return routes_->SetPins(pins); }
+  std::unique_ptr<MessageLine> OpenLine(const MessageWrite& message) override { return routes_->Open(message); }
+  Status AddWriteEvent(GuestPhys address, int event_fd) override;
+  void RemoveWriteEvent(GuestPhys address, int event_fd) override;
+  KvmDirtyPages& dirty_pages() { return *dirty_pages_; }
+  std::vector<Statistic> Statistics() const;
 
  private:
   explicit KvmVm(KvmDevice device) : device_(std::move(device)) {}
-  Status SetUp(memory::GuestMemory& memory);
+  Status SetUp(memory::GuestMemory& memory, const KvmOptions& options);
   Status FilterMsrs();
+  kvm_ioeventfd EventAt(GuestPhys address, int event_fd) const;
   Status Enable(uint32_t capability, uint64_t argument, const char* name) const;
 
   KvmDevice device_;
   Fd fd_;
+  std::optional<KvmRoutes> routes_;
+  std::optional<KvmDirtyPages> dirty_pages_;
   std::atomic<uint64_t> messages_ = 0;
 };
 

@@ -127,11 +127,15 @@ Status Machine::StartEngine(EngineKind kind, const std::vector<x86::CpuState>& s
     if (i < states.size()) runners_[i]->state() = states[i];
     hosts_[i]->Connect(&board_->local_apic(i), &board_->kvm_clock(), &board_->kvm_paravirt(), runners_.back().get());
   }
+  if (engine::WriteEvents* const writes = engine_->write_events())
+    kernel_doorbells_ = std::make_unique<KernelDoorbells>(*writes, *loop_);
   engine::MessageSink* const sink = engine_->message_sink();
   if (!sink) return {};
-  kernel_apics_ = std::make_unique<KernelApics>(*sink, board_->io_apic(), config_.cpu_count,
-                                                [this](bool level) { hosts_[0]->SetInterrupt(level); });
-  board_->apic_bus().SetRemote(kernel_apics_.get());
+  kernel_apics_ = std::make_unique<KernelApics>(
+      *sink, board_->io_apic(), config_.cpu_count, [this](bool level) { hosts_[0]->SetInterrupt(level); },
+      [this] {
+        for (auto& runner : runners_) runner->Request(engine::kRequestLint1);
+      });
   board_->io_apic().SetRouteListener([this] {
     if (const Status status = kernel_apics_->UpdateRoutes(); !status)
       EndWith({EndReason::kEngineError, 0, status.error().message});
@@ -144,11 +148,13 @@ void Machine::LeaveEngine() {
   {
     const std::lock_guard lock(device_lock_);
     board_->io_apic().SetRouteListener(nullptr);
-    board_->apic_bus().SetRemote(nullptr);
+    LeaveKernel();
+    DropDoorbells();
     for (auto& host : hosts_) host->Disconnect();
     engine_->Retire();
   }
   kernel_apics_.reset();
+  kernel_doorbells_.reset();
   if (retiring_.joinable()) retiring_.join();
   retiring_ = std::thread([runners = std::move(runners_), engine = std::move(engine_)]() mutable {
     runners.clear();
@@ -201,18 +207,35 @@ Result<Machine::EngineSwitch> Machine::SwitchEngine(EngineKind kind) {
 
 Status Machine::GiveApics() {
   if (!kernel_apics_) return {};
+  if (board_->apic_bus().remote()) return kernel_apics_->UpdateRoutes();  // it has them
   devices::KvmParavirt& paravirt = board_->kvm_paravirt();
   for (unsigned i = 0; i < runners_.size(); ++i) {
     engine::KeptState state{.apic = board_->local_apic(i).ExportState()};
+    state.ext_int = board_->local_apic(i).TakeHeldExtInt();
     paravirt.ReadMsr(i, devices::KvmParavirt::kMsrStealTime, state.steal_time_msr);
     paravirt.ReadMsr(i, devices::KvmParavirt::kMsrEoi, state.eoi_msr);
     NACRE_TRY_STATUS(runners_[i]->vcpu().apic_keeper()->ImportKept(state));
   }
+  board_->apic_bus().SetRemote(kernel_apics_.get());
+  board_->memory_bus().SetDoorbellHost(kernel_doorbells_.get());
   return kernel_apics_->UpdateRoutes();
 }
 
+/// Nothing is on its way in the host's kernel any more, and from here on messages go to our models.
+void Machine::LeaveKernel() {
+  board_->memory_bus().DrainDoorbells();  // first: devices send messages when they are rung
+  board_->apic_bus().SetRemote(nullptr);
+}
+
+/// The engine goes.
+void Machine::DropDoorbells() {
+  if (kernel_doorbells_) kernel_doorbells_->Retire();
+  board_->memory_bus().SetDoorbellHost(nullptr);
+}
+
 Status Machine::TakeApics() {
-  if (!kernel_apics_) return {};
+  if (!kernel_apics_ || !board_->apic_bus().remote()) return {};
+  LeaveKernel();  // devices still send messages while the machine stands still
   devices::KvmParavirt& paravirt = board_->kvm_paravirt();
   for (unsigned i = 0; i < runners_.size(); ++i) {
     engine::KeptState state;
@@ -221,6 +244,11 @@ Status Machine::TakeApics() {
         !paravirt.WriteMsr(i, devices::KvmParavirt::kMsrEoi, state.eoi_msr) ||
         !board_->local_apic(i).ImportState(state.apic))
       return Fail("the host's KVM gave a local APIC state that none of ours can have (CPU {})", i);
+    board_->local_apic(i).HoldExtInt(state.ext_int);
+    if (runners_[i]->vcpu().pending_requests() & engine::kRequestLint1) {
+      runners_[i]->vcpu().ClearRequest(engine::kRequestLint1);
+      board_->apic_bus().PulseLint1(i);
+    }
   }
   return {};
 }
@@ -247,6 +275,10 @@ Machine::~Machine() {
   runners_.clear();
   if (retiring_.joinable()) retiring_.join();
   const std::lock_guard lock(device_lock_);
+  if (board_) {
+    LeaveKernel();
+    DropDoorbells();
+  }
   board_.reset();
 }
 
@@ -259,6 +291,7 @@ Status Machine::StartGuest() {
       static_cast<ssize_t>(request.random_seed.size()))
     return FailErrno("random numbers for the guest");
   const std::lock_guard lock(device_lock_);
+  LeaveKernel();  // what is reset is ours
   board_->Reset();
   NACRE_TRY_STATUS(board_->PrepareDirectBoot());
   request.memory_map = boot::BuildMemoryMap(*memory_, {});
@@ -386,6 +419,7 @@ RunResult Machine::Finish(RunResult result) {
   {
     // What the guest wrote reaches the console and the disks before anybody reads the exit status.
     const std::lock_guard lock(device_lock_);
+    board_->memory_bus().DrainDoorbells();
     board_->Flush();
   }
   if (result.reason == EndReason::kGuestCrash || result.reason == EndReason::kEngineError)
@@ -514,6 +548,7 @@ std::vector<StatisticsSection> Machine::Statistics() const {
   }
   const std::lock_guard lock(device_lock_);
   sections.push_back({"device traffic (reads and writes)", board_->Traffic()});
+  if (kernel_doorbells_) sections.push_back({"doorbells", {{"rings by ioeventfd", kernel_doorbells_->rings()}}});
   return sections;
 }
 

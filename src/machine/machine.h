@@ -25,6 +25,7 @@
 #include "machine/cpu_host.h"
 #include "machine/guest_tsc.h"
 #include "machine/kernel_apics.h"
+#include "machine/kernel_doorbells.h"
 #include "machine/machine_config.h"
 #include "machine/vcpu_runner.h"
 #include "memory/guest_memory.h"
@@ -109,6 +110,8 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   /// Between our models and an engine that keeps local APICs; nothing for others. Parked, under the device lock.
   Status GiveApics();
   Status TakeApics();
+  void LeaveKernel();
+  void DropDoorbells();
   void PauseTime();
   void ResumeTime();
   void Pause();
@@ -153,8 +156,9 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   std::unique_ptr<engine::Engine> engine_;
   std::string auto_reason_;  ///< kAuto: why it is this engine
   std::vector<std::unique_ptr<VcpuRunner>> runners_;
-  std::unique_ptr<KernelApics> kernel_apics_;  ///< null: the engine keeps none
-  std::thread retiring_;                       ///< ends an engine that was left
+  std::unique_ptr<KernelApics> kernel_apics_;          ///< null: the engine keeps none
+  std::unique_ptr<KernelDoorbells> kernel_doorbells_;  ///< null: the engine serves none
+  std::thread retiring_;                               ///< ends an engine that was left
   std::thread loop_thread_;
   bool kvm_moves_tsc_ = true;  ///< false: on kvm the guest sees the host's time stamp counter
 

@@ -8,6 +8,7 @@
 #include "base/nearest.h"
 #include "cli/control_commands.h"
 #include "cli/doctor.h"
+#include "cli/doctor_json.h"
 #include "cli/run_options.h"
 
 namespace nacre::cli {
@@ -83,6 +84,10 @@ int Main(std::span<const std::string_view> words) {
   if (!help && !version && command != "doctor") return UnknownCommand(command);
   if (command == "help" && words.size() == 2 && words[1] == "run") {
     fmt::print("{}", RunHelp());
+    return kExitDone;
+  }
+  if (command == "doctor" && words.size() == 2 && words[1] == "--json") {
+    fmt::print("{}", DoctorJson(engine::kvm::ExamineKvm("default", {})));
     return kExitDone;
   }
   const bool wants_help = words.size() == 2 && (words[1] == "--help" || words[1] == "-h");

@@ -142,6 +142,18 @@ Status SetNetwork(RunOptions& options, std::string_view value) {
   return {};
 }
 
+Status SetKvmKernel(RunOptions& options, std::string_view value) {
+  using engine::kvm::KernelMode;
+  constexpr std::pair<std::string_view, KernelMode> kWho[] = {
+      {"auto", KernelMode::kAuto}, {"kvm", KernelMode::kKvm}, {"interp", KernelMode::kInterp}};
+  for (const auto& [name, who] : kWho) {
+    if (name != value) continue;
+    options.machine.kvm_kernel = who;
+    return {};
+  }
+  return Fail("--kvm-kernel {}: choose auto, kvm or interp", value);
+}
+
 Status SetStream(machine::SerialConfig& stream, std::string_view option, std::string_view value) {
   if (value == "stdio") {
     stream.kind = SerialKind::kStdio;
@@ -245,6 +257,8 @@ constexpr std::array kOptions = std::to_array<Option>({
      [](RunOptions& o, std::string_view v) -> Status { o.machine.jit_debug.symbols_file = v; return {}; }},
     {"--jit-stress", "MODE[,MODE...]", "make rare events frequent: flush[=N], interrupt[=N], invalidate[=N], sample[=N], compact, cache[=MIB], tlb",
      [](RunOptions& o, std::string_view v) { return ParseJitStress(o.machine.jit_debug, v); }},
+    {"--kvm-kernel", "WHO", "with kvm, who runs the guest's kernel: kvm, interp, or auto (interp where KVM emulates)",
+     SetKvmKernel},
     {"--switch-engine", "ENGINE[,ENGINE...][,every=TIME][,times=N]", "go from engine to engine while the guest runs (every 100ms)", SetTour},
     {"--check-reuse", "", "compare each translation that is used again with a new one",
      [](RunOptions& o, std::string_view) -> Status { o.machine.jit_debug.check_reuse = true; return {}; }},

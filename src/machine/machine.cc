@@ -78,16 +78,22 @@ Status Machine::Build() {
   return StartGuest();
 }
 
+Result<bool> Machine::KvmRunsKernels() const {
+  return NACRE_TRY(engine::kvm::WhoRunsKernels(config_.kvm_kernel)) == engine::kvm::KernelMode::kKvm;
+}
+
 Status Machine::ChooseModel() {
   const x86::CpuModelOptions options{.cpu_count = config_.cpu_count};
   kind_ = config_.engine;
-  if (kind_ == EngineKind::kKvm) {
+  if (kind_ == EngineKind::kKvm && NACRE_TRY(KvmRunsKernels())) {
     auto model = engine::kvm::ModelOnKvm(config_.cpu_model, options);
     if (!model) return Context(model.error(), "--engine kvm");
     model_ = std::move(*model);
     return {};
   }
-  model_ = NACRE_TRY(x86::CpuModel::Create(config_.cpu_model, options));
+  // Programs see the host's CPUID there.
+  const bool host = kind_ == EngineKind::kKvm && config_.cpu_model == "default";
+  model_ = NACRE_TRY(x86::CpuModel::Create(host ? "host" : config_.cpu_model, options));
   if (kind_ != EngineKind::kAuto) return {};
   engine::kvm::KvmFindings findings = engine::kvm::ExamineKvm(config_.cpu_model, options);
   engine::kvm::EngineChoice choice = engine::kvm::Choose(findings);
@@ -109,7 +115,8 @@ Status Machine::StartFirstEngine() {
 Status Machine::CheckEngine(EngineKind kind) {
   if (kind != EngineKind::kKvm) return {};
   const auto device = NACRE_TRY(engine::kvm::KvmDevice::Open());
-  kvm_moves_tsc_ = NACRE_TRY(device.MovesTsc());
+  // The interpreter moves it.
+  kvm_moves_tsc_ = !NACRE_TRY(KvmRunsKernels()) || NACRE_TRY(device.MovesTsc());
   return {};
 }
 
@@ -165,7 +172,7 @@ void Machine::LeaveEngine() {
 
 Result<Machine::EngineSwitch> Machine::SwitchEngine(EngineKind kind) {
   // Before anything is given up.
-  if (kind == EngineKind::kKvm) NACRE_TRY_STATUS(engine::kvm::CheckModel(*model_));
+  if (kind == EngineKind::kKvm && NACRE_TRY(KvmRunsKernels())) NACRE_TRY_STATUS(engine::kvm::CheckModel(*model_));
   NACRE_TRY_STATUS(CheckEngine(kind));
   const bool paused = state() == RunState::kPaused;
   const auto start = std::chrono::steady_clock::now();
@@ -255,7 +262,7 @@ Status Machine::TakeApics() {
 
 Result<std::unique_ptr<engine::Engine>> Machine::MakeEngine(EngineKind kind) const {
   if (kind == EngineKind::kInterp) return engine::interp::CreateInterpEngine();
-  if (kind == EngineKind::kKvm) return engine::kvm::CreateKvmEngine(*memory_);
+  if (kind == EngineKind::kKvm) return engine::kvm::CreateKvmEngine(*memory_, {.kernel = config_.kvm_kernel});
   // Each CPU has a code cache of its own.
   const uint64_t usual = std::min(92 * kMiB, 512 * kMiB / config_.cpu_count);
   return engine::jit::CreateJitEngine({.code_cache_bytes = config_.code_cache_bytes ? config_.code_cache_bytes : usual,

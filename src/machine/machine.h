@@ -95,6 +95,8 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   Status StartEngine(EngineKind kind, const std::vector<x86::CpuState>& states);
   /// The CPU model and the first engine, which kAuto and the model's name `default` make depend on each other. Why
   /// kAuto takes which goes to auto_reason_.
+  /// What KVM must have of the CPU model only then.
+  Result<bool> KvmRunsKernels() const;
   Status ChooseModel();
   /// Whatever can be refused before anything is given up.
   Status CheckEngine(EngineKind kind);

@@ -12,6 +12,7 @@
 
 #include "base/bits.h"
 #include "engine/jit/debug_options.h"
+#include "engine/kvm/kvm_engine.h"
 #include "network/user_net.h"
 
 namespace nacre::machine {
@@ -66,6 +67,7 @@ struct MachineConfig {
   unsigned cpu_count = 1;
   std::string cpu_model = "default";
   EngineKind engine = EngineKind::kAuto;  ///< kAuto: as engine::kvm::Choose says
+  engine::kvm::KernelMode kvm_kernel = engine::kvm::KernelMode::kAuto;
   engine::jit::JitDebugOptions jit_debug = {};
   uint64_t code_cache_bytes = 0;  ///< of each CPU, for translations; 0: as the number of CPUs suggests
   uint64_t lockstep_from = 0;     ///< RIP at which lockstep starts to compare

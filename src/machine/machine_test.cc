@@ -183,6 +183,7 @@ TEST_P(MachineTest, RequestsAreAnsweredInOrder) {
 TEST_P(MachineTest, AnEngineWithoutTheModelIsRefused) {
   MachineConfig config = Config(kSpin);
   config.cpu_model = "host";
+  config.kvm_kernel = engine::kvm::KernelMode::kKvm;
   auto machine = Machine::Create(config);
   ASSERT_TRUE(machine) << machine.error().message;
   Machine& guest = **machine;

@@ -75,4 +75,25 @@ std::vector<std::string> MissingFeatures(const x86::CpuModel& model, std::span<c
   return missing;
 }
 
+Status SetCpuid(const Fd& vcpu, const x86::CpuModel& model, unsigned index) {
+  const auto entries = model.CpuidEntries(index);
+  std::vector<uint8_t> buffer(sizeof(kvm_cpuid2) + entries.size() * sizeof(kvm_cpuid_entry2));
+  auto* cpuid = reinterpret_cast<kvm_cpuid2*>(buffer.data());
+  cpuid->nent = static_cast<uint32_t>(entries.size());
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const auto& from = entries[i];
+    kvm_cpuid_entry2& to = cpuid->entries[i];
+    to.function = from.leaf;
+    to.index = from.subleaf;
+    to.flags = from.indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0;
+    to.eax = from.value.eax;
+    to.ebx = from.value.ebx;
+    to.ecx = from.value.ecx;
+    to.edx = from.value.edx;
+  }
+  if (ioctl(vcpu.get(), KVM_SET_CPUID2, cpuid) != 0)
+    return FailErrno("KVM does not take the CPU model {}", model.name());
+  return {};
+}
+
 }  // namespace nacre::engine::kvm

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/fd.h"
 #include "base/result.h"
 #include "engine/kvm/kvm_api.h"
 #include "engine/kvm/kvm_device.h"
@@ -21,5 +22,8 @@ Result<std::vector<kvm_cpuid_entry2>> SupportedCpuid(const KvmDevice& device);
 /// KVM_GET_SUPPORTED_CPUID), what follows the state (OSXSAVE, APIC ids), KVM's own leaves, and hints that no
 /// instruction depends on. XSAVE, AVX and AVX512F are missing as well where XCR0 cannot have their state.
 std::vector<std::string> MissingFeatures(const x86::CpuModel& model, std::span<const kvm_cpuid_entry2> supported);
+
+/// KVM_SET_CPUID2: what the guest's CPUID says on CPU `index`.
+Status SetCpuid(const Fd& vcpu, const x86::CpuModel& model, unsigned index);
 
 }  // namespace nacre::engine::kvm

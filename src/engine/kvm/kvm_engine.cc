@@ -4,6 +4,10 @@
 
 #include <csignal>
 
+#include "engine/dirty_flags.h"
+#include "engine/kvm/kvm_cpuid.h"
+#include "engine/kvm/kvm_probe.h"
+#include "engine/kvm/kvm_user_vcpu.h"
 #include "engine/kvm/kvm_vcpu.h"
 #include "engine/kvm/kvm_vm.h"
 
@@ -12,6 +16,8 @@ namespace {
 
 /// Guest-physical pages that KVM on Intel hosts needs for itself, in the hole below 4 GiB where no device is.
 constexpr uint64_t kIdentityMap = 0xfeffc000, kTss = 0xfeffd000;
+/// And two of which one holds a slot of no use but to be moved.
+constexpr uint64_t kMovingPage = 0xfeff8000;
 
 /// MSRs that the machine's own device serves on every engine, so that the paravirtual clock is the same one.
 constexpr uint32_t kClockMsrs = 0x4b564d00, kOldClockMsrs = 0x11;
@@ -33,6 +39,44 @@ class KvmEngine final : public Engine {
   std::unique_ptr<KvmVm> vm_;
 };
 
+/// Kernel mode by the interpreter.
+class UserOnlyEngine final : public Engine {
+  /// What KVM writes, and what the interpreter does.
+  struct BothLogs final : DirtyLog {
+    std::unique_ptr<DirtyLog> user, interpreter;
+    Status Collect(std::span<uint64_t> bitmap) override {
+      NACRE_TRY_STATUS(user->Collect(bitmap));
+      return interpreter->Collect(bitmap);
+    }
+  };
+
+ public:
+  UserOnlyEngine(memory::GuestMemory& memory, std::unique_ptr<KvmVm> vm, uint64_t interpreted_first)
+      : memory_(memory), vm_(std::move(vm)), interpreted_first_(interpreted_first) {}
+  std::string_view name() const override { return "kvm"; }
+  Result<std::unique_ptr<Vcpu>> CreateVcpu(const VcpuConfig& config) override {
+    if (group_.size() == VcpuGroup::kMaxMembers)
+      return Fail("an engine runs at most {} virtual CPUs", VcpuGroup::kMaxMembers);
+    auto vcpu = NACRE_TRY(KvmUserVcpu::Create(*vm_, group_, config, interpreted_first_));
+    vcpus_.push_back(vcpu.get());
+    return vcpu;
+  }
+  Result<std::unique_ptr<DirtyLog>> StartDirtyLog() override {
+    auto log = std::make_unique<BothLogs>();
+    log->user = NACRE_TRY(vm_->dirty_pages().Start());
+    log->interpreter = StartDirtyFlags(memory_, vcpus_);
+    return log;
+  }
+  std::vector<Statistic> Statistics() const override { return {}; }
+
+ private:
+  memory::GuestMemory& memory_;
+  std::unique_ptr<KvmVm> vm_;
+  std::vector<Vcpu*> vcpus_;
+  const uint64_t interpreted_first_;
+  VcpuGroup group_;
+};
+
 }  // namespace
 
 int KickSignal() {
@@ -47,10 +91,16 @@ int KickSignal() {
   return signal;
 }
 
-Result<std::unique_ptr<KvmVm>> KvmVm::Create(memory::GuestMemory& memory, const KvmOptions& options) {
+Result<std::unique_ptr<KvmVm>> KvmVm::Create(memory::GuestMemory& memory, const KvmOptions& options,
+                                             bool kernel_apics) {
   std::unique_ptr<KvmVm> vm(new KvmVm(NACRE_TRY(KvmDevice::Open())));
   vm->fd_ = NACRE_TRY(vm->device_.CreateVm());
   NACRE_TRY_STATUS(vm->SetUp(memory, options));
+  if (kernel_apics) {
+    NACRE_TRY_STATUS(vm->SetUpApics());
+  } else {
+    NACRE_TRY_STATUS(vm->SetUpForgetting(memory));
+  }
   return vm;
 }
 
@@ -66,6 +116,14 @@ Status KvmVm::SetUp(memory::GuestMemory& memory, const KvmOptions& options) {
   uint64_t identity_map = kIdentityMap;
   if (ioctl(fd_.get(), KVM_SET_IDENTITY_MAP_ADDR, &identity_map) != 0) return FailErrno("KVM_SET_IDENTITY_MAP_ADDR");
   if (ioctl(fd_.get(), KVM_SET_TSS_ADDR, kTss) != 0) return FailErrno("KVM_SET_TSS_ADDR");
+  // Else what KVM cannot emulate in user mode is #UD there, and nobody could assist.
+  if (device_.Check(KVM_CAP_EXIT_ON_EMULATION_FAILURE) > 0)
+    NACRE_TRY_STATUS(Enable(KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1, "exits on emulation failures"));
+  dirty_pages_.emplace(fd_.get(), device_, memory, options.dirty_ring_entries);
+  return dirty_pages_->SetSlots(false);
+}
+
+Status KvmVm::SetUpApics() {
   NACRE_TRY_STATUS(Enable(KVM_CAP_SPLIT_IRQCHIP, KvmRoutes::kPins, "the split interrupt chip"));
   routes_.emplace(fd_.get(), device_.Check(KVM_CAP_IRQ_ROUTING));
   NACRE_TRY_STATUS(Enable(KVM_CAP_X2APIC_API, KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
@@ -73,9 +131,7 @@ Status KvmVm::SetUp(memory::GuestMemory& memory, const KvmOptions& options) {
   NACRE_TRY_STATUS(Enable(KVM_CAP_X86_USER_SPACE_MSR,
                           KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER,
                           "MSRs in user space"));
-  NACRE_TRY_STATUS(FilterMsrs());
-  dirty_pages_.emplace(fd_.get(), device_, memory, options.dirty_ring_entries);
-  return dirty_pages_->SetSlots(false);
+  return FilterMsrs();
 }
 
 Status KvmVm::FilterMsrs() {
@@ -91,6 +147,23 @@ Status KvmVm::FilterMsrs() {
     ++range;
   }
   if (ioctl(fd_.get(), KVM_X86_SET_MSR_FILTER, &filter) != 0) return FailErrno("KVM_X86_SET_MSR_FILTER");
+  return {};
+}
+
+Status KvmVm::SetUpForgetting(const memory::GuestMemory& memory) {
+  moving_slot_.slot = static_cast<uint32_t>(memory.regions().size());
+  moving_slot_.guest_phys_addr = kMovingPage;
+  moving_slot_.memory_size = kPageSize;
+  moving_slot_.userspace_addr = reinterpret_cast<uint64_t>(moving_page_);
+  return ForgetTranslations();
+}
+
+/// A memory slot that is moved takes all translations with it (KVM_X86_QUIRK_SLOT_ZAP_ALL, which is KVM's default; of
+/// this slot there are none). Nothing else makes KVM read page tables anew that its guest has not written.
+Status KvmVm::ForgetTranslations() {
+  const std::lock_guard lock(moving_);
+  moving_slot_.guest_phys_addr ^= kPageSize;
+  if (ioctl(fd_.get(), KVM_SET_USER_MEMORY_REGION, &moving_slot_) != 0) return FailErrno("KVM: a memory slot's move");
   return {};
 }
 
@@ -136,8 +209,26 @@ std::vector<Statistic> KvmVm::Statistics() const {
           {"full rings of written pages", dirty_pages_->full_rings()}};
 }
 
+Result<KernelMode> WhoRunsKernels(KernelMode asked) {
+  if (asked != KernelMode::kAuto) return asked;
+  static std::mutex mutex;
+  static std::optional<KernelMode> found;
+  const std::lock_guard lock(mutex);
+  if (!found) {
+    const KvmDevice device = NACRE_TRY(KvmDevice::Open());
+    const bool emulates = Emulates(ProbeSpeed(device, NACRE_TRY(SupportedCpuid(device))));
+    found = emulates ? KernelMode::kInterp : KernelMode::kKvm;
+  }
+  return *found;
+}
+
 Result<std::unique_ptr<Engine>> CreateKvmEngine(memory::GuestMemory& memory, const KvmOptions& options) {
-  return std::make_unique<KvmEngine>(NACRE_TRY(KvmVm::Create(memory, options)));
+  const bool emulates = NACRE_TRY(WhoRunsKernels(options.kernel)) == KernelMode::kInterp;
+  KvmOptions own = options;
+  if (emulates) own.dirty_ring_entries = 0;  // their exits are KvmVcpu's
+  auto vm = NACRE_TRY(KvmVm::Create(memory, own, !emulates));
+  if (emulates) return std::make_unique<UserOnlyEngine>(memory, std::move(vm), options.interpreted_first);
+  return std::make_unique<KvmEngine>(std::move(vm));
 }
 
 }  // namespace nacre::engine::kvm

@@ -5,15 +5,14 @@
 #include <x86intrin.h>
 
 #include <algorithm>
-#include <bit>
 #include <csignal>
 #include <cstring>
 
 #include "base/check.h"
 #include "engine/kvm/kvm_assist_host.h"
+#include "engine/kvm/kvm_cpuid.h"
+#include "engine/kvm/kvm_exits.h"
 #include "engine/kvm/kvm_vm.h"
-#include "x86/decoder.h"
-#include "x86/page_walk.h"
 
 namespace nacre::engine::kvm {
 
@@ -113,23 +112,7 @@ Status KvmVcpu::Open() {
 }
 
 Status KvmVcpu::SetUpCpuid() {
-  const auto entries = config_.model->CpuidEntries(config_.index);
-  std::vector<uint8_t> buffer(sizeof(kvm_cpuid2) + entries.size() * sizeof(kvm_cpuid_entry2));
-  auto* cpuid = reinterpret_cast<kvm_cpuid2*>(buffer.data());
-  cpuid->nent = static_cast<uint32_t>(entries.size());
-  for (size_t i = 0; i < entries.size(); ++i) {
-    const auto& from = entries[i];
-    kvm_cpuid_entry2& to = cpuid->entries[i];
-    to.function = from.leaf;
-    to.index = from.subleaf;
-    to.flags = from.indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0;
-    to.eax = from.value.eax;
-    to.ebx = from.value.ebx;
-    to.ecx = from.value.ecx;
-    to.edx = from.value.edx;
-  }
-  if (ioctl(fd_.get(), KVM_SET_CPUID2, cpuid) != 0)
-    return FailErrno("KVM does not take the CPU model {}", config_.model->name());
+  NACRE_TRY_STATUS(SetCpuid(fd_, *config_.model, config_.index));
   const uint64_t khz = config_.model->tsc_khz();
   const int host_khz = ioctl(fd_.get(), KVM_GET_TSC_KHZ, 0);
   if (host_khz > 0 && vm_.device().Check(KVM_CAP_TSC_CONTROL) > 0 && static_cast<uint64_t>(host_khz) != khz)
@@ -522,10 +505,10 @@ bool KvmVcpu::HandleExit(ExitReason& reason) {
   incomplete_ = WantsAnswer(exit);
   switch (exit) {
     case KVM_EXIT_IO:
-      HandlePort();
+      AnswerPort(*run_, *config_.host);
       return true;
     case KVM_EXIT_MMIO:
-      HandleMmio();
+      AnswerMmio(*run_, *config_.host);
       return true;
     case KVM_EXIT_X86_RDMSR:
     case KVM_EXIT_X86_WRMSR:
@@ -562,38 +545,6 @@ bool KvmVcpu::HandleExit(ExitReason& reason) {
   return false;
 }
 
-void KvmVcpu::HandlePort() {
-  const auto& io = run_->io;
-  uint8_t* data = reinterpret_cast<uint8_t*>(run_) + io.data_offset;
-  for (uint32_t i = 0; i < io.count; ++i, data += io.size) {
-    uint32_t value = 0;
-    if (io.direction == KVM_EXIT_IO_OUT) {
-      std::memcpy(&value, data, io.size);
-      config_.host->PortWrite(io.port, io.size, value);
-    } else {
-      value = config_.host->PortRead(io.port, io.size);
-      std::memcpy(data, &value, io.size);
-    }
-  }
-}
-
-void KvmVcpu::HandleMmio() {
-  auto& mmio = run_->mmio;
-  // 1, 2, 4 and 8 bytes as they are; what crossed something in parts of one byte.
-  const unsigned part = std::has_single_bit(mmio.len) && mmio.len <= 8 ? mmio.len : 1;
-  for (unsigned at = 0; at < std::min<unsigned>(mmio.len, sizeof mmio.data); at += part) {
-    const GuestPhys address(mmio.phys_addr + at);
-    uint64_t value = 0;
-    if (mmio.is_write) {
-      std::memcpy(&value, mmio.data + at, part);
-      config_.host->MmioWrite(address, part, value);
-    } else {
-      value = config_.host->MmioRead(address, part);
-      std::memcpy(mmio.data + at, &value, part);
-    }
-  }
-}
-
 void KvmVcpu::HandleMsr() {
   auto& msr = run_->msr;
   if (run_->exit_reason == KVM_EXIT_X86_RDMSR) {
@@ -620,24 +571,7 @@ bool KvmVcpu::Assist(ExitReason& reason) {
   return Store();
 }
 
-void KvmVcpu::NoteAssist() {
-  ++assisted_;
-  x86::Instruction insn;
-  uint8_t bytes[15] = {};
-  const bool code64 = state_.code64();
-  const uint64_t linear = code64 ? state_.rip : (state_.segment[x86::kCs].base + state_.rip) & 0xffffffff;
-  size_t count = 0;
-  for (; count < sizeof bytes; ++count) {
-    const auto found = x86::WalkPages(*config_.memory, state_, GuestVirt(linear + count),
-                                      {.access = x86::Access::kExecute, .user = state_.cpl() == 3, .set_bits = false});
-    if (!found.ok || !config_.memory->Read(found.address, {&bytes[count], 1})) break;
-  }
-  const auto size = code64                           ? x86::CodeSize::k64
-                    : state_.segment[x86::kCs].big() ? x86::CodeSize::k32
-                                                     : x86::CodeSize::k16;
-  const bool decoded = x86::Decode({bytes, count}, size, insn) == x86::DecodeStatus::kOk;
-  ++assists_[decoded ? insn.mnemonic : 0];
-}
+void KvmVcpu::NoteAssist() { ++assists_[MnemonicAt(*config_.memory, state_)]; }
 
 std::vector<Statistic> KvmVcpu::Statistics() const {
   std::vector<Statistic> out = {{"KVM_RUN", runs_}, {"8259 interrupts", ext_ints_}};
@@ -646,13 +580,7 @@ std::vector<Statistic> KvmVcpu::Statistics() const {
     const char* name = ExitName(i);
     out.push_back({name ? name : fmt::format("exits: {}", i), exits_[i]});
   }
-  out.push_back({"assisted instructions", assisted_});
-  std::vector<std::pair<uint64_t, uint16_t>> top;
-  for (size_t i = 0; i < assists_.size(); ++i)
-    if (assists_[i]) top.emplace_back(assists_[i], static_cast<uint16_t>(i));
-  std::sort(top.rbegin(), top.rend());
-  for (const auto& [count, mnemonic] : top)
-    out.push_back({fmt::format("assisted: {}", mnemonic ? x86::MnemonicName(mnemonic) : "undecodable"), count});
+  AppendAssists(assists_, out);
   return out;
 }
 

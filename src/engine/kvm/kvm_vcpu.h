@@ -74,8 +74,6 @@ class KvmVcpu final : public Vcpu, private ApicKeeper {
   bool SettleExtInt();
   /// False: leave Run with `reason`.
   bool HandleExit(ExitReason& reason);
-  void HandlePort();
-  void HandleMmio();
   void HandleMsr();
   /// The interpreter executes one instruction. False: leave Run with `reason`.
   bool Assist(ExitReason& reason);
@@ -111,7 +109,7 @@ class KvmVcpu final : public Vcpu, private ApicKeeper {
   static constexpr size_t kEssentialMsrs = 10;
   std::array<uint64_t, kExitReasons> exits_{};
   std::vector<uint64_t> assists_;  ///< by mnemonic; 0: undecodable
-  uint64_t runs_ = 0, ext_ints_ = 0, assisted_ = 0;
+  uint64_t runs_ = 0, ext_ints_ = 0;
 };
 
 }  // namespace nacre::engine::kvm

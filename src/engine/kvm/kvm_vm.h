@@ -6,10 +6,12 @@
 #include <atomic>
 #include <cstddef>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "base/bits.h"
 #include "base/fd.h"
 #include "engine/engine.h"
 #include "engine/kvm/kvm_device.h"
@@ -22,11 +24,15 @@ namespace nacre::engine::kvm {
 
 class KvmVm final : public MessageSink, public WriteEvents {
  public:
-  static Result<std::unique_ptr<KvmVm>> Create(memory::GuestMemory& memory, const KvmOptions& options);
+  /// `kernel_apics`: with local APICs in the kernel; else there are none, and ForgetTranslations can be called.
+  static Result<std::unique_ptr<KvmVm>> Create(memory::GuestMemory& memory, const KvmOptions& options,
+                                               bool kernel_apics);
 
   const KvmDevice& device() const { return device_; }
   int fd() const { return fd_.get(); }
   Result<Fd> CreateVcpu(unsigned index) const;
+  /// From the next KVM_RUN on, page tables are read anew, on all vCPUs. Milliseconds.
+  Status ForgetTranslations();
 
   void Send(const MessageWrite& message) override;
   Status SetPinRoutes(std::span<const std::optional<MessageWrite>> pins) override { return routes_->SetPins(pins); }
@@ -39,6 +45,8 @@ class KvmVm final : public MessageSink, public WriteEvents {
  private:
   explicit KvmVm(KvmDevice device) : device_(std::move(device)) {}
   Status SetUp(memory::GuestMemory& memory, const KvmOptions& options);
+  Status SetUpApics();
+  Status SetUpForgetting(const memory::GuestMemory& memory);
   Status FilterMsrs();
   kvm_ioeventfd EventAt(GuestPhys address, int event_fd) const;
   Status Enable(uint32_t capability, uint64_t argument, const char* name) const;
@@ -48,6 +56,9 @@ class KvmVm final : public MessageSink, public WriteEvents {
   std::optional<KvmRoutes> routes_;
   std::optional<KvmDirtyPages> dirty_pages_;
   std::atomic<uint64_t> messages_ = 0;
+  std::mutex moving_;
+  kvm_userspace_memory_region moving_slot_{};  ///< under moving_
+  alignas(kPageSize) uint8_t moving_page_[kPageSize] = {};
 };
 
 /// The signal that gets a thread out of KVM_RUN. Its handler does nothing; installed once per process.

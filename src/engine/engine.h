@@ -191,6 +191,8 @@ class Engine {
   virtual WriteEvents* write_events() { return nullptr; }
   /// Begins to note. Costs nothing before, and after the log has gone. No vCPU runs, at least one is made.
   virtual Result<std::unique_ptr<DirtyLog>> StartDirtyLog() = 0;
+  /// Its vCPUs may run from now on, and no other engine's do: until here another one was at work on the same memory.
+  virtual void Begin() {}
   /// Its vCPUs run no more, and another engine takes the guest over: nothing of guest memory is touched from now on,
   /// not by the destructors either.
   virtual void Retire() {}

@@ -105,11 +105,11 @@ Status Machine::ChooseModel() {
 
 Status Machine::StartFirstEngine() {
   Status started = CheckEngine(kind_);
-  if (started) started = StartEngine(kind_, {});
+  if (started) started = StartEngine(kind_);
   if (started || config_.engine != EngineKind::kAuto || kind_ == EngineKind::kJit) return started;
   auto_reason_ += fmt::format(", but: {}", started.error().message);
   model_ = NACRE_TRY(x86::CpuModel::Create(config_.cpu_model, {.cpu_count = config_.cpu_count}));
-  return StartEngine(EngineKind::kJit, {});
+  return StartEngine(EngineKind::kJit);
 }
 
 Status Machine::CheckEngine(EngineKind kind) {
@@ -120,24 +120,33 @@ Status Machine::CheckEngine(EngineKind kind) {
   return {};
 }
 
-Status Machine::StartEngine(EngineKind kind, const std::vector<x86::CpuState>& states) {
-  const std::lock_guard lock(device_lock_);  // devices write to guest memory, and engines listen to that
-  auto engine = NACRE_TRY(MakeEngine(kind));
-  std::vector<std::unique_ptr<engine::Vcpu>> vcpus;
+Status Machine::StartEngine(EngineKind kind) {
+  AdoptEngine(NACRE_TRY(PrepareEngine(kind)), {});
+  return {};
+}
+
+Result<Machine::NextEngine> Machine::PrepareEngine(EngineKind kind) const {
+  NextEngine next{kind, NACRE_TRY(MakeEngine(kind)), {}};
   for (unsigned i = 0; i < config_.cpu_count; ++i)
-    vcpus.push_back(NACRE_TRY(engine->CreateVcpu({i, &*model_, memory_.get(), hosts_[i].get()})));
-  engine_ = std::move(engine);
-  kind_ = kind;
+    next.vcpus.push_back(NACRE_TRY(next.engine->CreateVcpu({i, &*model_, memory_.get(), hosts_[i].get()})));
+  return next;
+}
+
+void Machine::AdoptEngine(NextEngine next, const std::vector<x86::CpuState>& states) {
+  const std::lock_guard lock(device_lock_);  // devices write to guest memory, and engines listen to that
+  engine_ = std::move(next.engine);
+  kind_ = next.kind;
+  engine_->Begin();
   VcpuEvents& events = *this;
   for (unsigned i = 0; i < config_.cpu_count; ++i) {
-    runners_.push_back(std::make_unique<VcpuRunner>(i, std::move(vcpus[i]), events));
+    runners_.push_back(std::make_unique<VcpuRunner>(i, std::move(next.vcpus[i]), events));
     if (i < states.size()) runners_[i]->state() = states[i];
     hosts_[i]->Connect(&board_->local_apic(i), &board_->kvm_clock(), &board_->kvm_paravirt(), runners_.back().get());
   }
   if (engine::WriteEvents* const writes = engine_->write_events())
     kernel_doorbells_ = std::make_unique<KernelDoorbells>(*writes, *loop_);
   engine::MessageSink* const sink = engine_->message_sink();
-  if (!sink) return {};
+  if (!sink) return;
   kernel_apics_ = std::make_unique<KernelApics>(
       *sink, board_->io_apic(), config_.cpu_count, [this](bool level) { hosts_[0]->SetInterrupt(level); },
       [this] {
@@ -147,7 +156,6 @@ Status Machine::StartEngine(EngineKind kind, const std::vector<x86::CpuState>& s
     if (const Status status = kernel_apics_->UpdateRoutes(); !status)
       EndWith({EndReason::kEngineError, 0, status.error().message});
   });
-  return {};
 }
 
 /// Parked; what the engine kept is in our models already, but for their timers.
@@ -162,7 +170,6 @@ void Machine::LeaveEngine() {
   }
   kernel_apics_.reset();
   kernel_doorbells_.reset();
-  if (retiring_.joinable()) retiring_.join();
   retiring_ = std::thread([runners = std::move(runners_), engine = std::move(engine_)]() mutable {
     runners.clear();
     engine.reset();
@@ -171,9 +178,11 @@ void Machine::LeaveEngine() {
 }
 
 Result<Machine::EngineSwitch> Machine::SwitchEngine(EngineKind kind) {
-  // Before anything is given up.
+  // Beside the guest, and before anything is given up.
   if (kind == EngineKind::kKvm && NACRE_TRY(KvmRunsKernels())) NACRE_TRY_STATUS(engine::kvm::CheckModel(*model_));
   NACRE_TRY_STATUS(CheckEngine(kind));
+  NextEngine next = NACRE_TRY(PrepareEngine(kind));
+  if (retiring_.joinable()) retiring_.join();
   const bool paused = state() == RunState::kPaused;
   const auto start = std::chrono::steady_clock::now();
   if (!paused) {
@@ -188,13 +197,7 @@ Result<Machine::EngineSwitch> Machine::SwitchEngine(EngineKind kind) {
   }
   const EngineKind before = kind_.load();
   LeaveEngine();
-  Status status = StartEngine(kind, states);
-  if (!status) {
-    if (const Status back = StartEngine(before, states); !back) {
-      EndWith({EndReason::kEngineError, 0, "the engine before cannot be made again: " + back.error().message});
-      return std::unexpected(back.error());
-    }
-  }
+  AdoptEngine(std::move(next), states);
   {
     const std::lock_guard lock(device_lock_);
     if (!kernel_apics_)
@@ -207,7 +210,6 @@ Result<Machine::EngineSwitch> Machine::SwitchEngine(EngineKind kind) {
     ResumeTime();
     ResumeAll();
   }
-  if (!status) return std::unexpected(std::move(status).error());
   const std::chrono::nanoseconds stood_still = std::chrono::steady_clock::now() - start;
   return EngineSwitch{before, paused ? std::chrono::nanoseconds(0) : stood_still};
 }
@@ -268,6 +270,7 @@ Result<std::unique_ptr<engine::Engine>> Machine::MakeEngine(EngineKind kind) con
   return engine::jit::CreateJitEngine({.code_cache_bytes = config_.code_cache_bytes ? config_.code_cache_bytes : usual,
                                        .lockstep = config_.lockstep,
                                        .lockstep_from = config_.lockstep_from,
+                                       .prepared = true,
                                        .debug = config_.jit_debug});
 }
 

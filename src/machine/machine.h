@@ -91,8 +91,17 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   explicit Machine(const MachineConfig& config) : config_(config) {}
   Status Build();
   Result<std::unique_ptr<engine::Engine>> MakeEngine(EngineKind kind) const;
-  /// An engine and its CPUs, which take over `states`; nothing of this is changed when it fails.
-  Status StartEngine(EngineKind kind, const std::vector<x86::CpuState>& states);
+  struct NextEngine {
+    EngineKind kind;
+    std::unique_ptr<engine::Engine> engine;
+    std::vector<std::unique_ptr<engine::Vcpu>> vcpus;  ///< of `engine`, which outlives them
+  };
+  /// An engine and its CPUs, to run later; another one may be at work.
+  Result<NextEngine> PrepareEngine(EngineKind kind) const;
+  /// It takes over the CPUs' `states`; the one before, if any, was left.
+  void AdoptEngine(NextEngine next, const std::vector<x86::CpuState>& states);
+  /// The first one.
+  Status StartEngine(EngineKind kind);
   /// The CPU model and the first engine, which kAuto and the model's name `default` make depend on each other. Why
   /// kAuto takes which goes to auto_reason_.
   /// What KVM must have of the CPU model only then.

@@ -15,6 +15,7 @@ struct JitOptions {
   uint64_t code_cache_bytes = 92 * kMiB;  ///< of each vCPU: host code and what is known about it
   bool lockstep = false;       ///< run every block on the interpreter as well and stop at the first difference
   uint64_t lockstep_from = 0;  ///< compare only once RIP has reached this address
+  bool prepared = false;       ///< waits for Engine::Begin; else it begins with its first vCPU
   JitDebugOptions debug = {};
 };
 

@@ -528,11 +528,15 @@ class JitEngine : public Engine, public memory::CodeWriteListener {
  public:
   explicit JitEngine(const JitOptions& options) : options_(options) {}
   ~JitEngine() override { Retire(); }
+  void Begin() override {
+    memory_->SetCodeWriteListener(this);
+    begun_ = true;
+  }
   void Retire() override {
-    if (!memory_) return;
+    if (!begun_) return;
     memory_->SetCodeWriteListener(nullptr);
     memory_->ForgetCodePages();
-    memory_ = nullptr;
+    begun_ = false;
   }
 
   std::string_view name() const override { return "jit"; }
@@ -545,7 +549,7 @@ class JitEngine : public Engine, public memory::CodeWriteListener {
     if (!shared_) {
       shared_ = std::make_unique<JitShared>(*config.memory);
       memory_ = config.memory;
-      memory_->SetCodeWriteListener(this);
+      if (!options_.prepared) Begin();
     }
     auto vcpu = NACRE_TRY(JitVcpu::Create(config, options_, *shared_));
     vcpus_.push_back(vcpu.get());
@@ -569,6 +573,7 @@ class JitEngine : public Engine, public memory::CodeWriteListener {
  private:
   JitOptions options_;
   memory::GuestMemory* memory_ = nullptr;
+  bool begun_ = false;
   std::unique_ptr<JitShared> shared_;
   std::vector<JitVcpu*> vcpus_;  ///< by index
 };

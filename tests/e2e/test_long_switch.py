@@ -1,5 +1,6 @@
 """A Linux guest with 512 MB under a load that checks itself (tests/e2e/switchload/load.c: checksums, a 1000 Hz timer, clocks
-in a tight loop, disk and network both ways) goes 200 times from engine to engine by the control socket."""
+in a tight loop, disk and network both ways) goes 200 times from engine to engine by the control socket. By hand between other
+engines: NACRE_SWITCH_ENGINES=kvm,jit"""
 import os
 import pathlib
 import random
@@ -9,6 +10,7 @@ import statistics
 import subprocess
 import tempfile
 import threading
+import unittest
 
 from control import ControlSocket
 from harness import ROOT, GuestCase, NACRE, Nacre, PROMPT, boot_arguments, main
@@ -16,6 +18,7 @@ from harness import ROOT, GuestCase, NACRE, Nacre, PROMPT, boot_arguments, main
 SOURCE = ROOT / "tests/e2e/switchload/load.c"
 SWITCHES = 200
 MEDIAN_LIMIT_MS = 5
+ENGINES = os.environ.get("NACRE_SWITCH_ENGINES", "interp,jit").split(",")
 
 
 class Echo(socketserver.BaseRequestHandler):
@@ -25,7 +28,7 @@ class Echo(socketserver.BaseRequestHandler):
 
 
 class LongSwitch(GuestCase):
-    def load(self, cpus):
+    def load(self, cpus, engines=ENGINES, cpu_model="default"):
         server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo)
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -38,7 +41,7 @@ class LongSwitch(GuestCase):
         (here / "manifest").write_text("file load bin/load 755\n")
         subprocess.run([NACRE.parent / "nacre-cpio", here / "manifest", here / "load.img"], check=True)
         (here / "disk.img").write_bytes(bytes(32 << 20))
-        with Nacre("run", "--engine", "jit", "--memory", "512M", "--cpus", cpus, "--disk", f"{here}/disk.img,format=raw",
+        with Nacre("run", "--engine", "jit", "--memory", "512M", "--cpus", cpus, "--cpu", cpu_model, "--disk", f"{here}/disk.img,format=raw",
                    "--control", here / "vm.sock", *boot_arguments("cloud-amd64"), "--initrd", here / "load.img") as guest:
             guest.expect(PROMPT, 120)
             guest.command_output("dmesg -c >/tmp/boot")
@@ -46,7 +49,7 @@ class LongSwitch(GuestCase):
             chance = random.Random(1)
             with ControlSocket(here / "vm.sock") as control:
                 # The interpreter's turn is long enough to get somewhere, the translator's longer.
-                report, pauses = control.tour(("interp", "jit"), SWITCHES, lambda _: chance.uniform(0.02, 0.2))
+                report, pauses = control.tour(engines, SWITCHES, lambda _: chance.uniform(0.02, 0.2))
             guest.command_output("kill %1; wait", 300)
             counted = dict(line.rsplit(" ", 1) for line in guest.command_output("cat /tmp/report").splitlines())
             log = guest.command_output("dmesg")
@@ -73,6 +76,11 @@ class LongSwitch(GuestCase):
 
     def test_two_cpus(self):
         self.load(2)
+
+    @unittest.skipUnless(os.access("/dev/kvm", os.R_OK | os.W_OK), "no /dev/kvm here")
+    def test_all_engines(self):
+        # A KVM that emulates runs programs only where they see the host's registers, hence the model.
+        self.load(1, ["kvm", "jit", "interp", "jit"], "host")
 
 
 if __name__ == "__main__":

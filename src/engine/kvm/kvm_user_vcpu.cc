@@ -293,8 +293,17 @@ bool KvmUserVcpu::RunOnKvm() {
     more = false;
   }
   if (!Fetch()) return false;
-  const bool trap = left_by_ == KVM_EXIT_SHUTDOWN && !fault_;
-  fault_ = left_by_ == KVM_EXIT_SHUTDOWN || left_by_ == KVM_EXIT_INTERNAL_ERROR;
+  const bool shutdown = left_by_ == KVM_EXIT_SHUTDOWN;
+  bool trap = false;
+  if (shutdown && !fault_) {
+    // Of what could not be delivered KVM keeps the vector; Store has cleared it. A KVM that emulates says shutdown now
+    // and then without any.
+    kvm_vcpu_events events{};
+    if (!Call(KVM_GET_VCPU_EVENTS, &events, "KVM_GET_VCPU_EVENTS")) return false;
+    trap = events.exception.nr == x86::kDebug || events.exception.nr == x86::kBreakpoint;
+    empty_ += !trap && state_.rip != kSyscallTrap;
+  }
+  fault_ = trap || (shutdown && fault_) || left_by_ == KVM_EXIT_INTERNAL_ERROR;
   left_by_ = KVM_EXIT_INTR;
   Rewind(trap);
   if (fault_) NoteLeft();
@@ -360,6 +369,7 @@ std::vector<Statistic> KvmUserVcpu::Statistics() const {
                                 {"interrupts delivered", interrupts_},
                                 {"KVM_RUN", stays_},
                                 {"KVM_RUN, ended by a request", kicks_},
+                                {"KVM_RUN, ended without a cause", empty_},
                                 {"KVM_RUN, accesses to devices", accesses_},
                                 {"translations withdrawn from KVM", flushes_}};
   AppendAssists(left_, out);

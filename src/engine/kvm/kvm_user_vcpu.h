@@ -95,7 +95,7 @@ class KvmUserVcpu final : public Vcpu, private interp::StateListener {
   std::atomic<bool> on_kvm_ = false;
   pthread_t thread_{};
 
-  uint64_t stays_ = 0, kicks_ = 0, flushes_ = 0, interrupts_ = 0, accesses_ = 0;
+  uint64_t stays_ = 0, kicks_ = 0, empty_ = 0, flushes_ = 0, interrupts_ = 0, accesses_ = 0;
   std::vector<uint64_t> left_;  ///< instructions that ended a stay, by mnemonic; 0: undecodable
 };
 

@@ -52,7 +52,8 @@ void Msi::Update() {
   const uint32_t mask = LoadLe<uint32_t>(registers_ + kMask);
   for (unsigned vector = 0; vector < vectors_; ++vector)
     if (!TestBit(mask, vector)) ways_[vector]->Set(MessageOf(vector));
-  const uint32_t pending = LoadLe<uint32_t>(registers_ + kPending);
+  // A file may have bits of vectors that are not there.
+  const auto pending = static_cast<uint32_t>(LoadLe<uint32_t>(registers_ + kPending) & (Bit(vectors_) - 1));
   StoreLe(registers_ + kPending, pending & mask);
   for (uint32_t ready = pending & ~mask; ready != 0; ready &= ready - 1)
     ways_[static_cast<unsigned>(std::countr_zero(ready))]->Send();

@@ -66,6 +66,14 @@ bool KvmVcpu::AssistHost::ReadMsr(uint32_t index, uint64_t& value) {
 }
 
 bool KvmVcpu::AssistHost::WriteMsr(uint32_t index, uint64_t value) {
+  if (index == kMsrApicBase) {
+    // What KVM refuses of guests it takes from us (SDM 3A, figure 11-27).
+    uint64_t before = 0;
+    if (!vcpu_.GetMsr(kMsrApicBase, before)) return false;
+    const bool x2apic = (value & kBaseX2Apic) != 0, enabled = (value & kBaseEnable) != 0;
+    if (x2apic && (!enabled || !(before & kBaseEnable))) return false;
+    if (!x2apic && enabled && (before & kBaseX2Apic)) return false;
+  }
   return IsKernelMsr(index) ? vcpu_.SetMsr(index, value) : host().WriteMsr(index, value);
 }
 

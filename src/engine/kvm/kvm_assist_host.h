@@ -11,6 +11,8 @@ namespace nacre::engine::kvm {
 class KvmVcpu::AssistHost final : public VcpuHost {
  public:
   explicit AssistHost(KvmVcpu& vcpu) : vcpu_(vcpu) {}
+  /// Of the local APIC and the paravirtual interface to it, which the kernel keeps.
+  static bool IsKernelMsr(uint32_t index);
 
   uint32_t PortRead(uint16_t port, unsigned size) override { return host().PortRead(port, size); }
   void PortWrite(uint16_t port, unsigned size, uint32_t value) override { host().PortWrite(port, size, value); }
@@ -28,7 +30,6 @@ class KvmVcpu::AssistHost final : public VcpuHost {
 
  private:
   VcpuHost& host() { return *vcpu_.config_.host; }
-  static bool IsKernelMsr(uint32_t index);
   bool InApicPage(GuestPhys address, unsigned size, unsigned& offset) const;
   void WriteApic(x86::LocalApicState& state, unsigned offset, uint32_t value);
   void EndOwnInterrupt(x86::LocalApicState& state);

@@ -547,7 +547,10 @@ bool KvmVcpu::HandleExit(ExitReason& reason) {
 
 void KvmVcpu::HandleMsr() {
   auto& msr = run_->msr;
-  if (run_->exit_reason == KVM_EXIT_X86_RDMSR) {
+  if (AssistHost::IsKernelMsr(msr.index)) {
+    // Refused by its owner, which would take some of these values from us.
+    msr.error = 1;
+  } else if (run_->exit_reason == KVM_EXIT_X86_RDMSR) {
     uint64_t value = 0;
     msr.error = interpreter_->ReadMsr(state_, msr.index, value) ? 0 : 1;
     msr.data = value;

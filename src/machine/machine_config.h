@@ -12,7 +12,7 @@
 
 #include "base/bits.h"
 #include "engine/jit/debug_options.h"
-#include "engine/kvm/kvm_engine.h"
+#include "engine/kvm/kvm_options.h"
 #include "network/user_net.h"
 
 namespace nacre::machine {

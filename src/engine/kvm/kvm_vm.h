@@ -16,7 +16,7 @@
 #include "engine/engine.h"
 #include "engine/kvm/kvm_device.h"
 #include "engine/kvm/kvm_dirty_pages.h"
-#include "engine/kvm/kvm_engine.h"
+#include "engine/kvm/kvm_options.h"
 #include "engine/kvm/kvm_routes.h"
 #include "memory/guest_memory.h"
 

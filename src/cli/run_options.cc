@@ -96,6 +96,21 @@ Status SetEngine(RunOptions& options, std::string_view value) {
   return {};
 }
 
+/// A `bus=` of --disk and --cdrom.
+Status SetDiskBus(DiskConfig& disk, std::string_view option, std::string_view bus) {
+  using machine::DiskBus;
+  if (bus == "ide") {
+    disk.bus = DiskBus::kIde;
+  } else if (bus == "sata") {
+    disk.bus = DiskBus::kSata;
+  } else if (bus == "virtio" && !disk.cdrom) {
+    disk.bus = DiskBus::kVirtio;
+  } else {
+    return Fail("{} {}: bus={}: choose {}ide or sata", option, disk.path, bus, disk.cdrom ? "" : "virtio, ");
+  }
+  return {};
+}
+
 Status AddDisk(RunOptions& options, std::string_view value) {
   DiskConfig disk;
   const auto parts = Split(value, ',');
@@ -110,13 +125,28 @@ Status AddDisk(RunOptions& options, std::string_view value) {
       disk.format_given = true;
     } else if (part == "format=qcow2") {
       return NotYet("--disk format=qcow2", "`qemu-img convert -O raw` makes a raw image of it");
-    } else if (part == "bus=ide" || part == "bus=sata") {
-      return NotYet(fmt::format("--disk {}", part), "use bus=virtio");
-    } else if (part != "bus=virtio") {
-      return Fail("--disk {}: '{}' is not known (format=raw, bus=virtio, readonly, snapshot)", value, part);
+    } else if (part.starts_with("bus=")) {
+      NACRE_TRY_STATUS(SetDiskBus(disk, "--disk", part.substr(4)));
+    } else {
+      return Fail("--disk {}: '{}' is not known (format=raw, bus=virtio|ide|sata, readonly, snapshot)", value, part);
     }
   }
   options.machine.disks.push_back(std::move(disk));
+  return {};
+}
+
+Status AddCdrom(RunOptions& options, std::string_view value) {
+  DiskConfig disc;
+  const auto parts = Split(value, ',');
+  disc.path = parts[0];
+  disc.bus = machine::DiskBus::kIde;
+  disc.cdrom = disc.read_only = disc.format_given = true;
+  if (disc.path.empty()) return Fail("--cdrom {}: give a file name first", value);
+  for (const std::string_view part : std::span(parts).subspan(1)) {
+    if (!part.starts_with("bus=")) return Fail("--cdrom {}: '{}' is not known (bus=ide|sata)", value, part);
+    NACRE_TRY_STATUS(SetDiskBus(disc, "--cdrom", part.substr(4)));
+  }
+  options.machine.disks.push_back(std::move(disc));
   return {};
 }
 
@@ -226,7 +256,8 @@ constexpr std::array kOptions = std::to_array<Option>({
      [](RunOptions& o, std::string_view v) -> Status { o.machine.initrds.emplace_back(v); return {}; }},
     {"--append", "TEXT", "the kernel's command line", AppendText},
     {"--disk", "FILE[,OPTION...]",
-     "a disk: format=raw, bus=virtio, readonly, snapshot (writes are thrown away) (repeatable)", AddDisk},
+     "a disk: bus=virtio|ide|sata, readonly, snapshot (writes are thrown away), format=raw (repeatable)", AddDisk},
+    {"--cdrom", "FILE[,bus=ide|sata]", "a disc in a CD-ROM drive (on IDE) (repeatable)", AddCdrom},
     {"--memory", "SIZE", "the guest's memory (512M)", SetMemory},
     {"--cpus", "N", "the guest's CPUs (1), each a thread of the host", SetCpus},
     {"--cpu", "MODEL[,-FEATURE][,+FEATURE]", "x86-64-v1 to x86-64-v4 or host; the default is what the host has, up to v3", SetCpuModel},
@@ -270,7 +301,6 @@ struct LaterOption {
 };
 constexpr std::array kLaterOptions = std::to_array<LaterOption>({
     {"--firmware", "use direct boot with --kernel"},
-    {"--cdrom", "use --disk FILE,readonly"},
     {"--floppy", "use --disk FILE"},
     {"--json", "the output of `nacre run` is the guest's console"},
 });

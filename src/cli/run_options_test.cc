@@ -137,15 +137,32 @@ TEST(RunOptions, StandardInputServesOneConsole) {
   EXPECT_EQ(ErrorOf({"--console", "file:"}), "--console file:: choose stdio, file:PATH or none");
 }
 
+TEST(RunOptions, DisksAndDiscsOnTheirBuses) {
+  using machine::DiskBus;
+  const std::vector<std::string_view> words = {"--disk",     "a",       "--disk", "b,bus=ide", "--disk",
+                                               "c,bus=sata", "--cdrom", "d.iso",  "--cdrom",   "e.iso,bus=sata"};
+  const auto options = ParseRun(words);
+  ASSERT_TRUE(options) << options.error().message;
+  const auto& disks = options->machine.disks;
+  ASSERT_EQ(disks.size(), 5u);
+  EXPECT_EQ(disks[0].bus, DiskBus::kVirtio);
+  EXPECT_EQ(disks[1].bus, DiskBus::kIde);
+  EXPECT_EQ(disks[2].bus, DiskBus::kSata);
+  EXPECT_FALSE(disks[2].cdrom);
+  EXPECT_TRUE(disks[3].cdrom && disks[3].read_only && disks[3].bus == DiskBus::kIde);
+  EXPECT_TRUE(disks[4].cdrom && disks[4].bus == DiskBus::kSata);
+  for (const auto& wrong : std::vector<std::vector<std::string_view>>{
+           {"--disk", "a,bus=scsi"}, {"--cdrom", "a,bus=virtio"}, {"--cdrom", "a,snapshot"}, {"--cdrom", ""}})
+    EXPECT_FALSE(ParseRun(wrong)) << wrong[1];
+}
+
 TEST(RunOptions, WhatIsNotThereYetSaysSo) {
   for (const auto& words : std::vector<std::vector<std::string_view>>{{"--firmware", "bios"},
-                                                                      {"--cdrom", "x"},
                                                                       {"--floppy", "x"},
                                                                       {"--display", "vnc:127.0.0.1:5900"},
                                                                       {"--net", "switch:a"},
                                                                       {"--net", "tap:tap0"},
                                                                       {"--disk", "a,format=qcow2"},
-                                                                      {"--disk", "a,bus=ide"},
                                                                       {"debian"}}) {
     const auto options = ParseRun(words);
     ASSERT_FALSE(options) << words[0];

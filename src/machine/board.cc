@@ -4,12 +4,9 @@
 #include <unistd.h>
 
 #include "devices/virtio/balloon.h"
-#include "devices/virtio/block.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
 #include "network/user_net.h"
-#include "storage/raw_disk.h"
-#include "storage/snapshot_disk.h"
 
 namespace nacre::machine {
 
@@ -45,9 +42,7 @@ Result<std::unique_ptr<FdConsole>> OpenStream(const SerialConfig& config, std::s
 
 }  // namespace
 
-Board::~Board() {
-  for (auto& device : virtio_) device->device().Quiesce();
-}
+Board::~Board() { QuiesceDisks(); }
 
 void Board::MapPorts(uint16_t start, uint16_t count, bus::IoHandler& handler, std::string_view name) {
   mappings_.push_back(ports_.Add(start, count, handler, name));
@@ -169,25 +164,6 @@ Status Board::AttachVirtio(std::unique_ptr<devices::VirtioDevice> device) {
   return {};
 }
 
-Status Board::BuildDisks(const Wiring&) {
-  if (config_->disks.empty()) return {};
-  disk_io_ = NACRE_TRY(storage::AsyncIo::Create());
-  disk_io_watch_ =
-      NACRE_TRY(loop_->Watch(disk_io_->event_fd(), EPOLLIN, [this](uint32_t) { disk_io_->HandleEvents(); }));
-  for (size_t i = 0; i < config_->disks.size(); ++i) {
-    const DiskConfig& disk = config_->disks[i];
-    std::unique_ptr<storage::Disk> medium = NACRE_TRY(storage::RawDisk::Open(
-        {.path = disk.path, .read_only = disk.read_only || disk.snapshot, .format_given = disk.format_given},
-        disk_io_));
-    if (disk.snapshot && !disk.read_only)
-      medium = NACRE_TRY(storage::SnapshotDisk::Create(std::move(medium), disk_io_));
-    auto device = NACRE_TRY(
-        devices::VirtioBlock::Create({.name = fmt::format("virtio-blk{}", i)}, std::move(medium), *memory_, *loop_));
-    NACRE_TRY_STATUS(AttachVirtio(std::move(device)));
-  }
-  return {};
-}
-
 Status Board::BuildNetworks(const Wiring&) {
   for (size_t i = 0; i < config_->networks.size(); ++i) {
     const NetworkConfig& network = config_->networks[i];
@@ -248,7 +224,7 @@ boot::AcpiConfig Board::AcpiDescription() const {
 }
 
 void Board::Flush() {
-  for (auto& device : virtio_) device->device().Quiesce();
+  QuiesceDisks();
   serial_->Flush();
   serial_stream_->Flush();
   if (console_stream_) console_stream_->Flush();

@@ -13,6 +13,8 @@
 #include "base/result.h"
 #include "boot/acpi_tables.h"
 #include "bus/bus.h"
+#include "devices/ata/ahci.h"
+#include "devices/ata/piix_ide.h"
 #include "devices/chipset/acpi_pm.h"
 #include "devices/chipset/apic_bus.h"
 #include "devices/chipset/gsi_router.h"
@@ -90,6 +92,10 @@ class Board {
   Status BuildSerial(const Wiring& wiring);
   Status BuildConsole(const Wiring& wiring);
   Status BuildDisks(const Wiring& wiring);
+  Status AttachVirtioDisk(size_t index, std::unique_ptr<storage::Disk> medium);
+  Status AttachIdeDisk(size_t index, std::unique_ptr<storage::Disk> medium);
+  Status AttachSataDisk(size_t index, std::unique_ptr<storage::Disk> medium);
+  void QuiesceDisks();
   Status BuildNetworks(const Wiring& wiring);
   Status AttachVirtio(std::unique_ptr<devices::VirtioDevice> device);
   void MapPorts(uint16_t start, uint16_t count, bus::IoHandler& handler, std::string_view name);
@@ -135,6 +141,8 @@ class Board {
   std::unique_ptr<devices::PowerManagement> power_management_;
   std::unique_ptr<devices::PciHost> pci_;
   std::vector<std::unique_ptr<devices::VirtioPci>> virtio_;
+  std::unique_ptr<devices::PiixIde> ide_;             ///< null: nothing is on IDE
+  std::unique_ptr<devices::Ahci> ahci_;               ///< null: nothing is on SATA
   devices::VirtioConsole* virtio_console_ = nullptr;  ///< in virtio_; null: there is none
   std::vector<bus::Device*> devices_;                 ///< in reset order
   std::vector<bus::Mapping> mappings_;

@@ -33,8 +33,12 @@ constexpr std::optional<EngineKind> EngineByName(std::string_view name) {
   return std::nullopt;
 }
 
+enum class DiskBus : uint8_t { kVirtio, kIde, kSata };
+
 struct DiskConfig {
   std::string path;
+  DiskBus bus = DiskBus::kVirtio;
+  bool cdrom = false;  ///< a disc in a CD-ROM drive, on IDE or SATA; always read_only
   bool read_only = false;
   bool snapshot = false;      ///< writes are thrown away at the end
   bool format_given = false;  ///< format=raw was said: a file that looks like another format is taken as raw

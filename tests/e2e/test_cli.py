@@ -45,8 +45,8 @@ class CommandLine(GuestCase):
 
     def test_not_there_yet_is_2_and_says_so(self):
         run = (["--firmware", "bios"], ["--display", "vnc:127.0.0.1:5900"],
-               ["--disk", "x,format=qcow2"], ["--disk", "x,bus=ide"], ["--net", "switch:a"], ["--net", "tap:a"],
-               ["--cdrom", "x"], ["--floppy", "x"], ["program.wasm"], ["debian"])
+               ["--disk", "x,format=qcow2"], ["--net", "switch:a"], ["--net", "tap:a"],
+               ["--floppy", "x"], ["program.wasm"], ["debian"])
         commands = ("create", "start", "ls", "snapshot", "clone", "migrate", "image", "serve")
         for arguments in [["run", *words] for words in run] + [[command] for command in commands]:
             with self.subTest(arguments=arguments):

@@ -1,0 +1,108 @@
+// The board's disks: opens their images and plugs them in where the configuration says.
+
+#include "devices/ata/ata_disk.h"
+#include "devices/ata/atapi_drive.h"
+#include "devices/virtio/block.h"
+#include "machine/board.h"
+#include "storage/raw_disk.h"
+#include "storage/snapshot_disk.h"
+
+namespace nacre::machine {
+
+namespace {
+
+/// Beside the ISA bridge, as in the chip.
+constexpr unsigned kIdeSlot = 1, kIdeFunction = 1;
+
+std::string SerialNumber(size_t index) { return fmt::format("NACRE-{:04}", index); }
+
+}  // namespace
+
+Status Board::BuildDisks(const Wiring&) {
+  if (config_->disks.empty()) return {};
+  disk_io_ = NACRE_TRY(storage::AsyncIo::Create());
+  disk_io_watch_ =
+      NACRE_TRY(loop_->Watch(disk_io_->event_fd(), EPOLLIN, [this](uint32_t) { disk_io_->HandleEvents(); }));
+  for (size_t i = 0; i < config_->disks.size(); ++i) {
+    const DiskConfig& disk = config_->disks[i];
+    std::unique_ptr<storage::Disk> medium = NACRE_TRY(storage::RawDisk::Open(
+        {.path = disk.path, .read_only = disk.read_only || disk.snapshot, .format_given = disk.format_given},
+        disk_io_));
+    if (disk.snapshot && !disk.read_only)
+      medium = NACRE_TRY(storage::SnapshotDisk::Create(std::move(medium), disk_io_));
+    switch (disk.bus) {
+      case DiskBus::kVirtio:
+        NACRE_TRY_STATUS(AttachVirtioDisk(i, std::move(medium)));
+        break;
+      case DiskBus::kIde:
+        NACRE_TRY_STATUS(AttachIdeDisk(i, std::move(medium)));
+        break;
+      case DiskBus::kSata:
+        NACRE_TRY_STATUS(AttachSataDisk(i, std::move(medium)));
+        break;
+    }
+  }
+  return {};
+}
+
+Status Board::AttachVirtioDisk(size_t index, std::unique_ptr<storage::Disk> medium) {
+  auto device = NACRE_TRY(
+      devices::VirtioBlock::Create({.name = fmt::format("virtio-blk{}", index)}, std::move(medium), *memory_, *loop_));
+  return AttachVirtio(std::move(device));
+}
+
+Status Board::AttachIdeDisk(size_t index, std::unique_ptr<storage::Disk> medium) {
+  using devices::PiixIde;
+  const DiskConfig& disk = config_->disks[index];
+  if (!ide_) {
+    const devices::PciWiring wiring{&ports_, &memory_bus_, &apic_bus_};
+    Keep(ide_, std::make_unique<PiixIde>(wiring, std::array{&NewIrq(PiixIde::kIrqs[0]), &NewIrq(PiixIde::kIrqs[1])},
+                                         *memory_));
+    NACRE_TRY_STATUS(pci_->Attach(*ide_, kIdeSlot, kIdeFunction));
+  }
+  // CD-ROM drives from the secondary channel on, where guests look for them first.
+  constexpr unsigned kPlaces = PiixIde::kChannels * devices::IdeChannel::kDrives;
+  for (unsigned i = 0; i < kPlaces; ++i) {
+    const unsigned place = disk.cdrom ? (i + 2) % kPlaces : i;
+    if (ide_->channel(place / 2).drive(place % 2)) continue;
+    if (disk.cdrom) {
+      ide_->Plug(place, NACRE_TRY(devices::AtapiDrive::Create({.name = fmt::format("CD-ROM '{}'", disk.path)},
+                                                              std::move(medium))));
+    } else {
+      ide_->Plug(place, std::make_unique<devices::AtaDisk>(
+                            devices::AtaDisk::Options{.serial_number = SerialNumber(index)}, std::move(medium)));
+    }
+    return {};
+  }
+  return Fail("disk '{}': IDE has room for four disks and CD-ROM drives; use bus=sata or bus=virtio", disk.path);
+}
+
+Status Board::AttachSataDisk(size_t index, std::unique_ptr<storage::Disk> medium) {
+  const DiskConfig& disk = config_->disks[index];
+  if (!ahci_) {
+    Keep(ahci_,
+         std::make_unique<devices::Ahci>("ahci", devices::PciWiring{&ports_, &memory_bus_, &apic_bus_}, *memory_));
+    NACRE_TRY(pci_->AttachAnywhere(*ahci_));
+  }
+  for (unsigned i = 0; i < devices::Ahci::kPorts; ++i) {
+    devices::AhciPort& port = ahci_->port(i);
+    if (!port.empty()) continue;
+    if (disk.cdrom) {
+      port.Plug(NACRE_TRY(devices::AtapiDrive::Create(
+          {.name = fmt::format("CD-ROM '{}'", disk.path), .serial_ata = true}, std::move(medium))));
+    } else {
+      port.Plug(std::make_unique<devices::AtaDisk>(
+          devices::AtaDisk::Options{.serial_number = SerialNumber(index), .serial_ata = true}, std::move(medium)));
+    }
+    return {};
+  }
+  return Fail("disk '{}': SATA has room for six disks and CD-ROM drives; use bus=virtio", disk.path);
+}
+
+void Board::QuiesceDisks() {
+  for (auto& device : virtio_) device->device().Quiesce();
+  if (ide_) ide_->Quiesce();
+  if (ahci_) ahci_->Quiesce();
+}
+
+}  // namespace nacre::machine

@@ -1,0 +1,95 @@
+"""Disks and CD-ROM drives on IDE and SATA, seen from a Linux guest, and images that cannot be used."""
+import hashlib
+import pathlib
+import random
+import subprocess
+import tempfile
+
+from harness import ENGINE, Folder, GuestCase, Nacre, PROMPT, boot_arguments, main
+
+DRIVERS = "for m in ata_piix ahci sd_mod sr_mod isofs ext4; do modprobe $m || echo missing: $m; done"
+
+
+class Controllers(GuestCase):
+    """One guest with an ext4 disk on each controller and a disc in a drive on each."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.disks = [self.folder / name for name in ("ide.img", "sata.img")]
+        for disk in self.disks:
+            with open(disk, "wb") as file:
+                file.truncate(64 << 20)
+            subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", disk], check=True)
+        self.content = random.Random(5).randbytes(3_000_000)
+        (self.folder / "tree").mkdir()
+        (self.folder / "tree/blob").write_bytes(self.content)
+        self.disc = self.folder / "disc.iso"
+        subprocess.run(["xorriso", "-as", "mkisofs", "-quiet", "-R", "-o", self.disc, self.folder / "tree"], check=True,
+                       capture_output=True)
+
+    def guest(self):
+        return Nacre("run", "--engine", ENGINE, "--net", "none", "--disk", f"{self.disks[0]},bus=ide", "--disk",
+                     f"{self.disks[1]},bus=sata", "--cdrom", self.disc, "--cdrom", f"{self.disc},bus=sata",
+                     *boot_arguments("amd64"))
+
+    def start(self, guest):
+        guest.expect(PROMPT)
+        self.assertEqual(guest.command_output(DRIVERS), "", "run scripts/prepare-guest amd64")
+        guest.command_output("for i in $(seq 100); do [ -e /dev/sdb ] && [ -e /dev/sr1 ] && break; usleep 100000; done")
+        # Which names they got depends on which driver was faster.
+        found = guest.command_output("ls -l /sys/class/block | grep -E 'sd|sr' | sed 's/.* \\([^ ]*\\) -> .*\\(ata[0-9]*\\).*/\\1 \\2/'")
+        self.assertEqual(len(found.split("\n")), 4, found)
+        modes = guest.command_output("cat /sys/class/ata_device/dev*/dma_mode").split()
+        self.assertEqual(modes, ["XFER_MW_DMA_2", "XFER_MW_DMA_2", "XFER_UDMA_5", "XFER_UDMA_5"])
+        self.assertIn("NCQ (depth 32)", guest.command_output("dmesg | grep NCQ"))
+
+    def end(self, guest):
+        trouble = "exception Emask|failed command|I/O error|soft resetting|limiting speed"
+        self.assertEqual(guest.command_output(f"dmesg | grep -E '{trouble}'"), "")
+        guest.send("poweroff -f\n")
+        self.check_exit(guest, 0)
+
+    def test_file_systems_on_disks_and_discs(self):
+        sums = {}
+        with self.guest() as guest:
+            self.start(guest)
+            for disk in ("sda", "sdb"):
+                guest.command_output(f"mount -t ext4 /dev/{disk} /mnt && dd if=/dev/urandom of=/mnt/file bs=64k count=300")
+                before = guest.command_output("sha256sum </mnt/file")
+                guest.command_output("sync; umount /mnt; echo 3 >/proc/sys/vm/drop_caches")
+                guest.command_output(f"mount -t ext4 /dev/{disk} /mnt")
+                self.assertEqual(guest.command_output("sha256sum </mnt/file"), before)
+                guest.command_output("cp /proc/sys/kernel/random/boot_id /mnt/id; umount /mnt")
+                sums[disk] = before
+            for disc in ("sr0", "sr1"):
+                self.assertEqual(guest.command_output(f"mount -t iso9660 -o ro /dev/{disc} /mnt; sha256sum </mnt/blob").split()[0],
+                                 hashlib.sha256(self.content).hexdigest())
+                guest.command_output("umount /mnt")
+            self.end(guest)
+        self.assertNotEqual(sums["sda"], sums["sdb"])
+        for disk in self.disks:  # what the guest left is whole
+            subprocess.run(["/sbin/e2fsck", "-fn", disk], check=True, capture_output=True)
+
+
+class Images(Folder):
+    def refused(self, text, *options):
+        status, errors = self.run_status("--kernel", "/bin/true", *options)
+        self.assertEqual(status, 1, errors)
+        self.assertIn(text, errors)
+
+    def test_what_cannot_be_used_is_told(self):
+        odd = self.write("odd.img", bytes(1000))
+        sectors = self.write("sectors.iso", bytes(2048 + 512))
+        empty = self.write("empty.iso", b"")
+        good = self.write("good.img", bytes(4096))
+        for bus in ("ide", "sata"):
+            self.refused("512-byte sectors", "--disk", f"{odd},bus={bus}")
+            self.refused("2048-byte sectors", "--cdrom", f"{sectors},bus={bus}")
+        self.refused("empty", "--cdrom", str(empty))
+        self.refused("No such file", "--cdrom", "/nonexistent.iso")
+        self.refused("room for four", *[word for _ in range(5) for word in ("--disk", f"{good},bus=ide,readonly")])
+
+
+main()

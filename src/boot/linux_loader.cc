@@ -72,6 +72,21 @@ Status LoadInitrd(memory::GuestMemory& memory, const BootRequest& request, Guest
   return {};
 }
 
+/// struct screen_info: a VESA linear frame buffer, for drivers that know no more than that.
+void DescribeScreen(const LinearScreen& screen, ZeroPage& page) {
+  constexpr uint8_t kVesaLinear = 0x23;  // VIDEO_TYPE_VLFB
+  Put<uint8_t>(page, 0x0f, kVesaLinear);
+  Put<uint16_t>(page, 0x12, screen.width);
+  Put<uint16_t>(page, 0x14, screen.height);
+  Put<uint16_t>(page, 0x16, 32);
+  Put<uint32_t>(page, 0x18, static_cast<uint32_t>(screen.address.value));
+  Put<uint32_t>(page, 0x1c, screen.size_bytes / 0x10000);
+  Put<uint16_t>(page, 0x24, static_cast<uint16_t>(screen.width * 4));
+  constexpr uint8_t kSizesAndPositions[] = {8, 16, 8, 8, 8, 0, 8, 24};  // red, green, blue, nothing
+  for (size_t i = 0; i < sizeof(kSizesAndPositions); ++i) Put<uint8_t>(page, 0x26 + i, kSizesAndPositions[i]);
+  Put<uint16_t>(page, 0x32, 1);  // pages
+}
+
 /// Everything that does not depend on the kind of kernel file; writes the page.
 Status FinishZeroPage(memory::GuestMemory& memory, const BootRequest& request, ZeroPage& page) {
   if (request.memory_map.size() > kMaxE820Entries) return Fail("a memory map of {} entries", request.memory_map.size());
@@ -85,6 +100,7 @@ Status FinishZeroPage(memory::GuestMemory& memory, const BootRequest& request, Z
   }
   Put<uint64_t>(page, kAcpiRsdp, request.rsdp.value);
   Put<uint8_t>(page, kLoaderType, kUnknownLoader);
+  if (request.screen) DescribeScreen(*request.screen, page);
   Put<uint32_t>(page, kCommandLine, static_cast<uint32_t>(kCommandLineAddress.value));
   NACRE_TRY_STATUS(WriteSetupData(memory, request, page));
   if (!memory.Write(kZeroPageAddress, page)) return Fail("the guest has no memory for the boot parameters");

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,13 @@
 
 namespace nacre::boot {
 
+/// A linear frame buffer that shows a picture already: 32 bits per pixel, 0x00RRGGBB.
+struct LinearScreen {
+  GuestPhys address;
+  uint32_t size_bytes = 0;
+  uint16_t width = 0, height = 0;  ///< pixels; rows without gaps
+};
+
 struct BootRequest {
   std::string kernel;
   /// Linux gets them joined into one initrd. For PVH and multiboot each is a module; what follows the first space of an
@@ -29,6 +37,7 @@ struct BootRequest {
   std::vector<MemoryMapEntry> memory_map;
   GuestPhys rsdp;  ///< 0: no ACPI tables
   std::array<uint8_t, 32> random_seed{};
+  std::optional<LinearScreen> screen;  ///< for Linux
 };
 
 struct LoadedKernel {

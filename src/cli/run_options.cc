@@ -207,10 +207,17 @@ Status SetConsole(RunOptions& options, std::string_view value) {
   return SetStream(options.machine.console, "--console", value);
 }
 
-Status SetDisplay(RunOptions&, std::string_view value) {
+Status SetDisplay(RunOptions& options, std::string_view value) {
+  machine::DisplayConfig& display = options.machine.display;
+  display = {};
   if (value == "none") return {};
-  if (value.starts_with("vnc")) return NotYet("--display vnc", "use the serial console (--display none)");
-  return Fail("--display {}: choose none", value);
+  display.present = true;
+  if (value == "offscreen") return {};
+  if (!value.starts_with("vnc:")) return Fail("--display {}: choose none, offscreen or vnc:ADDRESS:PORT", value);
+  auto vnc = display::ParseVncOptions(value.substr(4));
+  if (!vnc) return Context(vnc.error(), "--display {}", value);
+  display.vnc = std::move(*vnc);
+  return {};
 }
 
 Status SetTimeout(RunOptions& options, std::string_view value) {
@@ -266,7 +273,7 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"--net", "KIND", "user[,forward=tcp:127.0.0.1:2222-:22] or none (user)", SetNetwork},
     {"--serial", "WHERE", "the serial port ttyS0: stdio, file:PATH or none (stdio, or none with --console stdio)", SetSerial},
     {"--console", "WHERE", "the virtio console hvc0: stdio, file:PATH or none (none)", SetConsole},
-    {"--display", "WHERE", "none", SetDisplay},
+    {"--display", "WHERE", "the screen: none, offscreen, vnc:ADDRESS:PORT[,password=FILE], vnc:unix:PATH (none)", SetDisplay},
     {"--balloon", "on|off", "the memory balloon (on)", SetBalloon},
     {"--control", "PATH", "a socket by which `nacre control PATH` and others steer the running VM",
      [](RunOptions& o, std::string_view v) -> Status { o.control = v; return {}; }},

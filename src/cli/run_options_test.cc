@@ -156,10 +156,22 @@ TEST(RunOptions, DisksAndDiscsOnTheirBuses) {
     EXPECT_FALSE(ParseRun(wrong)) << wrong[1];
 }
 
+TEST(RunOptions, Displays) {
+  EXPECT_FALSE(ParseRun(std::vector<std::string_view>{})->machine.display.present);
+  const auto offscreen = ParseRun(std::vector<std::string_view>{"--display", "offscreen"});
+  ASSERT_TRUE(offscreen);
+  EXPECT_TRUE(offscreen->machine.display.present);
+  EXPECT_FALSE(offscreen->machine.display.vnc);
+  const auto vnc = ParseRun(std::vector<std::string_view>{"--display", "vnc:127.0.0.1:5900"});
+  ASSERT_TRUE(vnc) << vnc.error().message;
+  EXPECT_EQ(vnc->machine.display.vnc->port, 5900);
+  EXPECT_EQ(ErrorOf({"--display", "sdl"}), "--display sdl: choose none, offscreen or vnc:ADDRESS:PORT");
+  EXPECT_FALSE(ParseRun(std::vector<std::string_view>{"--display", "vnc:0.0.0.0:5900"}));
+}
+
 TEST(RunOptions, WhatIsNotThereYetSaysSo) {
   for (const auto& words : std::vector<std::vector<std::string_view>>{{"--firmware", "bios"},
                                                                       {"--floppy", "x"},
-                                                                      {"--display", "vnc:127.0.0.1:5900"},
                                                                       {"--net", "switch:a"},
                                                                       {"--net", "tap:tap0"},
                                                                       {"--disk", "a,format=qcow2"},

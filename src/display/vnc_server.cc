@@ -249,6 +249,7 @@ void VncServer::Impl::Accept() {
   if (!fd.valid()) return;
   // The library waits with select.
   if (fd.get() >= FD_SETSIZE || Clients().size() >= VncOptions::kMaxClients) return;
+  Refresh();  // the size that the client is told is the one of now
   rfbNewClient(rfb_, fd.Release());
 }
 

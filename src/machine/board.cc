@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <fstream>
+
 #include "devices/virtio/balloon.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
@@ -18,6 +20,11 @@ constexpr std::array<uint8_t, 4> kPciIrqs{10, 11, 10, 11};
 /// Between the end of low RAM (at most 3 GiB) and the IO-APIC.
 constexpr uint64_t kPciMemory32First = 0xc0000000, kPciMemory32End = 0xfec00000;
 constexpr uint16_t kPciIoFirst = 0xc000;
+/// Of Debian's package seabios.
+constexpr const char* kVgaRom = "/usr/share/seabios/vgabios-stdvga.bin";
+constexpr size_t kMaxVgaRom = 256 * kKiB;
+/// The screen that a kernel finds at direct boot.
+constexpr uint16_t kBootWidth = 1024, kBootHeight = 768;
 /// The IO-APIC pins that PIRQA# to PIRQD# have for themselves.
 constexpr unsigned kFirstPirqGsi = 16;
 
@@ -61,6 +68,7 @@ Status Board::Build(const Wiring& wiring) {
   BuildLegacy(wiring);
   NACRE_TRY_STATUS(BuildSerial(wiring));
   NACRE_TRY_STATUS(BuildPci(wiring));
+  NACRE_TRY_STATUS(BuildDisplay(wiring));
   NACRE_TRY_STATUS(BuildDisks(wiring));
   NACRE_TRY_STATUS(BuildNetworks(wiring));
   NACRE_TRY_STATUS(AttachVirtio(devices::VirtioRng::Create("virtio-rng0", *memory_, *loop_)));
@@ -111,7 +119,7 @@ void Board::BuildLegacy(const Wiring& wiring) {
     if (region.start.value != 0) above_4g += region.size_bytes;
   rtc_->SetMemorySize(memory_->regions().front().size_bytes, above_4g);
   Keep(i8042_, std::make_unique<devices::I8042>(NewIrq(devices::I8042::kIrq), NewIrq(devices::I8042::kMouseIrq),
-                                                control, false));
+                                                control, config_->display.present));
   MapPorts(devices::I8042::kDataPort, 1, i8042_->data_io(), "i8042");
   MapPorts(devices::I8042::kCommandPort, 1, i8042_->command_io(), "i8042");
 }
@@ -164,6 +172,30 @@ Status Board::AttachVirtio(std::unique_ptr<devices::VirtioDevice> device) {
   return {};
 }
 
+Status Board::BuildDisplay(const Wiring&) {
+  if (!config_->display.present) return {};
+  using devices::Vga;
+  // Without the package there is no VBE BIOS: only firmware would run it.
+  std::ifstream rom(kVgaRom, std::ios::binary);
+  Vga::Options options;
+  options.rom.assign(std::istreambuf_iterator<char>(rom), {});
+  if (options.rom.size() > kMaxVgaRom) return Fail("{}: {} bytes are no VGA BIOS", kVgaRom, options.rom.size());
+  vga_ = NACRE_TRY(Vga::Create(std::move(options), {&ports_, &memory_bus_, &apic_bus_}, *loop_));
+  NACRE_TRY(pci_->AttachAnywhere(*vga_));
+  devices_.push_back(vga_.get());
+  MapPorts(Vga::kPorts, Vga::kPortCount, vga_->ports(), "vga");
+  MapPorts(Vga::kDispiPorts, 3, vga_->dispi_io(), "vga");
+  mappings_.push_back(
+      memory_bus_.Add(devices::vga::kWindowBase, devices::vga::kWindowSize, vga_->window(), "vga-window"));
+  return {};
+}
+
+std::optional<boot::LinearScreen> Board::BootScreen() const {
+  const auto address = vga_ ? vga_->BarAddress(0) : std::nullopt;
+  if (!address) return std::nullopt;
+  return boot::LinearScreen{GuestPhys(*address), devices::Vga::kMemorySize, kBootWidth, kBootHeight};
+}
+
 Status Board::BuildNetworks(const Wiring&) {
   for (size_t i = 0; i < config_->networks.size(); ++i) {
     const NetworkConfig& network = config_->networks[i];
@@ -191,17 +223,20 @@ Status Board::PrepareDirectBoot() {
     ports_.Write(port, 1, ports_.Read(port, 1) | Bit(irq % 8));
   }
   // 64-bit base addresses go below 4 GiB too: guests without PAE reach nothing else.
-  return pci_->AssignResources({.io_start = kPciIoFirst,
-                                .io_end = 0x10000,
-                                .memory32_start = kPciMemory32First,
-                                .memory32_end = kPciMemory32End,
-                                .memory64_start = 0,
-                                .memory64_end = 0});
+  NACRE_TRY_STATUS(pci_->AssignResources({.io_start = kPciIoFirst,
+                                          .io_end = 0x10000,
+                                          .memory32_start = kPciMemory32First,
+                                          .memory32_end = kPciMemory32End,
+                                          .memory64_start = 0,
+                                          .memory64_end = 0}));
+  if (vga_) vga_->SetLinearMode(kBootWidth, kBootHeight);
+  return {};
 }
 
 boot::AcpiConfig Board::AcpiDescription() const {
   using devices::AcpiPm;
   boot::AcpiConfig acpi;
+  acpi.has_ps2 = acpi.has_vga = config_->display.present;
   acpi.cpu_count = static_cast<unsigned>(local_apics_.size());
   acpi.local_apic_address = devices::LocalApic::kDefaultBase;
   acpi.io_apic_address = devices::IoApic::kDefaultBase;

@@ -12,6 +12,7 @@
 #include "base/event_loop.h"
 #include "base/result.h"
 #include "boot/acpi_tables.h"
+#include "boot/loader.h"
 #include "bus/bus.h"
 #include "devices/ata/ahci.h"
 #include "devices/ata/piix_ide.h"
@@ -31,6 +32,7 @@
 #include "devices/legacy/uart16550.h"
 #include "devices/pci/pci_host.h"
 #include "devices/pci/piix.h"
+#include "devices/vga/vga.h"
 #include "devices/virtio/console.h"
 #include "devices/virtio/virtio_pci.h"
 #include "engine/engine.h"
@@ -74,6 +76,11 @@ class Board {
   /// What firmware would do before it starts a kernel: PCI resources, interrupt trigger modes.
   Status PrepareDirectBoot();
   boot::AcpiConfig AcpiDescription() const;
+  /// Null: there is none. Both outlive everything but the board.
+  display::Screen* screen() { return vga_.get(); }
+  display::InputSink& input() { return *i8042_; }
+  /// What PrepareDirectBoot has put on the screen.
+  std::optional<boot::LinearScreen> BootScreen() const;
   void PressPowerButton() { acpi_pm_->PressPowerButton(); }
   /// The size of the terminal that the virtio console leads to.
   void ResizeConsole(uint16_t columns, uint16_t rows) {
@@ -89,6 +96,7 @@ class Board {
   void BuildInterrupts(const Wiring& wiring);
   void BuildLegacy(const Wiring& wiring);
   Status BuildPci(const Wiring& wiring);
+  Status BuildDisplay(const Wiring& wiring);
   Status BuildSerial(const Wiring& wiring);
   Status BuildConsole(const Wiring& wiring);
   Status BuildDisks(const Wiring& wiring);
@@ -143,6 +151,7 @@ class Board {
   std::vector<std::unique_ptr<devices::VirtioPci>> virtio_;
   std::unique_ptr<devices::PiixIde> ide_;             ///< null: nothing is on IDE
   std::unique_ptr<devices::Ahci> ahci_;               ///< null: nothing is on SATA
+  std::unique_ptr<devices::Vga> vga_;                 ///< null: no display
   devices::VirtioConsole* virtio_console_ = nullptr;  ///< in virtio_; null: there is none
   std::vector<bus::Device*> devices_;                 ///< in reset order
   std::vector<bus::Mapping> mappings_;

@@ -75,7 +75,10 @@ Status Machine::Build() {
     NACRE_TRY_STATUS(board_->Build(wiring));
   }
   NACRE_TRY_STATUS(StartFirstEngine());
-  return StartGuest();
+  NACRE_TRY_STATUS(StartGuest());
+  if (config_.display.vnc)
+    vnc_ = NACRE_TRY(display::VncServer::Start(*config_.display.vnc, *board_->screen(), board_->input(), device_lock_));
+  return {};
 }
 
 Result<bool> Machine::KvmRunsKernels() const {
@@ -284,6 +287,7 @@ Machine::~Machine() {
   for (auto& host : hosts_) host->Disconnect();
   runners_.clear();
   if (retiring_.joinable()) retiring_.join();
+  vnc_.reset();  // it takes the device lock
   const std::lock_guard lock(device_lock_);
   if (board_) {
     LeaveKernel();
@@ -305,6 +309,7 @@ Status Machine::StartGuest() {
   board_->Reset();
   NACRE_TRY_STATUS(board_->PrepareDirectBoot());
   request.memory_map = boot::BuildMemoryMap(*memory_, {});
+  request.screen = board_->BootScreen();
   request.rsdp = NACRE_TRY(boot::WriteAcpiTables(*memory_, board_->AcpiDescription()));
   const boot::LoadedKernel loaded = NACRE_TRY(boot::LoadKernel(*memory_, request));
   for (unsigned i = 0; i < runners_.size(); ++i) {

@@ -164,6 +164,7 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   std::unique_ptr<HostGuestTsc> tsc_;
   std::vector<std::unique_ptr<CpuHost>> hosts_;
   std::unique_ptr<Board> board_;
+  std::unique_ptr<display::VncServer> vnc_;  ///< null: nobody shows the screen
   std::unique_ptr<engine::Engine> engine_;
   std::string auto_reason_;  ///< kAuto: why it is this engine
   std::vector<std::unique_ptr<VcpuRunner>> runners_;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/bits.h"
+#include "display/vnc_server.h"
 #include "engine/jit/debug_options.h"
 #include "engine/kvm/kvm_options.h"
 #include "network/user_net.h"
@@ -61,6 +62,12 @@ struct SerialConfig {
   bool terminal = false;  ///< kStdio: input is a terminal in raw mode, where Ctrl-] leaves
 };
 
+/// The guest's screen, with keyboard and mouse beside it.
+struct DisplayConfig {
+  bool present = false;
+  std::optional<display::VncOptions> vnc;  ///< who shows it; nothing: only screenshots
+};
+
 struct MachineConfig {
   // Direct boot.
   std::string kernel;
@@ -82,6 +89,7 @@ struct MachineConfig {
   SerialConfig serial;                              ///< ttyS0; there is a port even where it leads nowhere
   SerialConfig console{.kind = SerialKind::kNone};  ///< hvc0; kNone: no such device. Not kStdio together with serial
   bool balloon = true;
+  DisplayConfig display;
 
   bool debug_exit = false;  ///< port 0xf4 ends the run with status (value << 1) | 1
   bool no_reboot = false;   ///< a reset ends the run

@@ -14,7 +14,7 @@ namespace nacre::devices {
 
 class Ps2Device {
  public:
-  static constexpr size_t kMaxEvents = 64, kMaxAnswers = 16;  ///< bytes
+  static constexpr size_t kMaxEvents = 1024, kMaxAnswers = 16;  ///< bytes; text that is pasted comes at once
 
   virtual ~Ps2Device() = default;
   /// Power-on.

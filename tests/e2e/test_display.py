@@ -29,7 +29,8 @@ class Vnc(GuestCase):
         self.port = free_port()
 
     def client(self, password, text=""):
-        result = subprocess.run(["perl", "-e", CLIENT, str(self.port), password, text], capture_output=True, text=True, timeout=60)
+        result = subprocess.run(["perl", "-e", CLIENT, str(self.port), password, text], capture_output=True, text=True,
+                                timeout=60)
         return result.stdout.strip() if result.returncode == 0 else None
 
     def test_linux_on_a_linear_frame_buffer(self):

@@ -101,7 +101,11 @@ std::string DescribeKvm(const engine::kvm::KvmFindings& findings, bool in_virtua
   const bool lacking = !cpu.missing.empty();
   text += Line("  CPU features", lacking ? fmt::format("lacks {} of {}", engine::kvm::Joined(cpu.missing), cpu.asked)
                                          : fmt::format("all of {}", cpu.asked));
-  if (cpu.model)
+  if (findings.probe && engine::kvm::Emulates(*findings.probe))
+    text +=
+        Line("  guests get",
+             "with --engine kvm the CPU model host: their kernels are interpreted, long stays in programs are KVM's");
+  else if (cpu.model)
     text += Line("  guests get", fmt::format("{} on KVM unless --cpu says otherwise", cpu.model->name()));
   else if (lacking)
     text += Line("  guests get", "none: no CPU model is whole on it");

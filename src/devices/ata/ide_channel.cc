@@ -61,7 +61,7 @@ void IdeChannel::UpdateInterrupt() {
 uint64_t IdeChannel::ReadData(unsigned size) {
   Slot& slot = selected();
   uint64_t value = MaskToSize(~uint64_t{0}, size);
-  if (!slot.drive || !slot.drive->to_host()) return value;
+  if (!slot.drive || !slot.drive->to_host() || slot.drive->dma_requested()) return value;
   const auto block = slot.drive->block();
   if ((slot.drive->registers().status & kDataRequest) == 0 || slot.position >= block.size()) return value;
   const auto part = static_cast<uint32_t>(std::min<size_t>(size, block.size() - slot.position));
@@ -76,7 +76,7 @@ uint64_t IdeChannel::ReadData(unsigned size) {
 
 void IdeChannel::WriteData(unsigned size, uint64_t value) {
   Slot& slot = selected();
-  if (!slot.drive || slot.drive->to_host()) return;
+  if (!slot.drive || slot.drive->to_host() || slot.drive->dma_requested()) return;
   const auto block = slot.drive->block();
   if ((slot.drive->registers().status & kDataRequest) == 0 || slot.position >= block.size()) return;
   const auto part = static_cast<uint32_t>(std::min<size_t>(size, block.size() - slot.position));
@@ -175,6 +175,7 @@ void IdeChannel::WriteCommand(uint8_t command) {
   }
   if (slot.drive->busy()) return;
   SetPending(slot, false);
+  slot.position = 0;  // whatever data phase there was
   slot.drive->registers().command = command;
   slot.drive->Execute();
 }
@@ -246,6 +247,9 @@ void IdeChannel::Serialize(state::Archive& archive) {
   for (unsigned i = 0; i < kDrives; ++i) {
     archive.Section(static_cast<uint16_t>(3 + i), 1, [&](state::Archive& inner, uint16_t) {
       Slot& slot = slots_[i];
+      // A command that moves data by DMA takes its block on by itself; the next one that waits for the data register
+      // begins at 0 (OnBlock).
+      if (!inner.loading() && (!slot.drive || slot.position >= slot.drive->block().size())) slot.position = 0;
       inner.Field(1, slot.pending);
       inner.Field(2, slot.position);
       if (slot.drive) inner.Section(3, 1, [&](state::Archive& drive, uint16_t) { slot.drive->Serialize(drive); });

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <png.h>
+#include <unistd.h>
 
 #include <filesystem>
 
@@ -36,7 +37,7 @@ TEST(Png, LibpngReadsBackThePixels) {
 }
 
 TEST(Png, AFileTakesTheNameWholeOrNotAtAll) {
-  const std::string folder = testing::TempDir() + "nacre-png";
+  const std::string folder = testing::TempDir() + "nacre-png-" + std::to_string(getpid());
   std::filesystem::create_directory(folder);
   const Status written = WritePng(Picture(), folder + "/screen.png");
   EXPECT_TRUE(written) << written.error().message;

@@ -298,7 +298,7 @@ TEST(VncOptions, AddressesPasswordsAndMistakes) {
   EXPECT_EQ(local->port, 5901);
   EXPECT_EQ(ParseVncOptions("[::1]:0")->host, "::1");
   EXPECT_EQ(ParseVncOptions("unix:/tmp/x")->unix_path, "/tmp/x");
-  const std::string file = testing::TempDir() + "nacre-vnc-password";
+  const std::string file = testing::TempDir() + "nacre-vnc-password-" + std::to_string(getpid());
   std::ofstream(file) << "secret\nsecond line\n";
   const auto open = ParseVncOptions("0.0.0.0:5900,password=" + file);
   ASSERT_TRUE(open) << open.error().message;

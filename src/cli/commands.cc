@@ -21,13 +21,17 @@ constexpr std::string_view kHelp =
     "  nacre engine VM [ENGINE]  the engine of a running VM, or go on with jit, kvm or interp\n"
     "  nacre pause VM          a running VM stands still\n"
     "  nacre resume VM         ... and goes on\n"
+    "  nacre screenshot VM FILE.png  a running VM's screen as a picture\n"
+    "  nacre type VM TEXT      type a text on a running VM's keyboard\n"
+    "  nacre key VM KEYS...    press keys, such as ctrl-alt-del (nacre key --list)\n"
     "  nacre control VM METHOD [JSON]  any method of a running VM's control socket (nacre control --help)\n"
     "  nacre doctor            what this host offers, and which engine Nacre takes\n"
     "  nacre help              this text\n"
     "  nacre --version         the version\n";
 
-constexpr std::array<std::string_view, 11> kCommands{"run",  "doctor",  "engine",    "pause",  "resume", "control",
-                                                     "help", "version", "--version", "--help", "-h"};
+constexpr std::array<std::string_view, 14> kCommands{"run",        "doctor",    "engine", "pause",   "resume",
+                                                     "screenshot", "type",      "key",    "control", "help",
+                                                     "version",    "--version", "--help", "-h"};
 
 struct LaterCommand {
   std::string_view name, instead;

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -12,6 +14,7 @@
 #include "cli/paths.h"
 #include "control/client.h"
 #include "control/commands.h"
+#include "display/keys.h"
 
 namespace nacre::cli {
 
@@ -24,7 +27,7 @@ constexpr std::chrono::milliseconds kPatience{60'000};
 
 struct Words {
   std::vector<std::string> plain;
-  bool json = false, help = false;
+  bool json = false, help = false, list = false;
 };
 
 struct ControlWord {
@@ -99,11 +102,53 @@ int Control(const Words& words) {
   return Report(Ask(words.plain[0], words.plain[1], params), true, [](const Json&) {});
 }
 
+int Screenshot(const Words& words) {
+  // The VM's process writes it, wherever that stands.
+  std::error_code error;
+  const std::filesystem::path path = std::filesystem::absolute(words.plain[1], error);
+  if (error) return Failed({fmt::format("{}: {}", words.plain[1], error.message()), error.value()});
+  return Report(Ask(words.plain[0], "display.screenshot", {{"path", path.string()}}), words.json,
+                [&](const Json& answer) {
+                  fmt::print("{}: {} x {}\n", words.plain[1], TextOf(answer, "width"), TextOf(answer, "height"));
+                });
+}
+
+int Type(const Words& words) {
+  const std::string& text = words.plain[1];
+  // Nothing is typed of a text that cannot be typed whole.
+  if (const auto strokes = display::TypeText(text); !strokes) return WrongUsage("type", strokes.error().message);
+  for (size_t at = 0; at < text.size(); at += control::kMaxTypedBytes) {
+    const auto typed = Ask(words.plain[0], "keyboard.type", {{"text", text.substr(at, control::kMaxTypedBytes)}});
+    if (!typed) return Failed(typed.error());
+  }
+  return kExitDone;
+}
+
+int Key(const Words& words) {
+  if (words.list) {
+    for (const std::string& line : display::KeyNames()) fmt::print("{}\n", line);
+    fmt::print("and what US keys print without Shift, but for minus: a-z 0-9 ` = [ ] \\ ; ' , . /\n");
+    return kExitDone;
+  }
+  if (words.plain.size() < 2) return WrongUsage("key", "give VM KEY[-KEY...]...");
+  const std::string keys = fmt::format("{}", fmt::join(std::span(words.plain).subspan(1), " "));
+  if (const auto strokes = display::PressKeys(keys); !strokes) return WrongUsage("key", strokes.error().message);
+  return Report(Ask(words.plain[0], "keyboard.press", {{"keys", keys}}), words.json, [](const Json&) {});
+}
+
+constexpr size_t kMaxKeyWords = 64;
 constexpr std::array kControlWords = std::to_array<ControlWord>({
     {"engine", "VM [jit|kvm|interp]", "Prints the engine of a running VM, or lets it go on with another.", 1, 2,
      Engine},
     {"pause", "VM", "The guest and its time stand still until `nacre resume`.", 1, 1, Pause},
     {"resume", "VM", "A paused VM goes on.", 1, 1, Resume},
+    {"screenshot", "VM FILE.png", "Writes the screen of a running VM into a PNG file.", 2, 2, Screenshot},
+    {"type", "VM TEXT", "Types a text on a running VM's keyboard, of US layout; a newline in it is the Enter key.", 2,
+     2, Type},
+    {"key", "VM KEY[-KEY...]...",
+     "Presses keys of a running VM, those of a word together: nacre key VM ctrl-alt-del\n`nacre key --list` has their "
+     "names.",
+     0, kMaxKeyWords, Key},
     {"control", "VM METHOD [JSON]", "Calls a method of a running VM's control socket and prints its result.", 2, 3,
      Control},
 });
@@ -115,7 +160,9 @@ int Help(const ControlWord& word) {
     for (const control::Command& command : control::Commands()) {
       std::string call(command.name);
       for (const control::Parameter& parameter : command.parameters)
-        call += fmt::format(" {{\"{}\": \"{}\"}}", parameter.name, fmt::join(parameter.choices, "|"));
+        call += fmt::format(" {{\"{}\": \"{}\"}}", parameter.name,
+                            parameter.choices.empty() ? std::string(parameter.example)
+                                                      : fmt::format("{}", fmt::join(parameter.choices, "|")));
       fmt::print("  {:<44} {}\n", call, command.help);
     }
   }
@@ -129,15 +176,21 @@ std::optional<int> ControlCommand(std::span<const std::string_view> words) {
   const auto command = std::ranges::find(kControlWords, words[0], &ControlWord::name);
   if (command == kControlWords.end()) return std::nullopt;
   Words sorted;
+  bool only_plain = false;  // behind "--"
   for (const std::string_view word : words.subspan(1)) {
-    if (word == "--json")
+    if (only_plain || !word.starts_with("-") || word == "-")
+      sorted.plain.emplace_back(word);
+    else if (word == "--")
+      only_plain = true;
+    else if (word == "--json")
       sorted.json = true;
     else if (word == "--help" || word == "-h")
       sorted.help = true;
-    else if (word.starts_with("-"))
-      return WrongUsage(command->name, fmt::format("unknown option {}", word));
+    else if (word == "--list" && command->run == Key)
+      sorted.list = true;
     else
-      sorted.plain.emplace_back(word);
+      return WrongUsage(command->name, fmt::format("unknown option {}{}", word,
+                                                   command->run == Type ? "; a text with - comes behind --" : ""));
   }
   if (sorted.help) return Help(*command);
   if (sorted.plain.size() < command->least || sorted.plain.size() > command->most)

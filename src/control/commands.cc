@@ -99,8 +99,38 @@ void EngineInfo(Vm& vm, const Json&, Reply reply) {
   vm.Statistics(Then<std::vector<machine::StatisticsSection>>(std::move(reply), RpcCode::kFailed, answer));
 }
 
+void Screenshot(Vm& vm, const Json& params, Reply reply) {
+  const auto answer = [](const Vm::ScreenSize& size) { return Json{{"width", size.width}, {"height", size.height}}; };
+  vm.Screenshot(params["path"].get<std::string>(), Then<Vm::ScreenSize>(std::move(reply), RpcCode::kFailed, answer));
+}
+
+void PressKeys(Vm& vm, Result<std::vector<display::KeyStroke>> strokes, std::string_view parameter, Reply reply) {
+  if (!strokes)
+    return reply(std::unexpected(RpcError{RpcCode::kInvalidParams, strokes.error().message, std::string(parameter)}));
+  vm.PressKeys(std::move(*strokes), Then<void>(std::move(reply), RpcCode::kFailed, [] { return Json::object(); }));
+}
+
+void TypeText(Vm& vm, const Json& params, Reply reply) {
+  const auto& text = params["text"].get_ref<const std::string&>();
+  if (text.size() > kMaxTypedBytes)
+    return reply(std::unexpected(
+        RpcError{RpcCode::kInvalidParams,
+                 fmt::format("text: {} bytes; at most {} are typed at once", text.size(), kMaxTypedBytes), "text"}));
+  PressKeys(vm, display::TypeText(text), "text", std::move(reply));
+}
+
+void PressChords(Vm& vm, const Json& params, Reply reply) {
+  const auto& keys = params["keys"].get_ref<const std::string&>();
+  if (keys.size() > kMaxTypedBytes)
+    return reply(std::unexpected(RpcError{RpcCode::kInvalidParams, "keys: too many at once", "keys"}));
+  PressKeys(vm, display::PressKeys(keys), "keys", std::move(reply));
+}
+
 constexpr std::array<std::string_view, 3> kEngines{"jit", "kvm", "interp"};
 constexpr std::array kSwitchParameters{Parameter{"engine", kEngines}};
+constexpr std::array kScreenshotParameters{Parameter{"path", {}, "/tmp/screen.png"}};
+constexpr std::array kTypeParameters{Parameter{"text", {}, "ls\\n"}};
+constexpr std::array kPressParameters{Parameter{"keys", {}, "ctrl-alt-del"}};
 
 constexpr std::array kCommands = std::to_array<Command>({
     {"vm.info",
@@ -114,6 +144,9 @@ constexpr std::array kCommands = std::to_array<Command>({
     {"vm.stop", {}, "", "end at once, as if the plug were pulled", Stop},
     {"engine.info", {}, "engine, sections", "the statistics of --engine-stats", EngineInfo},
     {"engine.switch", kSwitchParameters, "from, engine, pause_us", "go on with another engine", SwitchEngine},
+    {"display.screenshot", kScreenshotParameters, "width, height", "write the screen into a PNG file", Screenshot},
+    {"keyboard.type", kTypeParameters, "", "type a text", TypeText},
+    {"keyboard.press", kPressParameters, "", "press keys together; several such with spaces between", PressChords},
 });
 
 RpcResult<void> CheckParams(const Command& command, const Json& params) {
@@ -125,10 +158,11 @@ RpcResult<void> CheckParams(const Command& command, const Json& params) {
   for (const auto& [name, value] : params.items())
     if (std::ranges::find(command.parameters, name, &Parameter::name) == command.parameters.end())
       return invalid(name, "is not known");
-  for (const auto& [name, choices] : command.parameters) {
+  for (const auto& [name, choices, example] : command.parameters) {
     const auto value = params.find(name);
     if (value == params.end()) return invalid(name, "is missing");
-    if (!value->is_string() || std::ranges::find(choices, value->get_ref<const std::string&>()) == choices.end())
+    if (!value->is_string()) return invalid(name, "is not a string");
+    if (!choices.empty() && std::ranges::find(choices, value->get_ref<const std::string&>()) == choices.end())
       return invalid(name, fmt::format("is not one of {}", fmt::join(choices, ", ")));
   }
   return {};

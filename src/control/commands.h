@@ -18,7 +18,8 @@ using Reply = std::function<void(RpcResult<Json>)>;
 /// A string that must be given.
 struct Parameter {
   std::string_view name;
-  std::span<const std::string_view> choices;
+  std::span<const std::string_view> choices;  ///< none: any text
+  std::string_view example = {};              ///< of a text, for people
 };
 
 struct Command {
@@ -29,6 +30,10 @@ struct Command {
   /// `params` is what `parameters` allow.
   void (*run)(Vm& vm, const Json& params, Reply reply);
 };
+
+/// Of the texts of keyboard.type and keyboard.press: typing a text takes some seconds at most, in which its client is
+/// not answered.
+inline constexpr size_t kMaxTypedBytes = 1024;
 
 std::span<const Command> Commands();
 

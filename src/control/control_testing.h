@@ -73,6 +73,18 @@ class FakeVm final : public Vm {
     if (ended) return done(std::unexpected(Error{"the guest has ended", ECANCELED}));
     done(std::vector<machine::StatisticsSection>(statistics_sections, {"cpu \xff", {{"name", ~uint64_t{0}}}}));
   }
+  void Screenshot(const std::string& path, Done<ScreenSize> done) override {
+    if (ended) return done(std::unexpected(Error{"the guest has ended", ECANCELED}));
+    const std::lock_guard lock(mutex_);
+    screenshot_ = path;
+    done(ScreenSize{640, 480});
+  }
+  void PressKeys(std::vector<display::KeyStroke> strokes, Done<void> done) override {
+    if (ended) return done(std::unexpected(Error{"the guest has ended", ECANCELED}));
+    const std::lock_guard lock(mutex_);
+    strokes_ = std::move(strokes);
+    done({});
+  }
 
   /// Carries out the switches that were asked for; how many.
   size_t Release() {
@@ -84,6 +96,9 @@ class FakeVm final : public Vm {
     for (const auto& one : held) one();
     return held.size();
   }
+  /// What was asked for last.
+  std::string screenshot() const { return Locked(screenshot_); }
+  std::vector<display::KeyStroke> strokes() const { return Locked(strokes_); }
   int power() const { return power_; }
   int stops() const { return stops_; }
 
@@ -94,8 +109,16 @@ class FakeVm final : public Vm {
   std::atomic<machine::RunState> state_ = machine::RunState::kRunning;
   std::atomic<machine::EngineKind> engine_ = machine::EngineKind::kJit;
   std::atomic<int> power_ = 0, stops_ = 0;
-  std::mutex mutex_;
+  template <typename T>
+  T Locked(const T& value) const {
+    const std::lock_guard lock(mutex_);
+    return value;
+  }
+
+  mutable std::mutex mutex_;
   std::vector<std::function<void()>> held_;
+  std::string screenshot_;
+  std::vector<display::KeyStroke> strokes_;
 };
 
 /// Any bytes to the server, and its lines.

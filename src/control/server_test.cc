@@ -107,6 +107,35 @@ TEST_F(ServerTest, WrongParametersAreNamed) {
   EXPECT_EQ(vm_.stops(), 0);
 }
 
+TEST_F(ServerTest, TheScreenAndTheKeyboard) {
+  RawClient client(path_);
+  const auto ask = [&](std::string_view method, std::string_view params) {
+    return client.Ask(fmt::format(R"({{"jsonrpc":"2.0","method":"{}","params":{},"id":1}})", method, params));
+  };
+  EXPECT_EQ(ask("display.screenshot", R"({"path":"/a b.png"})")["result"], (Json{{"width", 640}, {"height", 480}}));
+  EXPECT_EQ(vm_.screenshot(), "/a b.png");
+  EXPECT_EQ(ask("keyboard.type", R"({"text":"a\n"})")["result"], Json::object());
+  EXPECT_EQ(vm_.strokes(), *display::TypeText("a\n"));
+  EXPECT_EQ(ask("keyboard.press", R"({"keys":"esc ctrl-alt-del"})")["result"], Json::object());
+  EXPECT_EQ(vm_.strokes(), *display::PressKeys("esc ctrl-alt-del"));
+  EXPECT_EQ(ask("keyboard.type", fmt::format(R"({{"text":"{}"}})", std::string(kMaxTypedBytes, 'x')))["result"],
+            Json::object());
+  for (const auto& [method, params, name] :
+       {std::tuple("display.screenshot", std::string("{}"), "path"),
+        std::tuple("display.screenshot", std::string(R"({"path":1})"), "path"),
+        std::tuple("keyboard.type", std::string(R"({"text":"\u00e4"})"), "text"),
+        std::tuple("keyboard.type", std::string(R"({"text":"\u0000"})"), "text"),
+        std::tuple("keyboard.type", fmt::format(R"({{"text":"{}"}})", std::string(kMaxTypedBytes + 1, 'x')), "text"),
+        std::tuple("keyboard.press", std::string(R"({"keys":"any"})"), "keys")}) {
+    const Json answer = ask(method, params);
+    EXPECT_EQ(answer["error"]["code"], kParams) << method << params;
+    EXPECT_EQ(answer["error"]["data"]["parameter"], name);
+  }
+  vm_.ended = true;
+  EXPECT_EQ(ask("display.screenshot", R"({"path":"/a"})")["error"]["code"], kHasEnded);
+  EXPECT_EQ(ask("keyboard.type", R"({"text":"a"})")["error"]["code"], kHasEnded);
+}
+
 TEST_F(ServerTest, ARefusedEngineSaysWhy) {
   RawClient client(path_);
   const Json error =
@@ -375,11 +404,13 @@ TEST(ControlCommands, TheDocumentIsTrue) {
   ASSERT_TRUE(file);
   std::vector<std::string> rows, wanted;
   for (std::string line; std::getline(file, line);)
-    if (line.starts_with("| `vm.") || line.starts_with("| `engine.")) rows.push_back(line.substr(0, line.rfind(" | ")));
+    if (line.starts_with("| `") && line.find('.') < line.find("` | "))
+      rows.push_back(line.substr(0, line.rfind(" | ")));
   for (const Command& command : Commands()) {
     std::string parameters;
-    for (const auto& [name, choices] : command.parameters) {
+    for (const auto& [name, choices, example] : command.parameters) {
       parameters += fmt::format("`{}`:", name);
+      if (choices.empty()) parameters += " a text";
       for (const std::string_view choice : choices) parameters += fmt::format(" `{}`", choice);
     }
     wanted.push_back(fmt::format("| `{}` | {} | {}", command.name, parameters.empty() ? "none" : parameters,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "display/keys.h"
 #include "machine/machine.h"
 
 namespace nacre::control {
@@ -29,6 +30,7 @@ class Vm {
   template <typename T>
   using Done = machine::Machine::Done<T>;
   using EngineSwitch = machine::Machine::EngineSwitch;
+  using ScreenSize = machine::Machine::ScreenSize;
 
   virtual ~Vm() = default;
   virtual VmInfo Info() const = 0;
@@ -38,6 +40,9 @@ class Vm {
   virtual void Stop() = 0;
   virtual void SwitchEngine(machine::EngineKind kind, Done<EngineSwitch> done) = 0;
   virtual void Statistics(Done<std::vector<machine::StatisticsSection>> done) = 0;
+  /// Into a PNG file, by an absolute path.
+  virtual void Screenshot(const std::string& path, Done<ScreenSize> done) = 0;
+  virtual void PressKeys(std::vector<display::KeyStroke> strokes, Done<void> done) = 0;
 };
 
 /// A machine of this process.
@@ -57,6 +62,12 @@ class MachineVm final : public Vm {
   }
   void Statistics(Done<std::vector<machine::StatisticsSection>> done) override {
     machine_.RequestStatistics(std::move(done));
+  }
+  void Screenshot(const std::string& path, Done<ScreenSize> done) override {
+    machine_.RequestScreenshot(path, std::move(done));
+  }
+  void PressKeys(std::vector<display::KeyStroke> strokes, Done<void> done) override {
+    machine_.RequestKeys(std::move(strokes), std::move(done));
   }
 
  private:

@@ -24,6 +24,8 @@ class InputSink {
   virtual ~InputSink() = default;
   /// A code without a key does nothing. `down` again while it is down: the key repeats.
   virtual void Key(uint16_t code, bool down) = 0;
+  /// The guest has fetched all keys' events.
+  virtual bool keys_taken() const = 0;
   virtual void MovePointer(const PointerMove& move) = 0;
   virtual uint8_t leds() const = 0;
 };

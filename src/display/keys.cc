@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <span>
 #include <string>
 
 namespace nacre::display {
@@ -147,10 +148,43 @@ const Printable* FindPrintable(char character) {
   return found == std::end(kPrintable) ? nullptr : &*found;
 }
 
+/// The first character of a text that is not empty; "byte 0xff" where it is no UTF-8.
+std::string Describe(std::string_view text) {
+  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : 0u; };
+  const unsigned length = byte(0) >= 0xf0 ? 4 : byte(0) >= 0xe0 ? 3 : byte(0) >= 0xc2 ? 2 : 1;
+  bool valid = byte(0) < 0x80 || (length > 1 && byte(0) < 0xf5);
+  uint32_t code = length == 1 ? byte(0) : byte(0) & (0x7f >> length);
+  for (unsigned i = 1; i < length; ++i) {
+    valid = valid && (byte(i) & 0xc0) == 0x80;
+    code = code << 6 | (byte(i) & 0x3f);
+  }
+  if (!valid) return fmt::format("byte {:#04x}", byte(0));
+  const bool prints = code >= 0xa0;
+  return prints ? fmt::format("'{}' (U+{:04X})", text.substr(0, length), code) : fmt::format("U+{:04X}", code);
+}
+
 const Named* FindNamed(std::string_view name) {
   for (const Named& named : kNamed)
     if (std::ranges::find(named.names, name) != std::end(named.names)) return &named;
   return nullptr;
+}
+
+Result<std::vector<uint16_t>> KeysOfChord(std::string_view names) {
+  std::vector<uint16_t> keys;
+  for (size_t at = 0; at <= names.size();) {
+    const size_t end = std::min(names.find('-', at), names.size());
+    std::string name(names.substr(at, end - at));
+    std::ranges::transform(name, name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    const Printable* printable = name.size() == 1 ? FindPrintable(name[0]) : nullptr;
+    if (const Named* named = name.empty() ? nullptr : FindNamed(name))
+      keys.push_back(named->key);
+    else if (printable && printable->plain == name[0])
+      keys.push_back(printable->key);
+    else
+      return Fail("'{}': there is no key '{}'; give for example ctrl-alt-del, f1, shift-a, minus", names, name);
+    at = end + 1;
+  }
+  return keys;
 }
 
 }  // namespace
@@ -187,7 +221,8 @@ std::optional<KeyOfSymbol> FindSymbol(uint32_t symbol) {
 
 Result<std::vector<KeyStroke>> TypeText(std::string_view text) {
   std::vector<KeyStroke> strokes;
-  for (const char character : text) {
+  for (size_t at = 0; at < text.size(); ++at) {
+    const char character = text[at];
     uint16_t key = character == '\n' ? KEY_ENTER : character == '\t' ? KEY_TAB : 0;
     bool shift = false;
     if (const Printable* found = FindPrintable(character); key == 0 && found && character != 0) {
@@ -195,8 +230,7 @@ Result<std::vector<KeyStroke>> TypeText(std::string_view text) {
       shift = found->plain != character;
     }
     if (key == 0)
-      return Fail("cannot type the byte {:#04x}: a keyboard has ASCII, newline and tab",
-                  static_cast<uint8_t>(character));
+      return Fail("cannot type {}: the US keyboard's layout has ASCII, newline and tab", Describe(text.substr(at)));
     if (shift) strokes.push_back({KEY_LEFTSHIFT, true});
     strokes.push_back({key, true});
     strokes.push_back({key, false});
@@ -206,24 +240,27 @@ Result<std::vector<KeyStroke>> TypeText(std::string_view text) {
 }
 
 Result<std::vector<KeyStroke>> PressKeys(std::string_view names) {
-  std::vector<uint16_t> keys;
+  std::vector<KeyStroke> strokes;
   for (size_t at = 0; at <= names.size();) {
-    const size_t end = std::min(names.find('-', at), names.size());
-    std::string name(names.substr(at, end - at));
-    std::ranges::transform(name, name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-    const Printable* printable = name.size() == 1 ? FindPrintable(name[0]) : nullptr;
-    if (const Named* named = name.empty() ? nullptr : FindNamed(name))
-      keys.push_back(named->key);
-    else if (printable && printable->plain == name[0])
-      keys.push_back(printable->key);
-    else
-      return Fail("'{}': there is no key '{}'; give for example ctrl-alt-del, f1, shift-a, minus", names, name);
+    const size_t end = std::min(names.find(' ', at), names.size());
+    const auto keys = NACRE_TRY(KeysOfChord(names.substr(at, end - at)));
+    for (const uint16_t key : keys) strokes.push_back({key, true});
+    for (auto key = keys.rbegin(); key != keys.rend(); ++key) strokes.push_back({*key, false});
     at = end + 1;
   }
-  std::vector<KeyStroke> strokes;
-  for (const uint16_t key : keys) strokes.push_back({key, true});
-  for (auto key = keys.rbegin(); key != keys.rend(); ++key) strokes.push_back({*key, false});
   return strokes;
+}
+
+std::vector<std::string> KeyNames() {
+  std::vector<std::string> lines;
+  for (const Named& named : kNamed) {
+    if (named.names[0].empty()) continue;
+    std::string line(named.names[0]);
+    for (const std::string_view name : std::span(named.names).subspan(1))
+      if (!name.empty()) line += fmt::format(" {}", name);
+    lines.push_back(std::move(line));
+  }
+  return lines;
 }
 
 }  // namespace nacre::display

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -37,9 +38,13 @@ struct KeyStroke {
   bool down = false;
   bool operator==(const KeyStroke&) const = default;
 };
-/// Strokes that type a text: printable ASCII, newline (Return) and tab. Fails for anything else.
+/// Strokes that type a text (UTF-8): printable ASCII, newline (Return) and tab. Fails for anything else and names it.
 Result<std::vector<KeyStroke>> TypeText(std::string_view text);
-/// Keys that are pressed in order and released in reverse: "ctrl-alt-del", "f1", "shift-a".
+/// Keys that are pressed in order and released in reverse: "ctrl-alt-del", "f1", "shift-a"; several such, one after
+/// another, with spaces between.
 Result<std::vector<KeyStroke>> PressKeys(std::string_view names);
+/// The words of PressKeys for keys that do not print: a line for each key, its names with spaces between, the usual one
+/// first.
+std::vector<std::string> KeyNames();
 
 }  // namespace nacre::display

@@ -40,7 +40,11 @@ TEST(Keys, TextIsTypedWithShiftWhereItIsNeeded) {
                                     {KEY_ENTER, true}, {KEY_ENTER, false}};
   EXPECT_EQ(TypeText("a?\n").value(), want);
   EXPECT_FALSE(TypeText("\x01"));
-  EXPECT_FALSE(TypeText("\xc3\xa4"));
+  EXPECT_TRUE(TypeText("na\xc3\xafve").error().message.starts_with("cannot type '\xc3\xaf' (U+00EF):"));
+  EXPECT_TRUE(TypeText("\xf0\x9f\x90\x9a").error().message.starts_with("cannot type '\xf0\x9f\x90\x9a' (U+1F41A):"));
+  EXPECT_TRUE(TypeText("\x1b").error().message.starts_with("cannot type U+001B:"));
+  for (const char* wrong : {"\xc3", "\x80", "\xff", "\xe2\x82", "\xc3(", "\xf8\x88\x80\x80\x80"})
+    EXPECT_TRUE(TypeText(wrong).error().message.starts_with("cannot type byte 0x")) << wrong;
   EXPECT_FALSE(TypeText(std::string_view("\0", 1)));
 }
 
@@ -53,7 +57,24 @@ TEST(Keys, CombinationsAreReleasedInReverse) {
   EXPECT_EQ(PressKeys("ctrl-right").value()[1].key, KEY_RIGHT);
   EXPECT_EQ(PressKeys("ctrl-minus").value()[1].key, KEY_MINUS);
   EXPECT_EQ(PressKeys("x").value().size(), 2u);
-  for (const char* wrong : {"", "ctrl-", "-", "ctrl-foo", "a b", "f13", "?"}) EXPECT_FALSE(PressKeys(wrong)) << wrong;
+  for (const char* wrong : {"", "ctrl-", "-", "ctrl-foo", "a  b", "a ", "f13", "?"})
+    EXPECT_FALSE(PressKeys(wrong)) << wrong;
+}
+
+TEST(Keys, CombinationsFollowEachOther) {
+  const std::vector<KeyStroke> want{{KEY_ESC, true}, {KEY_ESC, false},       {KEY_LEFTSHIFT, true}, {KEY_A, true},
+                                    {KEY_A, false},  {KEY_LEFTSHIFT, false}, {KEY_A, true},         {KEY_A, false}};
+  EXPECT_EQ(PressKeys("esc shift-a a").value(), want);
+}
+
+TEST(Keys, EveryNameInTheListIsAKey) {
+  const std::vector<std::string> lines = KeyNames();
+  EXPECT_GT(lines.size(), 40u);
+  for (const std::string& line : lines) {
+    const auto strokes = PressKeys(line);
+    ASSERT_TRUE(strokes) << line;
+    for (const KeyStroke& stroke : *strokes) EXPECT_EQ(stroke.key, strokes->front().key) << line;
+  }
 }
 
 }  // namespace

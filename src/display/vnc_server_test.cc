@@ -53,6 +53,7 @@ struct TestScreen final : Screen {
 
 struct TestInput final : InputSink {
   void Key(uint16_t code, bool down) override { keys.push_back({code, down}); }
+  bool keys_taken() const override { return true; }
   void MovePointer(const PointerMove& move) override { moves.push_back(move); }
   uint8_t leds() const override { return lit; }
   std::vector<KeyStroke> keys;

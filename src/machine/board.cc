@@ -120,6 +120,7 @@ void Board::BuildLegacy(const Wiring& wiring) {
   rtc_->SetMemorySize(memory_->regions().front().size_bytes, above_4g);
   Keep(i8042_, std::make_unique<devices::I8042>(NewIrq(devices::I8042::kIrq), NewIrq(devices::I8042::kMouseIrq),
                                                 control, config_->display.present));
+  typist_ = std::make_unique<display::Typist>(*i8042_, *loop_);
   MapPorts(devices::I8042::kDataPort, 1, i8042_->data_io(), "i8042");
   MapPorts(devices::I8042::kCommandPort, 1, i8042_->command_io(), "i8042");
 }

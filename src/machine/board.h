@@ -35,6 +35,7 @@
 #include "devices/vga/vga.h"
 #include "devices/virtio/console.h"
 #include "devices/virtio/virtio_pci.h"
+#include "display/typist.h"
 #include "engine/engine.h"
 #include "machine/fd_console.h"
 #include "machine/machine_config.h"
@@ -79,6 +80,7 @@ class Board {
   /// Null: there is none. Both outlive everything but the board.
   display::Screen* screen() { return vga_.get(); }
   display::InputSink& input() { return *i8042_; }
+  display::Typist& typist() { return *typist_; }
   /// What PrepareDirectBoot has put on the screen.
   std::optional<boot::LinearScreen> BootScreen() const;
   void PressPowerButton() { acpi_pm_->PressPowerButton(); }
@@ -140,6 +142,7 @@ class Board {
   std::unique_ptr<devices::Pit8254> pit_;
   std::unique_ptr<devices::Rtc> rtc_;
   std::unique_ptr<devices::I8042> i8042_;
+  std::unique_ptr<display::Typist> typist_;
   Fd serial_file_, console_file_;
   std::unique_ptr<FdConsole> serial_stream_, console_stream_;
   std::unique_ptr<devices::Uart16550> serial_;

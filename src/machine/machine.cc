@@ -435,6 +435,7 @@ RunResult Machine::Finish(RunResult result) {
     // What the guest wrote reaches the console and the disks before anybody reads the exit status.
     const std::lock_guard lock(device_lock_);
     board_->memory_bus().DrainDoorbells();
+    board_->typist().Cancel();
     board_->Flush();
   }
   if (result.reason == EndReason::kGuestCrash || result.reason == EndReason::kEngineError)

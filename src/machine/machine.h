@@ -75,6 +75,14 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   void RequestEngine(EngineKind kind, Done<EngineSwitch> done);
   /// The CPUs stand still for a moment.
   void RequestStatistics(Done<std::vector<StatisticsSection>> done);
+  struct ScreenSize {
+    unsigned width, height;  ///< pixels
+  };
+  /// A PNG file of the screen at `path`, which is absolute. A paused guest's too.
+  void RequestScreenshot(std::string path, Done<ScreenSize> done);
+  /// Told when the guest has taken the last stroke, not while it is paused. That is on the event loop's thread, under
+  /// the device lock.
+  void RequestKeys(std::vector<display::KeyStroke> strokes, Done<void> done);
 
   RunState state() const { return run_state_.load(); }
   EngineKind engine_kind() const { return kind_.load(); }
@@ -128,6 +136,7 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   void Pause();
   void Resume();
   std::vector<StatisticsSection> Statistics() const;
+  Result<ScreenSize> Screenshot(const std::string& path);
 
   /// What a Request... asked for. `carry_out` on the control thread without control_mutex_, or `refuse` on any thread.
   struct Order {

@@ -74,9 +74,19 @@ class Control(Folder):
             for arguments in (["engine"], ["engine", self.socket, "tcg"], ["engine", self.socket, "auto"],
                               ["engine", self.socket, "jit", "more"], ["pause"], ["resume", "--fast", self.socket],
                               ["control", self.socket], ["control", self.socket, "vm.info", "[1]"],
-                              ["control", self.socket, "vm.info", "{"]):
+                              ["control", self.socket, "vm.info", "{"], ["screenshot", self.socket],
+                              ["type", self.socket], ["type", self.socket, "-n"], ["type", self.socket, "größer"],
+                              ["key", self.socket], ["key", self.socket, "any"], ["pause", self.socket, "--list"]):
                 with self.subTest(arguments=arguments):
                     self.assertIn("--help", self.call(*arguments, expected=2))
+
+    def test_no_screen_and_no_keyboard(self):
+        picture = pathlib.Path(self.folder.name) / "picture.png"
+        with self.vm():
+            for arguments in (["screenshot", self.socket, picture], ["type", self.socket, "text"], ["key", self.socket, "f1"]):
+                self.assertIn("--display", self.call(*arguments, expected=1))
+        self.assertFalse(picture.exists())
+        self.assertIn("\nenter return ret\n", self.call("key", "--list"))
 
     def test_a_vm_by_its_name(self):
         folder = pathlib.Path(self.folder.name) / "vms/web/run"
@@ -134,7 +144,7 @@ class Control(Folder):
             self.assertEqual(json.loads(self.call("control", self.socket, "vm.info"))["state"], "paused")
 
     def test_help(self):
-        for command in ("engine", "pause", "resume", "control"):
+        for command in ("engine", "pause", "resume", "screenshot", "type", "key", "control"):
             self.assertIn(f"Usage: nacre {command} VM", self.call(command, "--help"))
         self.assertIn('engine.switch {"engine": "jit|kvm|interp"}', self.call("control", "--help"))
 

@@ -166,6 +166,11 @@ void I8042::Key(uint16_t code, bool down) {
   Fill();
 }
 
+bool I8042::keys_taken() const {
+  const bool waits = (status_ & kFull) != 0 && (status_ & kAuxiliary) == 0;
+  return !waits && !keyboard_.has_byte();
+}
+
 void I8042::MovePointer(const display::PointerMove& move) {
   if (!plugged_) return;
   mouse_.Move(move);

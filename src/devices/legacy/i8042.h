@@ -33,6 +33,7 @@ class I8042 final : public bus::Device, public display::InputSink {
   void Serialize(state::Archive& archive) override;
 
   void Key(uint16_t code, bool down) override;
+  bool keys_taken() const override;
   void MovePointer(const display::PointerMove& move) override;
   uint8_t leds() const override { return keyboard_.leds(); }
 

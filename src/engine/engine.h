@@ -193,6 +193,9 @@ class Engine {
   virtual Result<std::unique_ptr<DirtyLog>> StartDirtyLog() = 0;
   /// Its vCPUs may run from now on, and no other engine's do: until here another one was at work on the same memory.
   virtual void Begin() {}
+  /// What the guest's memory shows to CPUs has changed (GuestMemory::Layout). Under the device lock; vCPUs may run and
+  /// are asked for a TLB flush besides.
+  virtual Status MemoryChanged() { return {}; }
   /// Its vCPUs run no more, and another engine takes the guest over: nothing of guest memory is touched from now on,
   /// not by the destructors either.
   virtual void Retire() {}

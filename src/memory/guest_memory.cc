@@ -16,19 +16,23 @@ constexpr uint64_t kHugePage = 2 * kMiB;
 
 }  // namespace
 
-Result<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t size_bytes, Backing backing) {
+Result<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t size_bytes, Backing backing, uint64_t rom_bytes) {
   if (size_bytes < kMiB || size_bytes > 1024 * kGiB || size_bytes % kPageSize != 0)
     return Fail("guest memory of {} bytes: give a multiple of 4 KiB between 1M and 1T", size_bytes);
+  if (rom_bytes > kMaxRom || rom_bytes % kPageSize != 0)
+    return Fail("firmware of {} bytes: give a multiple of 4 KiB, at most {} MiB", rom_bytes, kMaxRom / kMiB);
   std::unique_ptr<GuestMemory> memory(new GuestMemory);
+  memory->Share(std::make_shared<Windows>());
+  if (rom_bytes != 0) memory->mapped_end_ = kMiB;
   if (backing == Backing::kAnonymous) {
-    NACRE_TRY_STATUS(memory->Map(size_bytes, MAP_PRIVATE | MAP_ANONYMOUS));
+    NACRE_TRY_STATUS(memory->Map(size_bytes, rom_bytes, MAP_PRIVATE | MAP_ANONYMOUS));
     return memory;
   }
   memory->fd_ = Fd(memfd_create("nacre-guest-ram", MFD_CLOEXEC));
   if (!memory->fd_.valid()) return FailErrno("guest memory: memfd_create");
-  if (ftruncate(memory->fd_.get(), static_cast<off_t>(size_bytes)) != 0)
+  if (ftruncate(memory->fd_.get(), static_cast<off_t>(size_bytes + rom_bytes)) != 0)
     return FailErrno("guest memory of {} bytes", size_bytes);
-  NACRE_TRY_STATUS(memory->Map(size_bytes, MAP_SHARED));
+  NACRE_TRY_STATUS(memory->Map(size_bytes, rom_bytes, MAP_SHARED));
   return memory;
 }
 
@@ -37,33 +41,101 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::CreatePrivateView(const GuestM
   if (!of.fd_.valid()) return Fail("guest memory: a second view needs memory that is a file");
   memory->fd_ = Fd(fcntl(of.fd_.get(), F_DUPFD_CLOEXEC, 0));
   if (!memory->fd_.valid()) return FailErrno("guest memory: cannot duplicate its descriptor");
-  NACRE_TRY_STATUS(memory->Map(of.size_bytes(), MAP_PRIVATE));
+  memory->Share(of.windows_);
+  memory->mapped_end_ = of.mapped_end_;
+  NACRE_TRY_STATUS(memory->Map(of.size_bytes(), of.rom_size(), MAP_PRIVATE));
   return memory;
 }
 
-Status GuestMemory::Map(uint64_t size_bytes, int sharing) {
-  const uint64_t mapping_bytes = size_bytes + 2 * kHugePage;  // on both sides something is left that faults
+void GuestMemory::Share(std::shared_ptr<Windows> windows) {
+  windows_ = std::move(windows);
+  low_pages_ = windows_->low_pages.data();
+  hidden_start_ = &windows_->hidden_start;
+  hidden_end_ = &windows_->hidden_end;
+}
+
+Status GuestMemory::Map(uint64_t size_bytes, uint64_t rom_bytes, int sharing) {
+  const uint64_t used_bytes = size_bytes + rom_bytes;
+  const uint64_t mapping_bytes = used_bytes + 2 * kHugePage;  // on both sides something is left that faults
   void* mapping = mmap(nullptr, mapping_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapping == MAP_FAILED) return FailErrno("guest memory: cannot map {} bytes", mapping_bytes);
   mapping_ = static_cast<uint8_t*>(mapping);
   mapping_bytes_ = mapping_bytes;
   auto* at = reinterpret_cast<uint8_t*>(AlignUp(reinterpret_cast<uint64_t>(mapping) + 1, kHugePage));
-  if (mmap(at, size_bytes, PROT_READ | PROT_WRITE, sharing | MAP_NORESERVE | MAP_FIXED, fd_.get(), 0) == MAP_FAILED)
+  if (mmap(at, used_bytes, PROT_READ | PROT_WRITE, sharing | MAP_NORESERVE | MAP_FIXED, fd_.get(), 0) == MAP_FAILED)
     return FailErrno("guest memory: cannot map {} bytes", size_bytes);
   // Failure costs speed only: each access to a small page takes room in the host's TLB.
-  if (!fd_.valid()) (void)madvise(at, size_bytes, MADV_HUGEPAGE);
+  if (!fd_.valid()) (void)madvise(at, used_bytes, MADV_HUGEPAGE);
   base_ = at;
   size_bytes_ = size_bytes;
   low_size_ = std::min(size_bytes, kLowLimit);
   high_size_ = size_bytes - low_size_;
   regions_.push_back({GuestPhys(0), low_size_, 0});
   if (high_size_ > 0) regions_.push_back({GuestPhys(4 * kGiB), high_size_, low_size_});
-  page_flags_ = std::make_unique<std::atomic<uint8_t>[]>(size_bytes / kPageSize);
+  rom_size_ = rom_bytes;
+  rom_start_ = 4 * kGiB - rom_bytes;
+  page_flags_ = std::make_unique<std::atomic<uint8_t>[]>(AlignUp(page_count(), 8));
   return {};
 }
 
+void GuestMemory::SetLowPages(GuestPhys first, GuestPhys last, LowPage show) {
+  NACRE_CHECK(first <= last && last.value < kMiB);
+  mapped_end_ = kMiB;
+  for (uint64_t page = first.page(); page <= last.page(); ++page)
+    low_pages_[page].store(show, std::memory_order_relaxed);
+}
+
+void GuestMemory::HideRom(uint64_t start, uint64_t end) {
+  // A CPU that looks in between sees memory, as it did before.
+  hidden_end_->store(0, std::memory_order_relaxed);
+  hidden_start_->store(AlignDown(start, kPageSize), std::memory_order_relaxed);
+  hidden_end_->store(AlignUp(end, kPageSize), std::memory_order_relaxed);
+}
+
+std::vector<Region> GuestMemory::Layout() const {
+  std::vector<Region> layout;
+  const auto add = [&](const Region& piece) {
+    if (!layout.empty()) {
+      Region& before = layout.back();
+      if (before.start + before.size_bytes == piece.start && before.offset + before.size_bytes == piece.offset &&
+          before.read_only == piece.read_only) {
+        before.size_bytes += piece.size_bytes;
+        return;
+      }
+    }
+    layout.push_back(piece);
+  };
+  const auto add_pages = [&](uint64_t first, uint64_t end) {
+    for (uint64_t a = first; a < end; a += kPageSize) {
+      const CpuPage page = FindPage(GuestPhys(a));
+      if (page.host) add({GuestPhys(a), kPageSize, static_cast<uint64_t>(page.host - base_), !page.writable});
+    }
+  };
+  add_pages(0, mapped_end_);
+  // Of its own, so that it stays as it is whatever the windows do.
+  if (low_size_ > mapped_end_) layout.push_back({GuestPhys(mapped_end_), low_size_ - mapped_end_, mapped_end_});
+  add_pages(rom_start_, rom_start_ + rom_size_);
+  if (high_size_ > 0) add({GuestPhys(4 * kGiB), high_size_, low_size_});
+  return layout;
+}
+
+bool GuestMemory::ReadByte(GuestPhys address, uint8_t& value) const {
+  const CpuPage page = FindPage(GuestPhys(AlignDown(address.value, kPageSize)));
+  if (!page.host) return false;
+  value = page.host[address.page_offset()];
+  return true;
+}
+
+bool GuestMemory::WriteUnder(GuestPhys address, uint8_t value) {
+  uint8_t* host = RamPointer(address, 1);
+  if (!host) return false;
+  *host = value;
+  MarkWritten(address, 1);
+  return true;
+}
+
 void GuestMemory::ForgetCodePages() {
-  for (uint64_t page = 0; page < size_bytes_ / kPageSize; ++page)
+  for (uint64_t page = 0; page < page_count(); ++page)
     if (page_flags_[page].load(std::memory_order_relaxed) & kCode)
       page_flags_[page].fetch_and(static_cast<uint8_t>(~kCode), std::memory_order_relaxed);
 }
@@ -79,7 +151,7 @@ void GuestMemory::TakeDirty(std::span<uint64_t> bitmap) {
 }
 
 void GuestMemory::DropPrivatePage(uint64_t page_index) {
-  NACRE_CHECK(page_index < size_bytes_ / kPageSize);
+  NACRE_CHECK(page_index < page_count());
   madvise(base_ + page_index * kPageSize, kPageSize, MADV_DONTNEED);
   page_flags_[page_index].store(0, std::memory_order_relaxed);
 }
@@ -105,7 +177,7 @@ bool GuestMemory::Write(GuestPhys address, std::span<const uint8_t> from) {
 
 void GuestMemory::MarkWritten(GuestPhys address, uint64_t size_bytes) {
   if (size_bytes == 0) return;
-  const uint8_t* host = HostPointer(address, size_bytes);
+  const uint8_t* host = BackingPointer(address, size_bytes);  // a window may have changed since the write
   NACRE_CHECK(host != nullptr);
   std::atomic_thread_fence(std::memory_order_seq_cst);
   const uint64_t first = PageIndex(host);
@@ -120,7 +192,7 @@ void GuestMemory::MarkWritten(GuestPhys address, uint64_t size_bytes) {
 }
 
 void GuestMemory::SetCodePage(GuestPhys address, bool on) {
-  const uint8_t* host = HostPointer(GuestPhys(AlignDown(address.value, kPageSize)), kPageSize);
+  const uint8_t* host = BackingPointer(GuestPhys(AlignDown(address.value, kPageSize)), kPageSize);
   NACRE_CHECK(host != nullptr);
   std::atomic<uint8_t>& flags = page_flags_[PageIndex(host)];
   if (on)
@@ -133,7 +205,7 @@ bool GuestMemory::Discard(GuestPhys address, uint64_t size_bytes) {
   const uint64_t start = AlignUp(address.value, kPageSize);
   const uint64_t end = AlignDown(address.value + size_bytes, kPageSize);
   if (size_bytes == 0 || end <= start || end < address.value) return false;
-  uint8_t* host = HostPointer(GuestPhys(start), end - start);
+  uint8_t* host = RamPointer(GuestPhys(start), end - start);
   if (!host) return false;
   const bool done = fd_.valid() ? fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, host - base_,
                                             static_cast<off_t>(end - start)) == 0

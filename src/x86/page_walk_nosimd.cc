@@ -11,7 +11,7 @@ constexpr unsigned kMaxLevels = 4;
 
 /// One paging-structure entry seen by a walk, and where it lies in host memory.
 struct Entry {
-  uint8_t* host = nullptr;
+  uint8_t* host = nullptr;  ///< null: in ROM
   uint64_t value = 0;
 };
 
@@ -34,11 +34,12 @@ uint64_t LoadEntry(const uint8_t* host) {
 /// Adds the entry at `address` to the walk and combines its rights.
 template <typename T>
 WalkStatus Fetch(memory::GuestMemory& memory, GuestPhys address, Walk& walk, uint64_t& value) {
-  uint8_t* host = memory.HostPointer(address, sizeof(T));
-  if (!host) return WalkStatus::kReserved;
+  const memory::CpuPage page = memory.FindPage(GuestPhys(AlignDown(address.value, kPageSize)));
+  if (!page.host) return WalkStatus::kReserved;
+  uint8_t* host = page.host + address.page_offset();
   value = LoadEntry<T>(host);
   if (!(value & kPresent)) return WalkStatus::kNotPresent;
-  walk.entries[walk.count++] = {host, value};
+  walk.entries[walk.count++] = {page.writable ? host : nullptr, value};
   walk.writable = walk.writable && (value & kWritable);
   walk.user = walk.user && (value & kUser);
   return WalkStatus::kOk;
@@ -108,7 +109,7 @@ template <typename T>
 bool SetEntryBits(memory::GuestMemory& memory, Entry& entry, uint64_t bits) {
   T expected = static_cast<T>(entry.value);
   const T desired = static_cast<T>(entry.value | bits);
-  if (expected == desired) return true;
+  if (expected == desired || !entry.host) return true;
   if (!__atomic_compare_exchange_n(reinterpret_cast<T*>(entry.host), &expected, desired, false, __ATOMIC_SEQ_CST,
                                    __ATOMIC_RELAXED))
     return false;
@@ -199,8 +200,9 @@ bool LoadPdptes(memory::GuestMemory& memory, CpuState& state, uint64_t cr3, unsi
   const uint64_t reserved = 0x1e6 | ~(Bit(physical_address_bits) - 1);
   uint64_t entries[4];
   for (unsigned i = 0; i < 4; ++i) {
-    const uint8_t* host = memory.HostPointer(GuestPhys((cr3 & 0xffffffe0) + i * 8), 8);
-    entries[i] = host ? LoadEntry<uint64_t>(host) : ~uint64_t{0};
+    const GuestPhys address((cr3 & 0xffffffe0) + i * 8);
+    const memory::CpuPage page = memory.FindPage(GuestPhys(AlignDown(address.value, kPageSize)));
+    entries[i] = page.host ? LoadEntry<uint64_t>(page.host + address.page_offset()) : ~uint64_t{0};
     if ((entries[i] & kPresent) && (entries[i] & reserved)) return false;
   }
   for (unsigned i = 0; i < 4; ++i) state.pdpte[i] = entries[i];

@@ -72,7 +72,8 @@ bool Core::TranslatePage(uint64_t linear, Access access, AccessMode as, uint8_t*
     const uint64_t page = t.address.value & ~kPageMask;
     entry.tag = tag;
     entry.phys = page;
-    entry.host = config.memory->HostPointer(GuestPhys(page), kPageSize);
+    const memory::CpuPage found = config.memory->FindPage(GuestPhys(page));
+    entry.host = access == Access::kWrite && !found.writable ? nullptr : found.host;
   }
   host = entry.host ? entry.host + (linear & kPageMask) : nullptr;
   phys = GuestPhys(entry.phys + (linear & kPageMask));

@@ -21,7 +21,7 @@ class CodePageTable {
  public:
   /// 24 bytes a page, which the host provides as they are touched.
   explicit CodePageTable(memory::GuestMemory& memory)
-      : memory_(memory), pages_(static_cast<Page*>(std::calloc(memory.size_bytes() / kPageSize, sizeof(Page)))) {
+      : memory_(memory), pages_(static_cast<Page*>(std::calloc(memory.page_count(), sizeof(Page)))) {
     NACRE_CHECK(pages_ != nullptr);
   }
 

@@ -76,7 +76,7 @@ Status JitVcpu::Prepare() {
   const int64_t to_exec = buffer_.exec_base() - buffer_.write_base();
   uint8_t* code_start = EmitStubs(buffer_.write_base(), to_exec, stubs_);
   store_ = std::make_unique<BlockStore>(
-      memory_.size_bytes() / kPageSize, buffer_.write_base(), static_cast<uint32_t>(code_start - buffer_.write_base()),
+      memory_.page_count(), buffer_.write_base(), static_cast<uint32_t>(code_start - buffer_.write_base()),
       static_cast<uint32_t>(buffer_.size_bytes()), options_.code_cache_bytes - code_bytes);
   store_->WatchJumpCaches(jump_caches_, buffer_.exec_base(), stubs_.miss_target);
   translator_ = std::make_unique<Translator>(*config_.model, buffer_, *store_, stubs_);
@@ -368,7 +368,7 @@ void JitVcpu::ApplyCodeWrites() {
   for (const auto& [address, size_bytes] : writes) {
     for (uint64_t at = address.value; at < address.value + size_bytes;) {
       const uint64_t end = std::min(AlignDown(at, kPageSize) + kPageSize, address.value + size_bytes);
-      const uint8_t* host = memory_.HostPointer(GuestPhys(at), end - at);
+      const uint8_t* host = memory_.BackingPointer(GuestPhys(at), end - at);
       if (!host) break;
       const uint64_t page_index = memory_.PageIndex(host);
       const auto first = static_cast<unsigned>(at & kPageMask);
@@ -562,7 +562,7 @@ class JitEngine : public Engine, public memory::CodeWriteListener {
   }
 
   void OnCodeWrite(GuestPhys address, uint64_t size_bytes) override {
-    const uint8_t* host = memory_->HostPointer(address, size_bytes);
+    const uint8_t* host = memory_->BackingPointer(address, size_bytes);
     uint64_t holders = 0;
     for (uint64_t page = memory_->PageIndex(host); page <= memory_->PageIndex(host + size_bytes - 1); ++page)
       holders |= shared_->code_pages.holders(page);

@@ -74,13 +74,15 @@ const uint8_t* JitVcpu::FillTlb(unsigned which, uint64_t address, bool write) {
     walk_fault_ = translation.error_code;
     return nullptr;
   }
-  const uint8_t* host = memory_.HostPointer(GuestPhys(AlignDown(translation.address.value, kPageSize)), kPageSize);
-  if (!host) return nullptr;
+  const memory::CpuPage found = memory_.FindPage(GuestPhys(AlignDown(translation.address.value, kPageSize)));
+  const uint8_t* host = found.host;
+  if (!host || (write && !found.writable)) return nullptr;
+  const bool writable = translation.writable && found.writable;
   const uint64_t page_index = memory_.PageIndex(host);
   std::atomic<uint8_t>& page_flags = memory_.PageFlags(page_index);
   constexpr uint8_t kDirty = memory::GuestMemory::kDirty;
   if (write && !(page_flags.load(std::memory_order_relaxed) & kDirty)) page_flags.fetch_or(kDirty);
-  if (translation.writable)  // before kCode is looked at
+  if (writable)  // before kCode is looked at
     code_page_table_.NoteWriter(page_index, config_.index, which == kContextSupervisor);
   const uint8_t seen = page_flags.load();
   const bool code = (seen & memory::GuestMemory::kCode) != 0;
@@ -100,7 +102,7 @@ const uint8_t* JitVcpu::FillTlb(unsigned which, uint64_t address, bool write) {
   }
   notes.NoteFill(entry);
   tlb.read_tag[entry] = 0 - page;
-  tlb.write_tag[entry] = translation.writable && !code && (seen & kDirty) ? 0 - page : NoTag(entry);
+  tlb.write_tag[entry] = writable && !code && (seen & kDirty) ? 0 - page : NoTag(entry);
   tlb.addend[entry] = reinterpret_cast<uint64_t>(host) - page;
   const bool large = translation.page_bytes > kPageSize;
   notes.entry[entry] =
@@ -168,9 +170,9 @@ CodePage* JitVcpu::FetchPage(uint64_t rip) {
                                                        .pages_1gib = pages_1gib_,
                                                        .physical_address_bits = physical_address_bits_});
   if (!translation.ok) return nullptr;
-  const uint64_t phys_page = translation.address.value >> 12;
-  const uint8_t* host = memory_.HostPointer(GuestPhys(phys_page << 12), kPageSize);
+  const uint8_t* host = memory_.FindPage(GuestPhys(AlignDown(translation.address.value, kPageSize))).host;
   if (!host) return nullptr;
+  const uint64_t phys_page = memory_.AddressOf(host).page();  // what a window shows keeps its own address
   page.key = key;
   page.generation = space.generation[translation.global];
   page.phys_page = phys_page;

@@ -15,7 +15,7 @@ namespace nacre::engine::kvm {
 class KvmDirtyPages::Log final : public DirtyLog {
  public:
   explicit Log(KvmDirtyPages& pages) : pages_(pages) {}
-  ~Log() override { pages_.Stop(); }
+  ~Log() override { (void)pages_.SetLogging(false); }
   Status Collect(std::span<uint64_t> bitmap) override { return pages_.Collect(bitmap); }
 
  private:
@@ -45,18 +45,55 @@ KvmDirtyPages::~KvmDirtyPages() {
   for (unsigned i = 0; i < rings_.size(); ++i) RemoveVcpu(i);
 }
 
-Status KvmDirtyPages::SetSlots(bool log) {
-  uint32_t slot = 0;
-  for (const memory::Region& region : memory_.regions()) {
-    kvm_userspace_memory_region place{};
-    place.slot = slot++;
-    place.flags = log ? KVM_MEM_LOG_DIRTY_PAGES : 0;
-    place.guest_phys_addr = region.start.value;
-    place.memory_size = region.size_bytes;
-    place.userspace_addr = reinterpret_cast<uint64_t>(memory_.host_base() + region.offset);
-    if (ioctl(vm_, KVM_SET_USER_MEMORY_REGION, &place) != 0)
-      return FailErrno("KVM: {} MiB of guest memory at {:#x}", region.size_bytes / kMiB, region.start.value);
+Status KvmDirtyPages::SetSlot(uint32_t slot) {
+  const memory::Region& region = slots_[slot];
+  kvm_userspace_memory_region place{};
+  place.slot = slot;
+  place.flags = region.read_only ? KVM_MEM_READONLY : logging_ ? KVM_MEM_LOG_DIRTY_PAGES : 0;
+  place.guest_phys_addr = region.start.value;
+  place.memory_size = region.size_bytes;
+  place.userspace_addr = reinterpret_cast<uint64_t>(memory_.host_base() + region.offset);
+  if (ioctl(vm_, KVM_SET_USER_MEMORY_REGION, &place) != 0)
+    return FailErrno("KVM: {} KiB of guest memory at {:#x}", region.size_bytes / kKiB, region.start.value);
+  return {};
+}
+
+Status KvmDirtyPages::RemoveSlot(uint32_t slot) {
+  memory::Region& region = slots_[slot];
+  // A vCPU that runs may write until the slot is gone, and the log goes with it.
+  if (logging_ && !region.read_only)
+    for (uint64_t page = 0; page < region.size_bytes / kPageSize; ++page) Note(noted_, slot, page);
+  region.size_bytes = 0;
+  return SetSlot(slot);
+}
+
+/// Slots may not overlap, so those that go, go first.
+Status KvmDirtyPages::SetSlots() {
+  const std::lock_guard lock(mutex_);
+  if (logging_) NACRE_TRY(Harvest());  // while the rings' numbers of slots mean what they meant
+  std::vector<memory::Region> wanted = memory_.Layout();
+  for (uint32_t slot = 0; slot < slots_.size(); ++slot) {
+    if (slots_[slot].size_bytes == 0) continue;
+    if (const auto same = std::ranges::find(wanted, slots_[slot]); same != wanted.end())
+      wanted.erase(same);
+    else
+      NACRE_TRY_STATUS(RemoveSlot(slot));
   }
+  for (const memory::Region& region : wanted) {
+    auto free = std::ranges::find(slots_, uint64_t{0}, &memory::Region::size_bytes);
+    if (free == slots_.end()) free = slots_.insert(free, memory::Region{});
+    NACRE_CHECK(slots_.size() <= kMaxSlots);
+    *free = region;
+    NACRE_TRY_STATUS(SetSlot(static_cast<uint32_t>(free - slots_.begin())));
+  }
+  return {};
+}
+
+Status KvmDirtyPages::SetLogging(bool on) {
+  const std::lock_guard lock(mutex_);
+  logging_ = on;
+  for (uint32_t slot = 0; slot < slots_.size(); ++slot)
+    if (slots_[slot].size_bytes != 0 && !slots_[slot].read_only) NACRE_TRY_STATUS(SetSlot(slot));
   return {};
 }
 
@@ -85,27 +122,27 @@ Result<std::unique_ptr<DirtyLog>> KvmDirtyPages::Start() {
     std::ranges::fill(noted_, 0);
   }
   auto log = std::make_unique<Log>(*this);
-  NACRE_TRY_STATUS(SetSlots(true));
+  NACRE_TRY_STATUS(SetLogging(true));
   return log;
 }
-
-void KvmDirtyPages::Stop() { (void)SetSlots(false); }
 
 Status KvmDirtyPages::Collect(std::span<uint64_t> bitmap) {
   NACRE_CHECK(bitmap.size() == memory_.page_bitmap_words());
   const std::lock_guard lock(mutex_);
   if (uses_rings()) {
     NACRE_TRY(Harvest());
-    for (size_t i = 0; i < bitmap.size(); ++i) bitmap[i] |= std::exchange(noted_[i], 0);
   } else {
-    for (uint32_t slot = 0; slot < memory_.regions().size(); ++slot) NACRE_TRY_STATUS(CollectSlot(slot, bitmap));
+    for (uint32_t slot = 0; slot < slots_.size(); ++slot) NACRE_TRY_STATUS(CollectSlot(slot, bitmap));
   }
+  for (size_t i = 0; i < bitmap.size(); ++i) bitmap[i] |= std::exchange(noted_[i], 0);
   memory_.TakeDirty(bitmap);  // what we write ourselves the kernel does not see
   return {};
 }
 
 Status KvmDirtyPages::CollectSlot(uint32_t slot, std::span<uint64_t> bitmap) {
-  const uint64_t pages = memory_.regions()[slot].size_bytes / kPageSize;
+  if (slots_[slot].read_only) return {};
+  const uint64_t pages = slots_[slot].size_bytes / kPageSize;
+  if (pages == 0) return {};
   std::vector<uint64_t> words((pages + 63) / 64);
   kvm_dirty_log log{};
   log.slot = slot;
@@ -125,8 +162,9 @@ Status KvmDirtyPages::CollectSlot(uint32_t slot, std::span<uint64_t> bitmap) {
 }
 
 void KvmDirtyPages::Note(std::span<uint64_t> bitmap, uint32_t slot, uint64_t page) const {
-  if (slot >= memory_.regions().size() || page >= memory_.regions()[slot].size_bytes / kPageSize) return;
-  const uint64_t index = memory_.regions()[slot].offset / kPageSize + page;
+  if (slot >= slots_.size() || page >= slots_[slot].size_bytes / kPageSize) return;
+  const uint64_t index = slots_[slot].offset / kPageSize + page;
+  if (index >= memory_.size_bytes() / kPageSize) return;  // ROM, by a number that had another meaning
   bitmap[index / 64] |= Bit(index % 64);
 }
 

@@ -1,8 +1,8 @@
 #pragma once
-// The pages that a VM's guest writes, as the host's KVM knows them: by a ring of each vCPU (KVM_CAP_DIRTY_LOG_RING),
+// A VM's memory slots, and the pages that its guest writes, as the host's KVM knows them: by a ring of each vCPU (KVM_CAP_DIRTY_LOG_RING),
 // else by a bitmap of each memory slot (KVM_GET_DIRTY_LOG). Which of the two is settled before the first vCPU is made.
 //
-// Threads: OnRingFull on a vCPU's thread; the rest while no vCPU runs.
+// Threads: OnRingFull on a vCPU's thread, SetSlots on any; the rest while no vCPU runs.
 
 #include "engine/kvm/kvm_api.h"
 
@@ -19,15 +19,18 @@ namespace nacre::engine::kvm {
 
 class KvmDirtyPages {
  public:
-  /// `vm`: KVM's descriptor. Memory slot i is region i of `memory`. Both must outlive it. `ring_entries`: of each vCPU,
-  /// a power of two from 1024; 0: no ring.
+  /// Slots from this number on are free for others.
+  static constexpr uint32_t kMaxSlots = 256;
+
+  /// `vm`: KVM's descriptor. Both must outlive it. `ring_entries`: of each vCPU, a power of two from 1024; 0: no ring.
   KvmDirtyPages(int vm, const KvmDevice& device, memory::GuestMemory& memory, uint32_t ring_entries);
   ~KvmDirtyPages();
   KvmDirtyPages(const KvmDirtyPages&) = delete;
   KvmDirtyPages& operator=(const KvmDirtyPages&) = delete;
 
-  /// Gives guest memory to the VM, or gives it again with KVM_MEM_LOG_DIRTY_PAGES on or off.
-  Status SetSlots(bool log);
+  /// Gives the VM the memory that its guest shall see now (GuestMemory::Layout). What changes is for a moment not there:
+  /// a vCPU that runs in it meanwhile gets what the memory bus says.
+  Status SetSlots();
   Status AddVcpu(unsigned index, int vcpu);
   /// Before its descriptor is closed.
   void RemoveVcpu(unsigned index);
@@ -45,8 +48,11 @@ class KvmDirtyPages {
     uint32_t next = 0;
   };
   Status Collect(std::span<uint64_t> bitmap);
-  void Stop();
-  /// Under the mutex: from the rings to noted_. How many entries.
+  Status SetLogging(bool on);
+  // Under the mutex.
+  Status SetSlot(uint32_t slot);
+  Status RemoveSlot(uint32_t slot);
+  /// From the rings to noted_. How many entries.
   Result<uint32_t> Harvest();
   void Harvest(Ring& ring);
   Status CollectSlot(uint32_t slot, std::span<uint64_t> bitmap);
@@ -57,8 +63,10 @@ class KvmDirtyPages {
   uint32_t ring_entries_ = 0;    ///< 0: bitmaps
   bool manual_protect_ = false;  ///< bitmaps: KVM_GET_DIRTY_LOG leaves the pages writable until they are cleared
   std::mutex mutex_;
-  std::vector<Ring> rings_;  ///< by vCPU
-  std::vector<uint64_t> noted_;
+  bool logging_ = false;
+  std::vector<memory::Region> slots_;  ///< by number; size 0: free
+  std::vector<Ring> rings_;            ///< by vCPU
+  std::vector<uint64_t> noted_;  ///< not yet collected
   uint64_t full_rings_ = 0;
 };
 

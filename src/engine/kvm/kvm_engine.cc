@@ -2,6 +2,7 @@
 
 #include <sys/ioctl.h>
 
+#include <algorithm>
 #include <csignal>
 
 #include "engine/dirty_flags.h"
@@ -32,6 +33,7 @@ class KvmEngine final : public Engine {
   }
   MessageSink* message_sink() override { return vm_.get(); }
   WriteEvents* write_events() override { return vm_.get(); }
+  Status MemoryChanged() override { return vm_->dirty_pages().SetSlots(); }
   Result<std::unique_ptr<DirtyLog>> StartDirtyLog() override { return vm_->dirty_pages().Start(); }
   std::vector<Statistic> Statistics() const override { return vm_->Statistics(); }
 
@@ -61,6 +63,7 @@ class UserOnlyEngine final : public Engine {
     vcpus_.push_back(vcpu.get());
     return vcpu;
   }
+  Status MemoryChanged() override { return vm_->dirty_pages().SetSlots(); }
   Result<std::unique_ptr<DirtyLog>> StartDirtyLog() override {
     auto log = std::make_unique<BothLogs>();
     log->user = NACRE_TRY(vm_->dirty_pages().Start());
@@ -99,7 +102,7 @@ Result<std::unique_ptr<KvmVm>> KvmVm::Create(memory::GuestMemory& memory, const 
   if (kernel_apics) {
     NACRE_TRY_STATUS(vm->SetUpApics());
   } else {
-    NACRE_TRY_STATUS(vm->SetUpForgetting(memory));
+    NACRE_TRY_STATUS(vm->SetUpForgetting());
   }
   return vm;
 }
@@ -120,7 +123,7 @@ Status KvmVm::SetUp(memory::GuestMemory& memory, const KvmOptions& options) {
   if (device_.Check(KVM_CAP_EXIT_ON_EMULATION_FAILURE) > 0)
     NACRE_TRY_STATUS(Enable(KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1, "exits on emulation failures"));
   dirty_pages_.emplace(fd_.get(), device_, memory, options.dirty_ring_entries);
-  return dirty_pages_->SetSlots(false);
+  return dirty_pages_->SetSlots();
 }
 
 Status KvmVm::SetUpApics() {
@@ -150,8 +153,8 @@ Status KvmVm::FilterMsrs() {
   return {};
 }
 
-Status KvmVm::SetUpForgetting(const memory::GuestMemory& memory) {
-  moving_slot_.slot = static_cast<uint32_t>(memory.regions().size());
+Status KvmVm::SetUpForgetting() {
+  moving_slot_.slot = KvmDirtyPages::kMaxSlots;
   moving_slot_.guest_phys_addr = kMovingPage;
   moving_slot_.memory_size = kPageSize;
   moving_slot_.userspace_addr = reinterpret_cast<uint64_t>(moving_page_);

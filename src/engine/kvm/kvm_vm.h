@@ -46,7 +46,7 @@ class KvmVm final : public MessageSink, public WriteEvents {
   explicit KvmVm(KvmDevice device) : device_(std::move(device)) {}
   Status SetUp(memory::GuestMemory& memory, const KvmOptions& options);
   Status SetUpApics();
-  Status SetUpForgetting(const memory::GuestMemory& memory);
+  Status SetUpForgetting();
   Status FilterMsrs();
   kvm_ioeventfd EventAt(GuestPhys address, int event_fd) const;
   Status Enable(uint32_t capability, uint64_t argument, const char* name) const;

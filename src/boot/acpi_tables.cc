@@ -203,25 +203,44 @@ std::vector<uint8_t> BuildRsdp(uint64_t rsdt, uint64_t xsdt) {
 
 }  // namespace
 
-std::vector<uint8_t> BuildAcpiTables(const AcpiConfig& config, uint64_t base) {
+AcpiImage BuildAcpiImage(const AcpiConfig& config, uint64_t base) {
   constexpr size_t kFacsAt = 64, kTablesAt = 128;
   NACRE_CHECK(base % 64 == 0);
-  std::vector<uint8_t> out(kTablesAt);
+  AcpiImage image;
+  std::vector<uint8_t>& out = image.bytes;
+  out.resize(kTablesAt);
   std::ranges::copy(BuildFacs(), out.begin() + kFacsAt);
-  const auto place = [&](const std::vector<uint8_t>& table) {
-    out.resize(AlignUp(out.size(), 16));
-    const uint64_t address = base + out.size();
+  /// `pointers`: where in the table they are.
+  const auto place = [&](const std::vector<uint8_t>& table, const std::vector<AcpiImage::Pointer>& pointers) {
+    const size_t start = AlignUp(out.size(), 16);
+    out.resize(start);
     out.insert(out.end(), table.begin(), table.end());
-    return address;
+    for (const AcpiImage::Pointer& pointer : pointers) image.pointers.push_back({start + pointer.at, pointer.size});
+    if (!pointers.empty()) image.checksums.push_back({start + kChecksumAt, start, table.size()});
+    return base + start;
   };
-  const uint64_t dsdt = place(BuildDsdt(config));
-  std::vector<uint64_t> tables{place(BuildFadt(config, base + kFacsAt, dsdt)), place(BuildMadt(config))};
-  if (config.hpet_address) tables.push_back(place(BuildHpet(config)));
-  if (config.ecam_address) tables.push_back(place(BuildMcfg(config)));
-  const uint64_t rsdt = place(BuildRoot<uint32_t>("RSDT", tables));
-  const uint64_t xsdt = place(BuildRoot<uint64_t>("XSDT", tables));
+  const auto place_root = [&]<typename Pointer>(std::string_view signature, const std::vector<uint64_t>& tables,
+                                                Pointer) {
+    std::vector<AcpiImage::Pointer> pointers;
+    for (size_t i = 0; i < tables.size(); ++i)
+      pointers.push_back({kHeaderBytes + i * sizeof(Pointer), sizeof(Pointer)});
+    return place(BuildRoot<Pointer>(signature, tables), pointers);
+  };
+  const uint64_t dsdt = place(BuildDsdt(config), {});
+  std::vector<uint64_t> tables{place(BuildFadt(config, base + kFacsAt, dsdt), {{36, 4}, {40, 4}, {132, 8}, {140, 8}}),
+                               place(BuildMadt(config), {})};
+  if (config.hpet_address) tables.push_back(place(BuildHpet(config), {}));
+  if (config.ecam_address) tables.push_back(place(BuildMcfg(config), {}));
+  const uint64_t rsdt = place_root("RSDT", tables, uint32_t{});
+  const uint64_t xsdt = place_root("XSDT", tables, uint64_t{});
   std::ranges::copy(BuildRsdp(rsdt, xsdt), out.begin());
-  return out;
+  image.pointers.insert(image.pointers.end(), {{16, 4}, {24, 8}});
+  image.checksums.insert(image.checksums.end(), {{8, 0, 20}, {32, 0, 36}});
+  return image;
+}
+
+std::vector<uint8_t> BuildAcpiTables(const AcpiConfig& config, uint64_t base) {
+  return BuildAcpiImage(config, base).bytes;
 }
 
 Result<GuestPhys> WriteAcpiTables(memory::GuestMemory& memory, const AcpiConfig& config) {

@@ -45,7 +45,23 @@ struct AcpiConfig {
   bool has_serial0 = true, has_rtc = true, has_ps2 = false, has_vga = false;
 };
 
-/// The tables' bytes, to be placed at `base` (16-byte aligned); the RSDP comes first.
+/// The tables' bytes and what in them depends on where they lie. The RSDP comes first, 36 bytes.
+struct AcpiImage {
+  struct Pointer {
+    size_t at = 0;
+    uint8_t size = 0;  ///< 4 or 8 bytes, little-endian
+  };
+  struct Checksum {
+    size_t at = 0;
+    size_t start = 0, length = 0;  ///< all bytes of the range sum to 0
+  };
+  std::vector<uint8_t> bytes;
+  std::vector<Pointer> pointers;
+  std::vector<Checksum> checksums;  ///< of the tables that hold pointers
+};
+/// To be placed at `base`, 64-byte aligned.
+AcpiImage BuildAcpiImage(const AcpiConfig& config, uint64_t base);
+/// Its bytes.
 std::vector<uint8_t> BuildAcpiTables(const AcpiConfig& config, uint64_t base);
 /// Only the DSDT, header included.
 std::vector<uint8_t> BuildDsdt(const AcpiConfig& config);

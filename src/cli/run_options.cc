@@ -150,6 +150,19 @@ Status AddCdrom(RunOptions& options, std::string_view value) {
   return {};
 }
 
+Status SetBoot(RunOptions& options, std::string_view value) {
+  std::vector<machine::BootKind> order;
+  for (const std::string_view part : Split(value, ',')) {
+    const auto* known = std::ranges::find(machine::kBootNames, part, [](const auto& entry) { return entry.first; });
+    if (known == machine::kBootNames.end()) return Fail("--boot {}: choose disk, cdrom and net", value);
+    if (std::ranges::find(order, known->second) != order.end())
+      return Fail("--boot {}: {} is there twice", value, part);
+    order.push_back(known->second);
+  }
+  options.machine.boot = std::move(order);
+  return {};
+}
+
 Status SetNetwork(RunOptions& options, std::string_view value) {
   const auto parts = Split(value, ',');
   const std::string_view kind = parts[0];
@@ -262,6 +275,13 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"--initrd", "FILE", "the kernel's initial RAM disk, or a multiboot module (repeatable)",
      [](RunOptions& o, std::string_view v) -> Status { o.machine.initrds.emplace_back(v); return {}; }},
     {"--append", "TEXT", "the kernel's command line", AppendText},
+    {"--firmware", "bios|uefi|FILE", "firmware starts the machine from its disks, or starts the kernel: SeaBIOS, OVMF or this file",
+     [](RunOptions& o, std::string_view v) -> Status { o.machine.firmware = v; return {}; }},
+    {"--firmware-vars", "FILE", "where uefi keeps its variables (they are forgotten at the end)",
+     [](RunOptions& o, std::string_view v) -> Status { o.machine.firmware_variables = v; return {}; }},
+    {"--firmware-log", "FILE", "what the firmware prints for developers",
+     [](RunOptions& o, std::string_view v) -> Status { o.machine.firmware_log = v; return {}; }},
+    {"--boot", "KIND[,KIND...]", "what firmware tries first: disk, cdrom, net; then the rest in the order of the options", SetBoot},
     {"--disk", "FILE[,OPTION...]",
      "a disk: bus=virtio|ide|sata, readonly, snapshot (writes are thrown away), format=raw (repeatable)", AddDisk},
     {"--cdrom", "FILE[,bus=ide|sata]", "a disc in a CD-ROM drive (on IDE) (repeatable)", AddCdrom},
@@ -307,7 +327,6 @@ struct LaterOption {
   std::string_view name, instead;
 };
 constexpr std::array kLaterOptions = std::to_array<LaterOption>({
-    {"--firmware", "use direct boot with --kernel"},
     {"--floppy", "use --disk FILE"},
     {"--json", "the output of `nacre run` is the guest's console"},
 });
@@ -327,8 +346,14 @@ Status CheckTogether(RunOptions& options, bool network_given) {
       return Fail("--serial stdio and --console stdio: standard input and output can serve only one of them");
     if (!options.serial_given) machine.serial.kind = SerialKind::kNone;
   }
-  options.default_guest = machine.kernel.empty();
-  if (options.default_guest && !machine.initrds.empty()) return Fail("--initrd needs --kernel");
+  if (machine.firmware.empty() && !machine.boot.empty())
+    return Fail("--boot needs --firmware: a kernel given with --kernel starts at once");
+  if (machine.firmware.empty() && (!machine.firmware_variables.empty() || !machine.firmware_log.empty()))
+    return Fail("--firmware-vars and --firmware-log need --firmware");
+  options.default_guest = machine.kernel.empty() && machine.firmware.empty();
+  if (machine.kernel.empty() && !machine.firmware.empty() && !machine.command_line.empty())
+    return Fail("--append with --firmware needs --kernel");
+  if (machine.kernel.empty() && !machine.initrds.empty()) return Fail("--initrd needs --kernel");
   if (!options.default_guest && !options.guest_command.empty())
     return Fail("a guest command after -- works with the default guest only; use --append with your own kernel");
   return {};

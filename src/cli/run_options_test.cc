@@ -156,6 +156,18 @@ TEST(RunOptions, DisksAndDiscsOnTheirBuses) {
     EXPECT_FALSE(ParseRun(wrong)) << wrong[1];
 }
 
+TEST(RunOptions, FirmwareAndWhatItBoots) {
+  using machine::BootKind;
+  const auto options = Parse({"--firmware", "bios", "--disk", "a", "--boot", "cdrom,net"});
+  ASSERT_TRUE(options) << options.error().message;
+  EXPECT_FALSE(options->default_guest);
+  EXPECT_TRUE(options->machine.has_screen());
+  EXPECT_EQ(options->machine.boot, (std::vector{BootKind::kCdrom, BootKind::kNetwork}));
+  EXPECT_EQ(ErrorOf({"--boot", "cdrom"}), "--boot needs --firmware: a kernel given with --kernel starts at once");
+  EXPECT_EQ(ErrorOf({"--firmware", "bios", "--boot", "hd"}), "--boot hd: choose disk, cdrom and net");
+  EXPECT_EQ(ErrorOf({"--firmware", "bios", "--boot", "net,net"}), "--boot net,net: net is there twice");
+}
+
 TEST(RunOptions, Displays) {
   EXPECT_FALSE(ParseRun(std::vector<std::string_view>{})->machine.display.present);
   const auto offscreen = ParseRun(std::vector<std::string_view>{"--display", "offscreen"});
@@ -170,12 +182,8 @@ TEST(RunOptions, Displays) {
 }
 
 TEST(RunOptions, WhatIsNotThereYetSaysSo) {
-  for (const auto& words : std::vector<std::vector<std::string_view>>{{"--firmware", "bios"},
-                                                                      {"--floppy", "x"},
-                                                                      {"--net", "switch:a"},
-                                                                      {"--net", "tap:tap0"},
-                                                                      {"--disk", "a,format=qcow2"},
-                                                                      {"debian"}}) {
+  for (const auto& words : std::vector<std::vector<std::string_view>>{
+           {"--floppy", "x"}, {"--net", "switch:a"}, {"--net", "tap:tap0"}, {"--disk", "a,format=qcow2"}, {"debian"}}) {
     const auto options = ParseRun(words);
     ASSERT_FALSE(options) << words[0];
     EXPECT_NE(options.error().message.find("not there yet"), std::string::npos) << options.error().message;

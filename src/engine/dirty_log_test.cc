@@ -152,6 +152,39 @@ TEST_P(DirtyLogTest, EveryPageOfALongLoop) {
   }
 }
 
+// What the first megabyte shows changes while the log runs: nothing written before is lost, and the rest of the guest's
+// memory is told as before.
+TEST_P(DirtyLogTest, PagesInWindows) {
+  using memory::LowPage;
+  constexpr GuestPhys kFirst(0xc8000), kLast(0xcbfff);
+  const auto show = [&](LowPage what) {
+    memory->SetLowPages(kFirst, kLast, what);
+    ASSERT_TRUE(engine->MemoryChanged());
+    vcpu->Request(kRequestTlbFlush);
+  };
+  show(LowPage::kRam);
+  auto log = engine->StartDirtyLog();
+  ASSERT_TRUE(log) << log.error().message;
+  Program({Store(0xc8000), Store(0x200000)});
+  Run();
+  show(LowPage::kReadOnlyRam);
+  Program({Store(0xc9000), Store(0x201000)});
+  Run();
+  ASSERT_EQ(ending.mmio_writes.size(), 1u);
+  EXPECT_EQ(ending.mmio_writes[0].first, 0xc9000u);
+  uint8_t byte = 0;
+  EXPECT_TRUE(memory->ReadByte(GuestPhys(0xc9000), byte));
+  EXPECT_EQ(byte, 0);
+  show(LowPage::kRam);
+  Program({Store(0xca000), Store(0x202000)});
+  Run();
+  EXPECT_EQ(ending.mmio_writes.size(), 1u);
+  const Pages pages = Collect(**log);
+  for (const uint64_t page : {0xc8, 0xca, 0x200, 0x201, 0x202}) EXPECT_TRUE(pages.contains(page)) << std::hex << page;
+  EXPECT_FALSE(pages.contains(0x203));  // of the windows' neighbours KVM may tell too many
+  EXPECT_EQ(Collect(**log), Pages{}) << "told once";
+}
+
 std::string NameOf(const testing::TestParamInfo<Kind>& kind) {
   constexpr const char* kNames[] = {"interp", "jit", "kvm_rings", "kvm_bitmaps"};
   return kNames[static_cast<size_t>(kind.param)];

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 
 #include "devices/virtio/balloon.h"
@@ -25,6 +26,8 @@ constexpr const char* kVgaRom = "/usr/share/seabios/vgabios-stdvga.bin";
 constexpr size_t kMaxVgaRom = 256 * kKiB;
 /// The screen that a kernel finds at direct boot.
 constexpr uint16_t kBootWidth = 1024, kBootHeight = 768;
+/// The number of CPUs beside the first, as SeaBIOS reads it.
+constexpr uint8_t kCmosCpuCount = 0x5f;
 /// The IO-APIC pins that PIRQA# to PIRQD# have for themselves.
 constexpr unsigned kFirstPirqGsi = 16;
 
@@ -71,10 +74,26 @@ Status Board::Build(const Wiring& wiring) {
   NACRE_TRY_STATUS(BuildDisplay(wiring));
   NACRE_TRY_STATUS(BuildDisks(wiring));
   NACRE_TRY_STATUS(BuildNetworks(wiring));
-  NACRE_TRY_STATUS(AttachVirtio(devices::VirtioRng::Create("virtio-rng0", *memory_, *loop_)));
-  if (config_->balloon)
-    NACRE_TRY_STATUS(AttachVirtio(devices::VirtioBalloon::Create("virtio-balloon0", *memory_, *loop_)));
-  return BuildConsole(wiring);
+  NACRE_TRY(AttachVirtio(devices::VirtioRng::Create("virtio-rng0", *memory_, *loop_)));
+  if (config_->balloon) NACRE_TRY(AttachVirtio(devices::VirtioBalloon::Create("virtio-balloon0", *memory_, *loop_)));
+  NACRE_TRY_STATUS(BuildConsole(wiring));
+  return wiring.firmware ? BuildFirmware(wiring) : Status{};
+}
+
+Status Board::BuildFirmware(const Wiring& wiring) {
+  rtc_->SetCmos(kCmosCpuCount, static_cast<uint8_t>(wiring.cpus.size() - 1));
+  firmware_ = NACRE_TRY(FirmwareParts::Create({.config = config_,
+                                               .image = wiring.firmware,
+                                               .memory = memory_,
+                                               .loop = loop_,
+                                               .ports = &ports_,
+                                               .memory_bus = &memory_bus_,
+                                               .pci = pci_.get(),
+                                               .memory_changed = wiring.memory_changed,
+                                               .acpi = [this] { return AcpiDescription(); },
+                                               .boot_order = BootOrder()}));
+  for (bus::Device* device : firmware_->devices()) devices_.push_back(device);
+  return {};
 }
 
 void Board::BuildInterrupts(const Wiring& wiring) {
@@ -119,7 +138,7 @@ void Board::BuildLegacy(const Wiring& wiring) {
     if (region.start.value != 0) above_4g += region.size_bytes;
   rtc_->SetMemorySize(memory_->regions().front().size_bytes, above_4g);
   Keep(i8042_, std::make_unique<devices::I8042>(NewIrq(devices::I8042::kIrq), NewIrq(devices::I8042::kMouseIrq),
-                                                control, config_->display.present));
+                                                control, config_->has_screen()));
   typist_ = std::make_unique<display::Typist>(*i8042_, *loop_);
   MapPorts(devices::I8042::kDataPort, 1, i8042_->data_io(), "i8042");
   MapPorts(devices::I8042::kCommandPort, 1, i8042_->command_io(), "i8042");
@@ -139,7 +158,8 @@ Status Board::BuildConsole(const Wiring& wiring) {
   auto device =
       NACRE_TRY(devices::VirtioConsole::Create({.ports = {{.backend = console_stream_.get()}}}, *memory_, *loop_));
   virtio_console_ = device.get();
-  return AttachVirtio(std::move(device));
+  NACRE_TRY(AttachVirtio(std::move(device)));
+  return {};
 }
 
 Status Board::BuildPci(const Wiring&) {
@@ -164,17 +184,30 @@ Status Board::BuildPci(const Wiring&) {
   return {};
 }
 
-Status Board::AttachVirtio(std::unique_ptr<devices::VirtioDevice> device) {
+Result<unsigned> Board::AttachVirtio(std::unique_ptr<devices::VirtioDevice> device) {
   auto transport =
       std::make_unique<devices::VirtioPci>(std::move(device), devices::PciWiring{&ports_, &memory_bus_, &apic_bus_});
-  NACRE_TRY(pci_->AttachAnywhere(*transport));
+  const unsigned slot = NACRE_TRY(pci_->AttachAnywhere(*transport));
   devices_.push_back(transport.get());
   virtio_.push_back(std::move(transport));
-  return {};
+  return slot;
+}
+
+void Board::AddBootEntry(BootKind kind, std::string path) {
+  boot_entries_.emplace_back(kind, "/pci@i0cf8/" + std::move(path));
+}
+
+std::vector<std::string> Board::BootOrder() const {
+  auto entries = boot_entries_;
+  std::ranges::stable_sort(entries, {},
+                           [&](const auto& entry) { return std::ranges::find(config_->boot, entry.first); });
+  std::vector<std::string> paths;
+  for (auto& [kind, path] : entries) paths.push_back(std::move(path));
+  return paths;
 }
 
 Status Board::BuildDisplay(const Wiring&) {
-  if (!config_->display.present) return {};
+  if (!config_->has_screen()) return {};
   using devices::Vga;
   // Without the package there is no VBE BIOS: only firmware would run it.
   std::ifstream rom(kVgaRom, std::ios::binary);
@@ -186,8 +219,9 @@ Status Board::BuildDisplay(const Wiring&) {
   devices_.push_back(vga_.get());
   MapPorts(Vga::kPorts, Vga::kPortCount, vga_->ports(), "vga");
   MapPorts(Vga::kDispiPorts, 3, vga_->dispi_io(), "vga");
-  mappings_.push_back(
-      memory_bus_.Add(devices::vga::kWindowBase, devices::vga::kWindowSize, vga_->window(), "vga-window"));
+  using devices::vga::kWindowBase, devices::vga::kWindowSize;
+  mappings_.push_back(memory_bus_.Add(kWindowBase, kWindowSize, vga_->window(), "vga-window"));
+  memory_->SetLowPages(GuestPhys(kWindowBase), GuestPhys(kWindowBase + kWindowSize - 1), memory::LowPage::kNothing);
   return {};
 }
 
@@ -205,7 +239,9 @@ Status Board::BuildNetworks(const Wiring&) {
     devices::VirtioNet::Options options;
     options.name = fmt::format("virtio-net{}", i);
     options.mac[5] = static_cast<uint8_t>(options.mac[5] + i);
-    NACRE_TRY_STATUS(AttachVirtio(devices::VirtioNet::Create(options, std::move(backend), *memory_, *loop_)));
+    const unsigned slot =
+        NACRE_TRY(AttachVirtio(devices::VirtioNet::Create(options, std::move(backend), *memory_, *loop_)));
+    AddBootEntry(BootKind::kNetwork, fmt::format("ethernet@{:x}/ethernet-phy@0", slot));
   }
   return {};
 }
@@ -237,13 +273,14 @@ Status Board::PrepareDirectBoot() {
 boot::AcpiConfig Board::AcpiDescription() const {
   using devices::AcpiPm;
   boot::AcpiConfig acpi;
-  acpi.has_ps2 = acpi.has_vga = config_->display.present;
+  acpi.has_ps2 = acpi.has_vga = config_->has_screen();
+  const uint16_t pm_base = power_management_->base() != 0 ? power_management_->base() : AcpiPm::kPmBase;
   acpi.cpu_count = static_cast<unsigned>(local_apics_.size());
   acpi.local_apic_address = devices::LocalApic::kDefaultBase;
   acpi.io_apic_address = devices::IoApic::kDefaultBase;
-  acpi.pm_event_port = AcpiPm::kPmBase + AcpiPm::kEventOffset;
-  acpi.pm_control_port = AcpiPm::kPmBase + AcpiPm::kControlOffset;
-  acpi.pm_timer_port = AcpiPm::kPmBase + AcpiPm::kTimerOffset;
+  acpi.pm_event_port = pm_base + AcpiPm::kEventOffset;
+  acpi.pm_control_port = pm_base + AcpiPm::kControlOffset;
+  acpi.pm_timer_port = pm_base + AcpiPm::kTimerOffset;
   acpi.gpe_port = AcpiPm::kGpeBase;
   acpi.gpe_length = AcpiPm::kGpeSize;
   acpi.smi_command_port = AcpiPm::kSmiCommandPort;
@@ -254,13 +291,25 @@ boot::AcpiConfig Board::AcpiDescription() const {
   acpi.reset_port = devices::ResetControl::kPort;
   acpi.reset_value = devices::ResetControl::kResetValue;
   acpi.rtc_century = devices::Rtc::kCenturyIndex;
-  acpi.pci_memory32 = {kPciMemory32First, kPciMemory32End - 1};
-  acpi.pci_gsi = acpi.pci_pic_irq = kPciIrqs;
+  if (config_->firmware.empty()) {
+    acpi.pci_memory32 = {kPciMemory32First, kPciMemory32End - 1};
+    acpi.pci_gsi = acpi.pci_pic_irq = kPciIrqs;
+    return acpi;
+  }
+  // Firmware places PCI devices between RAM and the IO-APIC, and where it likes above 4 GiB.
+  acpi.pci_memory32 = {memory_->regions().front().size_bytes, kPciMemory32End - 1};
+  const devices::PciHost::Span above = pci_->BarsAbove4G();
+  acpi.pci_memory64 = {above.first, above.last};
+  for (unsigned i = 0; i < 4; ++i) {
+    acpi.pci_gsi[i] = static_cast<uint8_t>(kFirstPirqGsi + i);
+    acpi.pci_pic_irq[i] = isa_bridge_->route(i) != 0 ? isa_bridge_->route(i) : kPciIrqs[i];
+  }
   return acpi;
 }
 
 void Board::Flush() {
   QuiesceDisks();
+  if (firmware_) firmware_->Flush();
   serial_->Flush();
   serial_stream_->Flush();
   if (console_stream_) console_stream_->Flush();

@@ -38,6 +38,7 @@
 #include "display/typist.h"
 #include "engine/engine.h"
 #include "machine/fd_console.h"
+#include "machine/firmware_parts.h"
 #include "machine/machine_config.h"
 #include "memory/guest_memory.h"
 #include "storage/async_io.h"
@@ -48,6 +49,8 @@ class Board {
  public:
   struct Wiring {
     const MachineConfig* config = nullptr;
+    const boot::FirmwareImage* firmware = nullptr;  ///< null: direct boot
+    std::function<void()> memory_changed;           ///< the CPUs see other memory now
     memory::GuestMemory* memory = nullptr;
     EventLoop* loop = nullptr;
     const devices::GuestTsc* tsc = nullptr;
@@ -107,7 +110,12 @@ class Board {
   Status AttachSataDisk(size_t index, std::unique_ptr<storage::Disk> medium);
   void QuiesceDisks();
   Status BuildNetworks(const Wiring& wiring);
-  Status AttachVirtio(std::unique_ptr<devices::VirtioDevice> device);
+  Status BuildFirmware(const Wiring& wiring);
+  /// Its slot.
+  Result<unsigned> AttachVirtio(std::unique_ptr<devices::VirtioDevice> device);
+  /// Firmware may boot from `path`, as Open Firmware names it below the PCI host bridge.
+  void AddBootEntry(BootKind kind, std::string path);
+  std::vector<std::string> BootOrder() const;
   void MapPorts(uint16_t start, uint16_t count, bus::IoHandler& handler, std::string_view name);
   bus::IrqLine& NewIrq(unsigned irq);
   /// Takes part in Reset, in this order.
@@ -152,11 +160,14 @@ class Board {
   std::unique_ptr<devices::PowerManagement> power_management_;
   std::unique_ptr<devices::PciHost> pci_;
   std::vector<std::unique_ptr<devices::VirtioPci>> virtio_;
-  std::unique_ptr<devices::PiixIde> ide_;             ///< null: nothing is on IDE
-  std::unique_ptr<devices::Ahci> ahci_;               ///< null: nothing is on SATA
+  std::unique_ptr<devices::PiixIde> ide_;  ///< null: nothing is on IDE
+  std::unique_ptr<devices::Ahci> ahci_;    ///< null: nothing is on SATA
+  unsigned ahci_slot_ = 0;
   std::unique_ptr<devices::Vga> vga_;                 ///< null: no display
   devices::VirtioConsole* virtio_console_ = nullptr;  ///< in virtio_; null: there is none
-  std::vector<bus::Device*> devices_;                 ///< in reset order
+  std::vector<std::pair<BootKind, std::string>> boot_entries_;
+  std::unique_ptr<FirmwareParts> firmware_;  ///< null: direct boot
+  std::vector<bus::Device*> devices_;        ///< in reset order
   std::vector<bus::Mapping> mappings_;
 };
 

@@ -48,7 +48,9 @@ Status Board::BuildDisks(const Wiring&) {
 Status Board::AttachVirtioDisk(size_t index, std::unique_ptr<storage::Disk> medium) {
   auto device = NACRE_TRY(
       devices::VirtioBlock::Create({.name = fmt::format("virtio-blk{}", index)}, std::move(medium), *memory_, *loop_));
-  return AttachVirtio(std::move(device));
+  const unsigned slot = NACRE_TRY(AttachVirtio(std::move(device)));
+  AddBootEntry(BootKind::kDisk, fmt::format("scsi@{:x}/disk@0,0", slot));
+  return {};
 }
 
 Status Board::AttachIdeDisk(size_t index, std::unique_ptr<storage::Disk> medium) {
@@ -65,6 +67,8 @@ Status Board::AttachIdeDisk(size_t index, std::unique_ptr<storage::Disk> medium)
   for (unsigned i = 0; i < kPlaces; ++i) {
     const unsigned place = disk.cdrom ? (i + 2) % kPlaces : i;
     if (ide_->channel(place / 2).drive(place % 2)) continue;
+    AddBootEntry(disk.cdrom ? BootKind::kCdrom : BootKind::kDisk,
+                 fmt::format("ide@{:x},{:x}/drive@{}/disk@{}", kIdeSlot, kIdeFunction, place / 2, place % 2));
     if (disk.cdrom) {
       ide_->Plug(place, NACRE_TRY(devices::AtapiDrive::Create({.name = fmt::format("CD-ROM '{}'", disk.path)},
                                                               std::move(medium))));
@@ -82,11 +86,13 @@ Status Board::AttachSataDisk(size_t index, std::unique_ptr<storage::Disk> medium
   if (!ahci_) {
     Keep(ahci_,
          std::make_unique<devices::Ahci>("ahci", devices::PciWiring{&ports_, &memory_bus_, &apic_bus_}, *memory_));
-    NACRE_TRY(pci_->AttachAnywhere(*ahci_));
+    ahci_slot_ = NACRE_TRY(pci_->AttachAnywhere(*ahci_));
   }
   for (unsigned i = 0; i < devices::Ahci::kPorts; ++i) {
     devices::AhciPort& port = ahci_->port(i);
     if (!port.empty()) continue;
+    AddBootEntry(disk.cdrom ? BootKind::kCdrom : BootKind::kDisk,
+                 fmt::format("pci8086,2922@{:x}/drive@{}/disk@0", ahci_slot_, i));
     if (disk.cdrom) {
       port.Plug(NACRE_TRY(devices::AtapiDrive::Create(
           {.name = fmt::format("CD-ROM '{}'", disk.path), .serial_ata = true}, std::move(medium))));

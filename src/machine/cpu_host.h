@@ -35,6 +35,10 @@ class CpuHost final : public engine::VcpuHost, public devices::CpuSignals {
   }
   /// The CPU's thread is about to end: signals are dropped from now on.
   void Disconnect() { runner_ = nullptr; }
+  /// Under the device lock: the CPU must look up every address anew.
+  void FlushTranslations() {
+    if (runner_) runner_->Request(engine::kRequestTlbFlush);
+  }
   uint64_t exits(unsigned kind) const { return exits_[kind]; }
   enum ExitKind : unsigned { kPort, kMmio, kMsr, kInterrupt, kHypercall, kExitKinds };
 

@@ -29,7 +29,7 @@ Status CheckReadable(const std::string& path, std::string_view what) {
 }
 
 Status CheckFiles(const MachineConfig& config) {
-  NACRE_TRY_STATUS(CheckReadable(config.kernel, "kernel"));
+  if (config.firmware.empty() || !config.kernel.empty()) NACRE_TRY_STATUS(CheckReadable(config.kernel, "kernel"));
   for (const std::string& initrd : config.initrds) {
     // A module's name may be followed by its string (boot/loader.h).
     if (access(initrd.c_str(), R_OK) != 0)
@@ -50,14 +50,18 @@ Result<std::unique_ptr<Machine>> Machine::Create(const MachineConfig& config) {
 
 Status Machine::Build() {
   using Backing = memory::GuestMemory::Backing;
-  memory_ = NACRE_TRY(
-      memory::GuestMemory::Create(config_.memory_bytes, config_.lockstep ? Backing::kFile : Backing::kAnonymous));
+  if (!config_.firmware.empty()) firmware_ = NACRE_TRY(boot::LoadFirmware(config_.firmware));
+  memory_ = NACRE_TRY(memory::GuestMemory::Create(config_.memory_bytes,
+                                                  config_.lockstep ? Backing::kFile : Backing::kAnonymous,
+                                                  firmware_ ? FirmwareParts::RomBytes(*firmware_) : 0));
   NACRE_TRY_STATUS(ChooseModel());
   loop_ = NACRE_TRY(EventLoop::Create(device_lock_));
   loop_->Pause();  // guest time starts with the guest
   tsc_ = std::make_unique<HostGuestTsc>(*loop_, model_->tsc_khz());
 
   Board::Wiring wiring{.config = &config_,
+                       .firmware = firmware_ ? &*firmware_ : nullptr,
+                       .memory_changed = [this] { MemoryChanged(); },
                        .memory = memory_.get(),
                        .loop = loop_.get(),
                        .tsc = tsc_.get(),
@@ -296,7 +300,35 @@ Machine::~Machine() {
   board_.reset();
 }
 
+/// Under the device lock.
+void Machine::MemoryChanged() {
+  for (auto& host : hosts_) host->FlushTranslations();
+  if (!engine_) return;
+  if (const Status status = engine_->MemoryChanged(); !status)
+    EndWith({EndReason::kEngineError, 0, status.error().message});
+}
+
 Status Machine::StartGuest() {
+  if (firmware_) {
+    StartFirmware();
+  } else {
+    NACRE_TRY_STATUS(StartKernel());
+  }
+  const std::lock_guard lock(device_lock_);
+  for (auto& runner : runners_) runner->state().tsc_offset = tsc_->offset();
+  return GiveApics();
+}
+
+void Machine::StartFirmware() {
+  const std::lock_guard lock(device_lock_);
+  board_->Reset();
+  for (unsigned i = 0; i < runners_.size(); ++i) {
+    x86::ResetCpuState(runners_[i]->state());
+    if (i != 0) x86::InitCpuState(runners_[i]->state(), false);
+  }
+}
+
+Status Machine::StartKernel() {
   boot::BootRequest request;
   request.kernel = config_.kernel;
   request.initrds = config_.initrds;
@@ -320,14 +352,14 @@ Status Machine::StartGuest() {
       x86::ResetCpuState(state);
       x86::InitCpuState(state, false);
     }
-    state.tsc_offset = tsc_->offset();
   }
-  return GiveApics();
+  return {};
 }
 
 Status Machine::ResetGuest() {
   ParkAll();
-  {
+  // A kernel finds memory as at power-on. Firmware finds what was there, as after a computer's reset.
+  if (!firmware_) {
     const std::lock_guard lock(device_lock_);
     for (const memory::Region& region : memory_->regions())
       if (!memory_->Discard(region.start, region.size_bytes)) return FailErrno("reset: the guest's memory");

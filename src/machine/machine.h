@@ -123,7 +123,10 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   Result<EngineSwitch> SwitchEngine(EngineKind kind);
   /// Power-on: devices are reset; loads the kernel and sets every CPU's state.
   Status StartGuest();
+  Status StartKernel();
+  void StartFirmware();
   Status ResetGuest();
+  void MemoryChanged();
   void ParkAll();
   void ResumeAll();
   /// Between our models and an engine that keeps local APICs; nothing for others. Parked, under the device lock.
@@ -167,6 +170,7 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   std::atomic<EngineKind> kind_ = EngineKind::kJit;  ///< of engine_
   std::atomic<RunState> run_state_ = RunState::kCreated;
   mutable std::mutex device_lock_;
+  std::optional<boot::FirmwareImage> firmware_;  ///< direct boot has none
   std::unique_ptr<memory::GuestMemory> memory_;
   std::optional<x86::CpuModel> model_;
   std::unique_ptr<EventLoop> loop_;

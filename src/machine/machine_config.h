@@ -47,6 +47,11 @@ struct DiskConfig {
 
 enum class NetworkKind : uint8_t { kNone, kUser };
 
+/// What firmware may boot from.
+enum class BootKind : uint8_t { kDisk, kCdrom, kNetwork };
+inline constexpr std::array<std::pair<std::string_view, BootKind>, 3> kBootNames{
+    {{"disk", BootKind::kDisk}, {"cdrom", BootKind::kCdrom}, {"net", BootKind::kNetwork}}};
+
 struct NetworkConfig {
   NetworkKind kind = NetworkKind::kUser;
   std::vector<network::PortForward> forwards;
@@ -64,7 +69,7 @@ struct SerialConfig {
 
 /// The guest's screen, with keyboard and mouse beside it.
 struct DisplayConfig {
-  bool present = false;
+  bool present = false;                    ///< with firmware there is one anyway
   std::optional<display::VncOptions> vnc;  ///< who shows it; nothing: only screenshots
 };
 
@@ -73,6 +78,12 @@ struct MachineConfig {
   std::string kernel;
   std::vector<std::string> initrds;
   std::string command_line;
+
+  // Firmware starts the machine: "bios", "uefi" or a file; empty: direct boot. With a kernel the firmware starts it.
+  std::string firmware;
+  std::string firmware_variables;  ///< the file that keeps them; empty: they are forgotten at the end
+  std::string firmware_log;        ///< a file for what firmware prints for developers; empty: it prints nothing
+  std::vector<BootKind> boot;      ///< these first; the rest, and each kind, in the order of disks and networks
 
   uint64_t memory_bytes = 512 * kMiB;
   unsigned cpu_count = 1;
@@ -90,6 +101,8 @@ struct MachineConfig {
   SerialConfig console{.kind = SerialKind::kNone};  ///< hvc0; kNone: no such device. Not kStdio together with serial
   bool balloon = true;
   DisplayConfig display;
+
+  bool has_screen() const { return display.present || !firmware.empty(); }
 
   bool debug_exit = false;  ///< port 0xf4 ends the run with status (value << 1) | 1
   bool no_reboot = false;   ///< a reset ends the run

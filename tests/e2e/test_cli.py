@@ -44,8 +44,7 @@ class CommandLine(GuestCase):
                 self.assertTrue(done.stderr.strip(), "no message")
 
     def test_not_there_yet_is_2_and_says_so(self):
-        run = (["--firmware", "bios"],
-               ["--disk", "x,format=qcow2"], ["--net", "switch:a"], ["--net", "tap:a"],
+        run = (["--disk", "x,format=qcow2"], ["--net", "switch:a"], ["--net", "tap:a"],
                ["--floppy", "x"], ["program.wasm"], ["debian"])
         commands = ("create", "start", "ls", "snapshot", "clone", "migrate", "image", "serve")
         for arguments in [["run", *words] for words in run] + [[command] for command in commands]:

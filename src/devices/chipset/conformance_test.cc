@@ -6,12 +6,14 @@
 #include "bus/conformance_testing.h"
 #include "devices/chipset/acpi_pm.h"
 #include "devices/chipset/device_testing.h"
+#include "devices/chipset/fw_cfg.h"
 #include "devices/chipset/gsi_router.h"
 #include "devices/chipset/hpet.h"
 #include "devices/chipset/io_apic.h"
 #include "devices/chipset/kvm_clock.h"
 #include "devices/chipset/kvm_paravirt.h"
 #include "devices/chipset/local_apic.h"
+#include "devices/chipset/pflash.h"
 #include "devices/chipset/small_ports.h"
 #include "devices/legacy/i8042.h"
 #include "devices/legacy/pic8259.h"
@@ -241,6 +243,41 @@ struct PortSubject final : ConformanceSubject {
 TEST(Conformance, ResetControl) { RunSuite<PortSubject<ResetControl>>(); }
 TEST(Conformance, SystemControlA) { RunSuite<PortSubject<SystemControlA>>(); }
 TEST(Conformance, DebugExit) { RunSuite<PortSubject<DebugExitPort>>(); }
+
+struct FwCfgSubject final : ConformanceSubject {
+  FwCfgSubject() {
+    fw_cfg.AddFile("etc/fixed", FwCfg::Bytes(300, 1));
+    fw_cfg.AddFile("etc/made", FwCfg::Bytes(40), [this] { return FwCfg::Bytes(40, ++made); });
+  }
+  bus::Device& device() override { return fw_cfg; }
+  std::vector<ConformanceBlock> blocks() override {
+    return {{&fw_cfg.io(), FwCfg::kPorts, 2}, {&fw_cfg.dma_io(), 8, 4}};
+  }
+  void Stimulate(uint64_t random) override {
+    const uint32_t words[4] = {static_cast<uint32_t>(random), static_cast<uint32_t>(random >> 20), 0,
+                               static_cast<uint32_t>(random >> 16 & 0xffff0f00)};
+    memory->WriteValue(GuestPhys(0x3000), words);
+    if (random % 4 != 0) return fw_cfg.io().Write(0, 2, FwCfg::kFirstFile + random % 3);
+    fw_cfg.dma_io().Write(0, 4, 0);
+    fw_cfg.dma_io().Write(4, 4, __builtin_bswap32(0x3000));
+  }
+  uint8_t made = 0;
+  std::unique_ptr<memory::GuestMemory> memory = std::move(*memory::GuestMemory::Create(kMiB));
+  FwCfg fw_cfg{*memory};
+};
+TEST(Conformance, FwCfg) { RunSuite<FwCfgSubject>(); }
+
+struct PFlashSubject final : ConformanceSubject {
+  bus::Device& device() override { return flash; }
+  std::vector<ConformanceBlock> blocks() override { return {{&flash, 0x2000, 8}}; }
+  bool battery_backed() const override { return true; }
+  std::unique_ptr<memory::GuestMemory> memory =
+      std::move(*memory::GuestMemory::Create(kMiB, memory::GuestMemory::Backing::kFile, 0x4000));
+  PFlash flash{
+      *memory,
+      {.rom_offset = 0x1000, .size_bytes = 0x2000, .mapping_changed = [] {}, .written = [](uint64_t, uint64_t) {}}};
+};
+TEST(Conformance, PFlash) { RunSuite<PFlashSubject>(); }
 
 struct PostSubject final : ConformanceSubject {
   bus::Device& device() override { return port; }

@@ -10,16 +10,36 @@ namespace nacre::devices {
 class PciHost::Bridge final : public PciDevice {
  public:
   Bridge(const PciIdentity& identity, const PciWiring& wiring) : PciDevice("pci-bridge", identity, wiring) {
-    // Scratch for firmware that sets shadow RAM (PAM) and SMRAM registers: they keep what is written and do
-    // nothing.
-    DefineConfig(0x58, 4, 0, 0xffffffff);
-    DefineConfig(0x5c, 4, 0, 0xffffffff);
-    DefineConfig(0x72, 1, 0x02, 0xff);
+    DefineConfig(0x58, 1, 0, 0xff);  // DRAM timing
+    for (unsigned i = 0; i < ShadowMemory::kPamCount; ++i) DefineConfig(kPam + i, 1, 0, 0xff);
+    DefineConfig(kSmram, 1, 0x02, 0xff);
+  }
+  void SetShadowMemory(ShadowMemory* shadow) {
+    shadow_ = shadow;
+    Apply();
   }
 
  protected:
-  void ResetFunction() override {}
-  void SerializeFunction(state::Archive&) override {}
+  void ResetFunction() override { Apply(); }
+  void SerializeFunction(state::Archive& archive) override {
+    if (archive.loading()) Apply();
+  }
+  void AfterConfigWrite(unsigned offset, unsigned size) override {
+    const auto touches = [&](unsigned start, unsigned length) {
+      return offset < start + length && start < offset + size;
+    };
+    if (touches(kPam, ShadowMemory::kPamCount) || touches(kSmram, 1)) Apply();
+  }
+
+ private:
+  static constexpr unsigned kPam = 0x59, kSmram = 0x72;
+  void Apply() {
+    if (shadow_)
+      shadow_->Apply(std::span<const uint8_t, ShadowMemory::kPamCount>(config() + kPam, ShadowMemory::kPamCount),
+                     config()[kSmram]);
+  }
+
+  ShadowMemory* shadow_ = nullptr;
 };
 
 PciHost::PciHost(const PciWiring& wiring, const std::array<bus::IrqLine*, 4>& pirq,
@@ -30,6 +50,8 @@ PciHost::PciHost(const PciWiring& wiring, const std::array<bus::IrqLine*, 4>& pi
 }
 
 PciHost::~PciHost() = default;
+
+void PciHost::SetShadowMemory(ShadowMemory* shadow) { bridge_->SetShadowMemory(shadow); }
 
 Status PciHost::Attach(PciDevice& device, unsigned slot, unsigned function) {
   if (slot >= 32 || function >= 8) return Fail("{}: no PCI slot {}.{}", device.name(), slot, function);
@@ -92,6 +114,19 @@ Status PciHost::AssignResources(const PciWindows& windows) {
     device->ConfigWrite(pci::kCommand, 2, pci::kCommandIo | pci::kCommandMemory);
   }
   return {};
+}
+
+PciHost::Span PciHost::BarsAbove4G() const {
+  Span span{~uint64_t{0}, 0};
+  for (const PciDevice* device : functions_) {
+    for (unsigned bar = 0; device && bar < pci::kBarCount; ++bar) {
+      const std::optional<uint64_t> address = device->BarAddress(bar);
+      if (!address || *address < 4 * kGiB) continue;
+      span.first = std::min(span.first, *address);
+      span.last = std::max(span.last, *address + (device->bar_size(bar) - 1));
+    }
+  }
+  return span.last == 0 ? Span{} : span;
 }
 
 PciDevice* PciHost::Selected() const {

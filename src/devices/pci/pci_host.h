@@ -12,6 +12,7 @@
 
 #include "base/result.h"
 #include "bus/irq_sharer.h"
+#include "devices/chipset/shadow_memory.h"
 #include "devices/pci/pci_device.h"
 
 namespace nacre::devices {
@@ -47,10 +48,19 @@ class PciHost final : public bus::Device {
   /// Reset, for direct boot only.
   Status AssignResources(const PciWindows& windows);
 
+  /// The addresses from 4 GiB on that memory BARs decode now; last 0: none do.
+  struct Span {
+    uint64_t first = 0, last = 0;
+  };
+  Span BarsAbove4G() const;
+
   bus::IoHandler& io() { return io_; }
   bus::IoHandler& ecam() { return ecam_; }
   /// Byte accesses to port 0xcf9 lie inside the address register's dword and go here (chipset reset control).
   void SetResetControl(bus::IoHandler* handler) { reset_control_ = handler; }
+
+  /// Follows the bridge's PAM and SMRAM registers from now on.
+  void SetShadowMemory(ShadowMemory* shadow);
 
   std::string_view name() const override { return "pci-host"; }
   /// The latch and the bridge; the machine resets the devices themselves.

@@ -1,6 +1,7 @@
 #pragma once
-// A VM's memory slots, and the pages that its guest writes, as the host's KVM knows them: by a ring of each vCPU (KVM_CAP_DIRTY_LOG_RING),
-// else by a bitmap of each memory slot (KVM_GET_DIRTY_LOG). Which of the two is settled before the first vCPU is made.
+// A VM's memory slots, and the pages that its guest writes, as the host's KVM knows them: by a ring of each vCPU
+// (KVM_CAP_DIRTY_LOG_RING), else by a bitmap of each memory slot (KVM_GET_DIRTY_LOG). Which of the two is settled
+// before the first vCPU is made.
 //
 // Threads: OnRingFull on a vCPU's thread, SetSlots on any; the rest while no vCPU runs.
 
@@ -28,8 +29,8 @@ class KvmDirtyPages {
   KvmDirtyPages(const KvmDirtyPages&) = delete;
   KvmDirtyPages& operator=(const KvmDirtyPages&) = delete;
 
-  /// Gives the VM the memory that its guest shall see now (GuestMemory::Layout). What changes is for a moment not there:
-  /// a vCPU that runs in it meanwhile gets what the memory bus says.
+  /// Gives the VM the memory that its guest shall see now (GuestMemory::Layout). What changes is for a moment not
+  /// there: a vCPU that runs in it meanwhile gets what the memory bus says.
   Status SetSlots();
   Status AddVcpu(unsigned index, int vcpu);
   /// Before its descriptor is closed.
@@ -66,7 +67,7 @@ class KvmDirtyPages {
   bool logging_ = false;
   std::vector<memory::Region> slots_;  ///< by number; size 0: free
   std::vector<Ring> rings_;            ///< by vCPU
-  std::vector<uint64_t> noted_;  ///< not yet collected
+  std::vector<uint64_t> noted_;        ///< not yet collected
   uint64_t full_rings_ = 0;
 };
 

@@ -154,12 +154,27 @@ Status SetBoot(RunOptions& options, std::string_view value) {
   std::vector<machine::BootKind> order;
   for (const std::string_view part : Split(value, ',')) {
     const auto* known = std::ranges::find(machine::kBootNames, part, [](const auto& entry) { return entry.first; });
-    if (known == machine::kBootNames.end()) return Fail("--boot {}: choose disk, cdrom and net", value);
+    if (known == machine::kBootNames.end()) return Fail("--boot {}: choose floppy, disk, cdrom and net", value);
     if (std::ranges::find(order, known->second) != order.end())
       return Fail("--boot {}: {} is there twice", value, part);
     order.push_back(known->second);
   }
   options.machine.boot = std::move(order);
+  return {};
+}
+
+Status AddFloppy(RunOptions& options, std::string_view value) {
+  machine::FloppyConfig floppy;
+  const auto parts = Split(value, ',');
+  floppy.path = parts[0];
+  if (floppy.path.empty()) return Fail("--floppy {}: give a file name first", value);
+  for (const std::string_view part : std::span(parts).subspan(1)) {
+    if (part != "readonly") return Fail("--floppy {}: '{}' is not known (readonly)", value, part);
+    floppy.read_only = true;
+  }
+  if (options.machine.floppies.size() == machine::kMaxFloppies)
+    return Fail("--floppy {}: there are two drives, A: and B:", value);
+  options.machine.floppies.push_back(std::move(floppy));
   return {};
 }
 
@@ -281,10 +296,11 @@ constexpr std::array kOptions = std::to_array<Option>({
      [](RunOptions& o, std::string_view v) -> Status { o.machine.firmware_variables = v; return {}; }},
     {"--firmware-log", "FILE", "what the firmware prints for developers",
      [](RunOptions& o, std::string_view v) -> Status { o.machine.firmware_log = v; return {}; }},
-    {"--boot", "KIND[,KIND...]", "what firmware tries first: disk, cdrom, net; then the rest in the order of the options", SetBoot},
+    {"--boot", "KIND[,KIND...]", "what firmware tries first: floppy, disk, cdrom, net; then the rest in the order of the options", SetBoot},
     {"--disk", "FILE[,OPTION...]",
      "a disk: bus=virtio|ide|sata, readonly, snapshot (writes are thrown away), format=raw (repeatable)", AddDisk},
     {"--cdrom", "FILE[,bus=ide|sata]", "a disc in a CD-ROM drive (on IDE) (repeatable)", AddCdrom},
+    {"--floppy", "FILE[,readonly]", "a diskette in drive A:, the second time in B:", AddFloppy},
     {"--memory", "SIZE", "the guest's memory (512M)", SetMemory},
     {"--cpus", "N", "the guest's CPUs (1), each a thread of the host", SetCpus},
     {"--cpu", "MODEL[,-FEATURE][,+FEATURE]", "x86-64-v1 to x86-64-v4 or host; the default is what the host has, up to v3", SetCpuModel},
@@ -327,7 +343,6 @@ struct LaterOption {
   std::string_view name, instead;
 };
 constexpr std::array kLaterOptions = std::to_array<LaterOption>({
-    {"--floppy", "use --disk FILE"},
     {"--json", "the output of `nacre run` is the guest's console"},
 });
 

@@ -164,8 +164,21 @@ TEST(RunOptions, FirmwareAndWhatItBoots) {
   EXPECT_TRUE(options->machine.has_screen());
   EXPECT_EQ(options->machine.boot, (std::vector{BootKind::kCdrom, BootKind::kNetwork}));
   EXPECT_EQ(ErrorOf({"--boot", "cdrom"}), "--boot needs --firmware: a kernel given with --kernel starts at once");
-  EXPECT_EQ(ErrorOf({"--firmware", "bios", "--boot", "hd"}), "--boot hd: choose disk, cdrom and net");
+  EXPECT_EQ(ErrorOf({"--firmware", "bios", "--boot", "hd"}), "--boot hd: choose floppy, disk, cdrom and net");
   EXPECT_EQ(ErrorOf({"--firmware", "bios", "--boot", "net,net"}), "--boot net,net: net is there twice");
+}
+
+TEST(RunOptions, Diskettes) {
+  const auto options = Parse({"--floppy", "a.img", "--floppy=b.img,readonly"});
+  ASSERT_TRUE(options) << options.error().message;
+  ASSERT_EQ(options->machine.floppies.size(), 2u);
+  EXPECT_EQ(options->machine.floppies[0].path, "a.img");
+  EXPECT_FALSE(options->machine.floppies[0].read_only);
+  EXPECT_TRUE(options->machine.floppies[1].read_only);
+  EXPECT_EQ(ErrorOf({"--floppy", "a", "--floppy", "b", "--floppy", "c"}),
+            "--floppy c: there are two drives, A: and B:");
+  EXPECT_EQ(ErrorOf({"--floppy", "a,snapshot"}), "--floppy a,snapshot: 'snapshot' is not known (readonly)");
+  EXPECT_EQ(ErrorOf({"--floppy", ",readonly"}), "--floppy ,readonly: give a file name first");
 }
 
 TEST(RunOptions, Displays) {
@@ -183,7 +196,7 @@ TEST(RunOptions, Displays) {
 
 TEST(RunOptions, WhatIsNotThereYetSaysSo) {
   for (const auto& words : std::vector<std::vector<std::string_view>>{
-           {"--floppy", "x"}, {"--net", "switch:a"}, {"--net", "tap:tap0"}, {"--disk", "a,format=qcow2"}, {"debian"}}) {
+           {"--net", "switch:a"}, {"--net", "tap:tap0"}, {"--disk", "a,format=qcow2"}, {"debian"}}) {
     const auto options = ParseRun(words);
     ASSERT_FALSE(options) << words[0];
     EXPECT_NE(options.error().message.find("not there yet"), std::string::npos) << options.error().message;

@@ -142,6 +142,10 @@ void Board::BuildLegacy(const Wiring& wiring) {
   typist_ = std::make_unique<display::Typist>(*i8042_, *loop_);
   MapPorts(devices::I8042::kDataPort, 1, i8042_->data_io(), "i8042");
   MapPorts(devices::I8042::kCommandPort, 1, i8042_->command_io(), "i8042");
+  Keep(dma_, std::make_unique<devices::Dma8237>(*memory_));
+  MapPorts(devices::Dma8237::kMasterPort, devices::Dma8237::kMasterSize, dma_->master_io(), "dma");
+  MapPorts(devices::Dma8237::kSlavePort, devices::Dma8237::kSlaveSize, dma_->slave_io(), "dma");
+  MapPorts(devices::Dma8237::kPagePort, devices::Dma8237::kPageSize, dma_->page_io(), "dma");
 }
 
 Status Board::BuildSerial(const Wiring& wiring) {
@@ -254,6 +258,9 @@ Status Board::PrepareDirectBoot() {
   for (unsigned i = 0; i < kPciIrqs.size(); ++i)
     isa_bridge_->ConfigWrite(devices::IsaBridge::kRoute + i, 1, kPciIrqs[i]);
   power_management_->Place(devices::AcpiPm::kPmBase);
+  // Channel 4 lets the first DMA controller through.
+  ports_.Write(devices::Dma8237::kModePort4, 1, devices::Dma8237::kCascade);
+  ports_.Write(devices::Dma8237::kMaskPort4, 1, 0);
   // PCI interrupts are level-triggered at the 8259s.
   for (const uint8_t irq : {kPciIrqs[0], kPciIrqs[1], static_cast<uint8_t>(devices::AcpiPm::kSciIrq)}) {
     const uint16_t port = static_cast<uint16_t>(devices::Pic8259::kElcrPort + irq / 8);

@@ -25,6 +25,8 @@
 #include "devices/chipset/local_apic.h"
 #include "devices/chipset/machine_control.h"
 #include "devices/chipset/small_ports.h"
+#include "devices/legacy/dma8237.h"
+#include "devices/legacy/floppy82077.h"
 #include "devices/legacy/i8042.h"
 #include "devices/legacy/pic8259.h"
 #include "devices/legacy/pit8254.h"
@@ -105,6 +107,7 @@ class Board {
   Status BuildSerial(const Wiring& wiring);
   Status BuildConsole(const Wiring& wiring);
   Status BuildDisks(const Wiring& wiring);
+  Status BuildFloppies();
   Status AttachVirtioDisk(size_t index, std::unique_ptr<storage::Disk> medium);
   Status AttachIdeDisk(size_t index, std::unique_ptr<storage::Disk> medium);
   Status AttachSataDisk(size_t index, std::unique_ptr<storage::Disk> medium);
@@ -151,11 +154,13 @@ class Board {
   std::unique_ptr<devices::Rtc> rtc_;
   std::unique_ptr<devices::I8042> i8042_;
   std::unique_ptr<display::Typist> typist_;
+  std::unique_ptr<devices::Dma8237> dma_;
   Fd serial_file_, console_file_;
   std::unique_ptr<FdConsole> serial_stream_, console_stream_;
   std::unique_ptr<devices::Uart16550> serial_;
   std::shared_ptr<storage::AsyncIo> disk_io_;
   std::unique_ptr<FdWatch> disk_io_watch_;
+  std::unique_ptr<devices::Floppy82077> floppy_;  ///< null: no drives
   std::unique_ptr<devices::IsaBridge> isa_bridge_;
   std::unique_ptr<devices::PowerManagement> power_management_;
   std::unique_ptr<devices::PciHost> pci_;

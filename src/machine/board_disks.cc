@@ -1,5 +1,7 @@
 // The board's disks: opens their images and plugs them in where the configuration says.
 
+#include <filesystem>
+
 #include "devices/ata/ata_disk.h"
 #include "devices/ata/atapi_drive.h"
 #include "devices/virtio/block.h"
@@ -19,10 +21,11 @@ std::string SerialNumber(size_t index) { return fmt::format("NACRE-{:04}", index
 }  // namespace
 
 Status Board::BuildDisks(const Wiring&) {
-  if (config_->disks.empty()) return {};
+  if (config_->disks.empty() && config_->floppies.empty()) return {};
   disk_io_ = NACRE_TRY(storage::AsyncIo::Create());
   disk_io_watch_ =
       NACRE_TRY(loop_->Watch(disk_io_->event_fd(), EPOLLIN, [this](uint32_t) { disk_io_->HandleEvents(); }));
+  NACRE_TRY_STATUS(BuildFloppies());
   for (size_t i = 0; i < config_->disks.size(); ++i) {
     const DiskConfig& disk = config_->disks[i];
     std::unique_ptr<storage::Disk> medium = NACRE_TRY(storage::RawDisk::Open(
@@ -42,6 +45,27 @@ Status Board::BuildDisks(const Wiring&) {
         break;
     }
   }
+  return {};
+}
+
+Status Board::BuildFloppies() {
+  using devices::Floppy82077;
+  if (config_->floppies.empty()) return {};
+  Keep(floppy_, std::make_unique<Floppy82077>(NewIrq(Floppy82077::kIrq), *dma_));
+  MapPorts(Floppy82077::kPort, Floppy82077::kSize, floppy_->io(), "floppy");
+  MapPorts(Floppy82077::kInputPort, 1, floppy_->input_io(), "floppy");
+  for (unsigned i = 0; i < config_->floppies.size(); ++i) {
+    const FloppyConfig& floppy = config_->floppies[i];
+    const std::string name = fmt::format("floppy '{}'", floppy.path);
+    std::error_code no_file;  // then Open says why
+    if (const uint64_t size = std::filesystem::file_size(floppy.path, no_file); !no_file)
+      NACRE_TRY_STATUS(Floppy82077::CheckSize(name, size));
+    std::unique_ptr<storage::Disk> medium = NACRE_TRY(
+        storage::RawDisk::Open({.path = floppy.path, .read_only = floppy.read_only, .format_given = true}, disk_io_));
+    NACRE_TRY_STATUS(floppy_->Plug(i, name, std::move(medium)));
+    AddBootEntry(BootKind::kFloppy, fmt::format("isa@1/fdc@03f0/floppy@{}", i));
+  }
+  rtc_->SetFloppies(floppy_->drive_type(0), floppy_->drive_type(1));
   return {};
 }
 
@@ -109,6 +133,7 @@ void Board::QuiesceDisks() {
   for (auto& device : virtio_) device->device().Quiesce();
   if (ide_) ide_->Quiesce();
   if (ahci_) ahci_->Quiesce();
+  if (floppy_) floppy_->Quiesce();
 }
 
 }  // namespace nacre::machine

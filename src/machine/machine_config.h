@@ -45,12 +45,21 @@ struct DiskConfig {
   bool format_given = false;  ///< format=raw was said: a file that looks like another format is taken as raw
 };
 
+/// A diskette in drive A: or B:.
+struct FloppyConfig {
+  std::string path;
+  bool read_only = false;
+};
+inline constexpr unsigned kMaxFloppies = 2;
+
 enum class NetworkKind : uint8_t { kNone, kUser };
 
 /// What firmware may boot from.
-enum class BootKind : uint8_t { kDisk, kCdrom, kNetwork };
-inline constexpr std::array<std::pair<std::string_view, BootKind>, 3> kBootNames{
-    {{"disk", BootKind::kDisk}, {"cdrom", BootKind::kCdrom}, {"net", BootKind::kNetwork}}};
+enum class BootKind : uint8_t { kFloppy, kDisk, kCdrom, kNetwork };
+inline constexpr std::array<std::pair<std::string_view, BootKind>, 4> kBootNames{{{"floppy", BootKind::kFloppy},
+                                                                                  {"disk", BootKind::kDisk},
+                                                                                  {"cdrom", BootKind::kCdrom},
+                                                                                  {"net", BootKind::kNetwork}}};
 
 struct NetworkConfig {
   NetworkKind kind = NetworkKind::kUser;
@@ -83,7 +92,7 @@ struct MachineConfig {
   std::string firmware;
   std::string firmware_variables;  ///< the file that keeps them; empty: they are forgotten at the end
   std::string firmware_log;        ///< a file for what firmware prints for developers; empty: it prints nothing
-  std::vector<BootKind> boot;      ///< these first; the rest, and each kind, in the order of disks and networks
+  std::vector<BootKind> boot;  ///< these first; the rest, and each kind, in the order of floppies, disks and networks
 
   uint64_t memory_bytes = 512 * kMiB;
   unsigned cpu_count = 1;
@@ -96,6 +105,7 @@ struct MachineConfig {
   bool lockstep = false;          ///< jit: run beside interp and stop at the first difference
 
   std::vector<DiskConfig> disks;
+  std::vector<FloppyConfig> floppies;  ///< at most kMaxFloppies
   std::vector<NetworkConfig> networks;
   SerialConfig serial;                              ///< ttyS0; there is a port even where it leads nowhere
   SerialConfig console{.kind = SerialKind::kNone};  ///< hvc0; kNone: no such device. Not kStdio together with serial

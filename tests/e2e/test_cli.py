@@ -45,7 +45,7 @@ class CommandLine(GuestCase):
 
     def test_not_there_yet_is_2_and_says_so(self):
         run = (["--disk", "x,format=qcow2"], ["--net", "switch:a"], ["--net", "tap:a"],
-               ["--floppy", "x"], ["program.wasm"], ["debian"])
+               ["program.wasm"], ["debian"])
         commands = ("create", "start", "ls", "snapshot", "clone", "migrate", "image", "serve")
         for arguments in [["run", *words] for words in run] + [[command] for command in commands]:
             with self.subTest(arguments=arguments):

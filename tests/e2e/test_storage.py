@@ -1,4 +1,4 @@
-"""Disks and CD-ROM drives on IDE and SATA, seen from a Linux guest, and images that cannot be used."""
+"""Disks and CD-ROM drives on IDE and SATA, and floppies, seen from a Linux guest, and images that cannot be used."""
 import hashlib
 import pathlib
 import random
@@ -73,6 +73,39 @@ class Controllers(GuestCase):
             subprocess.run(["/sbin/e2fsck", "-fn", disk], check=True, capture_output=True)
 
 
+class Floppies(GuestCase):
+    def test_linux_uses_two_drives(self):
+        with tempfile.TemporaryDirectory() as folder:
+            first, second = pathlib.Path(folder, "a.img"), pathlib.Path(folder, "b.img")
+            with open(first, "wb") as file:
+                file.truncate(1440 << 10)
+            subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext2", first], check=True)
+            content = random.Random(6).randbytes(720 << 10)
+            second.write_bytes(content)
+            with Nacre("run", "--engine", ENGINE, "--net", "none", "--floppy", first, "--floppy", f"{second},readonly",
+                       *boot_arguments("amd64")) as guest:
+                guest.expect(PROMPT)
+                self.assertEqual(guest.command_output("for m in floppy ext4; do modprobe $m || echo missing: $m; done"),
+                                 "", "run scripts/prepare-guest amd64")
+                found = guest.command_output("dmesg | grep -iE 'floppy|fdc'")
+                self.assertIn("fd0 is 1.44M, fd1 is 720k", found)
+                self.assertIn("FDC 0 is a post-1991 82077", found)
+                guest.command_output("mount -t ext4 /dev/fd0 /mnt && dd if=/dev/urandom of=/mnt/file bs=1k count=1000")
+                before = guest.command_output("sha256sum </mnt/file")
+                guest.command_output("umount /mnt; echo 3 >/proc/sys/vm/drop_caches")
+                guest.command_output("mount -t ext4 /dev/fd0 /mnt")
+                self.assertEqual(guest.command_output("sha256sum </mnt/file"), before)
+                guest.command_output("umount /mnt")
+                self.assertEqual(guest.command_output("sha256sum </dev/fd1").split()[0],
+                                 hashlib.sha256(content).hexdigest())
+                self.assertNotEqual(guest.command_output("dd if=/dev/zero of=/dev/fd1 count=1 2>/dev/null; echo $?"), "0")
+                self.assertEqual(guest.command_output("dmesg | grep -iE 'I/O error|timeout'"), "")
+                guest.send("poweroff -f\n")
+                self.check_exit(guest, 0)
+            self.assertEqual(second.read_bytes(), content)
+            subprocess.run(["/sbin/e2fsck", "-fn", first], check=True, capture_output=True)
+
+
 class Images(Folder):
     def refused(self, text, *options):
         status, errors = self.run_status("--kernel", "/bin/true", *options)
@@ -88,6 +121,10 @@ class Images(Folder):
             self.refused("512-byte sectors", "--disk", f"{odd},bus={bus}")
             self.refused("2048-byte sectors", "--cdrom", f"{sectors},bus={bus}")
         self.refused("empty", "--cdrom", str(empty))
+        self.refused("no diskette has 1000 bytes", "--floppy", str(odd))
+        self.refused("no diskette has 0 bytes", "--floppy", str(empty))
+        self.refused("No such file", "--floppy", "/nonexistent.img")
+        self.refused("is a directory", "--floppy", "/")
         self.refused("No such file", "--cdrom", "/nonexistent.iso")
         self.refused("room for four", *[word for _ in range(5) for word in ("--disk", f"{good},bus=ide,readonly")])
 

@@ -290,7 +290,7 @@ uint64_t Pit8254::Speaker::Read(uint64_t offset, unsigned size) {
 
 void Pit8254::Speaker::Write(uint64_t offset, unsigned, uint64_t value) {
   if (offset != 0) return;
-  pit.speaker_bits_ = value & 3;
+  pit.speaker_bits_ = value & 0x0f;
   pit.counters_[2].SetGate((value & 1) != 0, pit.scheduler_.NowNs());
 }
 
@@ -325,7 +325,7 @@ void Pit8254::Serialize(state::Archive& archive) {
                     [&](state::Archive& inner, uint16_t) { counters_[i].Serialize(inner); });
   archive.Field(4, speaker_bits_);
   if (!archive.loading()) return;
-  speaker_bits_ &= 3;
+  speaker_bits_ &= 0x0f;
   if (!archive.ok()) return Reset();
   UpdateIrq();
 }

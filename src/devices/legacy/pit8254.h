@@ -79,7 +79,7 @@ class Pit8254 final : public bus::Device, public bus::IoHandler {
   bus::IrqLine& irq0_;
   std::unique_ptr<Timer> timer_;
   std::array<Counter, 3> counters_;
-  uint8_t speaker_bits_ = 0;  ///< port 0x61 bits 1:0
+  uint8_t speaker_bits_ = 0;  ///< port 0x61 bits 3:0; 2 and 3, the parity checks, do nothing
   Speaker speaker_{*this};
 };
 

@@ -195,6 +195,25 @@ TEST_F(PitTest, LowAndHighByteAccess) {
   EXPECT_EQ(pit_.Read(0, 1), 1u);
 }
 
+TEST_F(PitTest, Port61GatesCounter2AndShowsItsOutput) {
+  Program(2, 3, 100);
+  const auto port = [&] { return static_cast<uint8_t>(pit_.speaker_io().Read(0, 1)); };
+  pit_.speaker_io().Write(0, 1, 0xf2);
+  EXPECT_EQ(0x22, port() & 0x2f) << "without the gate OUT stays high; bits 7:4 are read-only";
+  scheduler_.Advance(1'000'000);
+  EXPECT_EQ(0x22, port() & 0x2f);
+  pit_.speaker_io().Write(0, 1, 0x0f);
+  EXPECT_EQ(0x2f, port() & 0x2f) << "parity checks off";
+  int changes = 0;
+  for (int last = port() & 0x20, i = 0; i < 100; ++i) {
+    scheduler_.Advance(10'000);
+    changes += (port() & 0x20) != last;
+    last = port() & 0x20;
+  }
+  EXPECT_GE(changes, 22) << "every 42 us in 1 ms";
+  EXPECT_LE(changes, 25);
+}
+
 TEST_F(PitTest, RefreshBitOfPort61Toggles) {
   int changes = 0;
   uint64_t last = pit_.speaker_io().Read(0, 1) & 0x10;

@@ -27,6 +27,8 @@ enum : uint8_t {
   kC = 12,
   kD = 13
 };
+/// CMOS bytes: the types of A: (high half) and B:; equipment, bit 0: with drives, bits 7:6: their number less one.
+constexpr uint8_t kFloppyTypes = 0x10, kEquipment = 0x14;
 constexpr uint8_t kUip = 0x80;
 constexpr uint8_t kPeriodic = 0x40, kAlarm = 0x20, kUpdateEnded = 0x10, kAnyFlag = 0x70, kIrqf = 0x80;
 constexpr uint8_t kSet = 0x80;
@@ -77,6 +79,12 @@ void Rtc::SetMemorySize(uint64_t below_4g, uint64_t above_4g) {
   const uint64_t high = std::min<uint64_t>(above_4g / (64 * kKiB), 0xffffff);
   put16(0x5b, high & 0xffff);
   SetCmos(0x5d, static_cast<uint8_t>(high >> 16));
+}
+
+void Rtc::SetFloppies(uint8_t first, uint8_t second) {
+  SetCmos(kFloppyTypes, static_cast<uint8_t>(first << 4 | second));
+  const unsigned count = (first != 0 ? 1u : 0u) + (second != 0 ? 1u : 0u);
+  cmos_[kEquipment] = static_cast<uint8_t>((cmos_[kEquipment] & 0x3e) | (count != 0 ? 1 | (count - 1) << 6 : 0));
 }
 
 uint8_t Rtc::Encode(unsigned value) const {

@@ -24,6 +24,8 @@ class Rtc final : public bus::Device, public bus::IoHandler {
   /// Memory-size bytes as PC firmware reads them; kept over Reset. Bytes below 4 GiB (from 1 MiB up it counts
   /// all RAM there) and above.
   void SetMemorySize(uint64_t below_4g, uint64_t above_4g);
+  /// The types of drives A: and B: (1 to 5, 0: none), and the equipment byte that follows from them.
+  void SetFloppies(uint8_t first, uint8_t second);
   void SetCmos(uint8_t index, uint8_t value);
 
   uint64_t Read(uint64_t offset, unsigned size) override;

@@ -190,11 +190,23 @@ Status SetNetwork(RunOptions& options, std::string_view value) {
   if (kind != "user") return Fail("--net {}: choose user or none", value);
   machine::NetworkConfig network;
   for (const std::string_view part : std::span(parts).subspan(1)) {
-    if (!part.starts_with("forward="))
-      return Fail("--net {}: '{}' is not known (forward=tcp:127.0.0.1:2222-:22)", value, part);
-    const auto forward = network::ParsePortForward(part.substr(8));
-    if (!forward) return Fail("--net {}: {}", value, forward.error().message);
-    network.forwards.push_back(*forward);
+    if (part.starts_with("forward=")) {
+      const auto forward = network::ParsePortForward(part.substr(8));
+      if (!forward) return Fail("--net {}: {}", value, forward.error().message);
+      network.forwards.push_back(*forward);
+    } else if (part.starts_with("model=")) {
+      const std::string_view card = part.substr(6);
+      if (card != "virtio" && card != "e1000")
+        return Fail("--net {}: '{}' is no card (model=virtio|e1000)", value, card);
+      network.card = card == "e1000" ? machine::NetworkCard::kE1000 : machine::NetworkCard::kVirtio;
+    } else if (part.starts_with("mac=")) {
+      const auto mac = network::ParseMac(part.substr(4));
+      if (!mac) return Fail("--net {}: {}", value, mac.error().message);
+      network.mac = *mac;
+    } else {
+      return Fail("--net {}: '{}' is not known (forward=tcp:127.0.0.1:2222-:22, model=virtio|e1000, mac=ADDRESS)",
+                  value, part);
+    }
   }
   options.machine.networks.push_back(std::move(network));
   return {};
@@ -306,7 +318,7 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"--cpu", "MODEL[,-FEATURE][,+FEATURE]", "x86-64-v1 to x86-64-v4 or host; the default is what the host has, up to v3", SetCpuModel},
     {"--engine", "ENGINE", "auto, kvm, jit or interp (`nacre doctor` tells what auto is here)", SetEngine},
     {"--code-cache", "SIZE", "memory for translations, for each CPU (92M; less from six CPUs on)", SetCodeCache},
-    {"--net", "KIND", "user[,forward=tcp:127.0.0.1:2222-:22] or none (user)", SetNetwork},
+    {"--net", "KIND", "user[,model=virtio|e1000][,mac=ADDRESS][,forward=tcp:127.0.0.1:2222-:22] or none (user)", SetNetwork},
     {"--serial", "WHERE", "the serial port ttyS0: stdio, file:PATH or none (stdio, or none with --console stdio)", SetSerial},
     {"--console", "WHERE", "the virtio console hvc0: stdio, file:PATH or none (none)", SetConsole},
     {"--display", "WHERE", "the screen: none, offscreen, vnc:ADDRESS:PORT[,password=FILE], vnc:unix:PATH (none)", SetDisplay},

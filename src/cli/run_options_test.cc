@@ -118,6 +118,18 @@ TEST(RunOptions, EveryOptionOfTheContract) {
   EXPECT_FALSE(config.balloon);
 }
 
+TEST(RunOptions, NetworkCards) {
+  const auto options = Parse({"--net", "user,model=e1000,mac=52:54:00:ab:cd:ef", "--net", "user,model=virtio"});
+  const auto& networks = options->machine.networks;
+  ASSERT_EQ(networks.size(), 2u);
+  EXPECT_EQ(networks[0].card, machine::NetworkCard::kE1000);
+  EXPECT_EQ(networks[0].mac, (network::MacAddress{0x52, 0x54, 0, 0xab, 0xcd, 0xef}));
+  EXPECT_EQ(networks[1].card, machine::NetworkCard::kVirtio);
+  EXPECT_FALSE(networks[1].mac);
+  for (const char* wrong : {"user,model=ne2k", "user,mac=1:2", "user,mac=53:54:00:ab:cd:ef", "user,card=e1000"})
+    EXPECT_FALSE(Parse({"--net", wrong})) << wrong;
+}
+
 TEST(RunOptions, NetNoneGivesNoCard) { EXPECT_TRUE(Parse({"--net", "none"})->machine.networks.empty()); }
 
 TEST(RunOptions, StandardInputServesOneConsole) {

@@ -30,6 +30,8 @@ constexpr uint16_t kBootWidth = 1024, kBootHeight = 768;
 constexpr uint8_t kCmosCpuCount = 0x5f;
 /// The IO-APIC pins that PIRQA# to PIRQD# have for themselves.
 constexpr unsigned kFirstPirqGsi = 16;
+/// Locally administered, as QEMU's users know it.
+constexpr network::MacAddress kFirstMac = {0x52, 0x54, 0x00, 0x12, 0x34, 0x56};
 
 /// `file` keeps what is opened for it.
 Result<std::unique_ptr<FdConsole>> OpenStream(const SerialConfig& config, std::string_view option, Fd& file,
@@ -239,12 +241,25 @@ Status Board::BuildNetworks(const Wiring&) {
   for (size_t i = 0; i < config_->networks.size(); ++i) {
     const NetworkConfig& network = config_->networks[i];
     if (network.kind == NetworkKind::kNone) continue;
-    auto backend = NACRE_TRY(network::UserNet::Create({.forwards = network.forwards}, *loop_));
-    devices::VirtioNet::Options options;
-    options.name = fmt::format("virtio-net{}", i);
-    options.mac[5] = static_cast<uint8_t>(options.mac[5] + i);
-    const unsigned slot =
-        NACRE_TRY(AttachVirtio(devices::VirtioNet::Create(options, std::move(backend), *memory_, *loop_)));
+    network::MacAddress mac = kFirstMac;
+    mac[5] = static_cast<uint8_t>(mac[5] + i);
+    if (network.mac) mac = *network.mac;
+    network::UserNetOptions options;
+    options.forwards = network.forwards;
+    if (network.card == NetworkCard::kE1000) options.mtu = devices::E1000::kStandardMtu;
+    auto backend = NACRE_TRY(network::UserNet::Create(options, *loop_));
+    unsigned slot = 0;
+    if (network.card == NetworkCard::kE1000) {
+      auto card = std::make_unique<devices::E1000>(devices::E1000::Options{fmt::format("e1000-{}", i), mac},
+                                                   devices::PciWiring{&ports_, &memory_bus_, &apic_bus_},
+                                                   std::move(backend), *memory_, *loop_);
+      slot = NACRE_TRY(pci_->AttachAnywhere(*card));
+      devices_.push_back(card.get());
+      e1000_.push_back(std::move(card));
+    } else {
+      slot = NACRE_TRY(AttachVirtio(devices::VirtioNet::Create({.name = fmt::format("virtio-net{}", i), .mac = mac},
+                                                               std::move(backend), *memory_, *loop_)));
+    }
     AddBootEntry(BootKind::kNetwork, fmt::format("ethernet@{:x}/ethernet-phy@0", slot));
   }
   return {};

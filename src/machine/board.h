@@ -25,6 +25,7 @@
 #include "devices/chipset/local_apic.h"
 #include "devices/chipset/machine_control.h"
 #include "devices/chipset/small_ports.h"
+#include "devices/ethernet/e1000.h"
 #include "devices/legacy/dma8237.h"
 #include "devices/legacy/floppy82077.h"
 #include "devices/legacy/i8042.h"
@@ -168,6 +169,7 @@ class Board {
   std::unique_ptr<devices::PiixIde> ide_;  ///< null: nothing is on IDE
   std::unique_ptr<devices::Ahci> ahci_;    ///< null: nothing is on SATA
   unsigned ahci_slot_ = 0;
+  std::vector<std::unique_ptr<devices::E1000>> e1000_;
   std::unique_ptr<devices::Vga> vga_;                 ///< null: no display
   devices::VirtioConsole* virtio_console_ = nullptr;  ///< in virtio_; null: there is none
   std::vector<std::pair<BootKind, std::string>> boot_entries_;

@@ -496,7 +496,7 @@ void Machine::ResizeConsole(uint16_t columns, uint16_t rows) {
 
 template <typename T, typename Work>
 void Machine::Ask(Work work, Done<T> done) {
-  if (!done) done = [](Result<T>) {};
+  if (!done) done = [](const Result<T>&) {};
   Enqueue(
       {[work = std::move(work), done] { done(work()); }, [done](const Error& error) { done(std::unexpected(error)); }});
 }

@@ -14,6 +14,7 @@
 #include "display/vnc_server.h"
 #include "engine/jit/debug_options.h"
 #include "engine/kvm/kvm_options.h"
+#include "network/ethernet.h"
 #include "network/user_net.h"
 
 namespace nacre::machine {
@@ -53,6 +54,7 @@ struct FloppyConfig {
 inline constexpr unsigned kMaxFloppies = 2;
 
 enum class NetworkKind : uint8_t { kNone, kUser };
+enum class NetworkCard : uint8_t { kVirtio, kE1000 };
 
 /// What firmware may boot from.
 enum class BootKind : uint8_t { kFloppy, kDisk, kCdrom, kNetwork };
@@ -63,6 +65,8 @@ inline constexpr std::array<std::pair<std::string_view, BootKind>, 4> kBootNames
 
 struct NetworkConfig {
   NetworkKind kind = NetworkKind::kUser;
+  NetworkCard card = NetworkCard::kVirtio;
+  std::optional<network::MacAddress> mac;  ///< nothing: 52:54:00:12:34:56 and on, by the card's number
   std::vector<network::PortForward> forwards;
 };
 

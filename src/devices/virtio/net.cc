@@ -1,7 +1,6 @@
 #include "devices/virtio/net.h"
 
 #include <algorithm>
-#include <cstdio>
 
 #include "base/bits.h"
 
@@ -18,35 +17,7 @@ constexpr uint16_t kStatusLinkUp = 1;
 constexpr uint64_t kMaxFrame = 65535 + 18;  // a full IP packet with Ethernet and VLAN headers
 constexpr uint64_t kMinFrame = 14;
 
-/// The Internet checksum (RFC 1071) of bytes whose checksum field holds the pseudo header's sum, ready to be
-/// stored.
-uint16_t FoldedChecksum(std::span<const uint8_t> data) {
-  uint64_t sum = 0;
-  size_t i = 0;
-  for (; i + 4 <= data.size(); i += 4) sum += LoadLe<uint32_t>(&data[i]);
-  uint32_t tail = 0;
-  for (size_t j = 0; i + j < data.size(); ++j) tail |= uint32_t{data[i + j]} << (8 * j);
-  sum += tail;
-  while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
-  const auto folded = static_cast<uint16_t>(~sum);
-  return folded == 0 ? 0xffff : folded;  // for UDP 0 means "none"; for TCP both are zero
-}
-
 }  // namespace
-
-Result<MacAddress> ParseMac(std::string_view text) {
-  MacAddress mac{};
-  unsigned part[6];
-  int end = 0;
-  const std::string copy(text);
-  if (std::sscanf(copy.c_str(), "%2x:%2x:%2x:%2x:%2x:%2x%n", &part[0], &part[1], &part[2], &part[3], &part[4], &part[5],
-                  &end) != 6 ||
-      static_cast<size_t>(end) != copy.size())
-    return Fail("MAC address '{}': give six hexadecimal bytes, as in 52:54:00:12:34:56", text);
-  for (unsigned i = 0; i < 6; ++i) mac[i] = static_cast<uint8_t>(part[i]);
-  if ((mac[0] & 1) != 0) return Fail("MAC address '{}': is a multicast address (first byte odd)", text);
-  return mac;
-}
 
 std::unique_ptr<VirtioNet> VirtioNet::Create(const Options& options, std::unique_ptr<network::NetBackend> backend,
                                              memory::GuestMemory& memory, Scheduler& scheduler) {
@@ -107,7 +78,7 @@ void VirtioNet::Transmit(const Chain& chain) {
       ++counters_.dropped_frames;
       return;
     }
-    StoreLe(&frame_[field], FoldedChecksum(std::span(frame_).subspan(start)));
+    StoreLe(&frame_[field], network::InternetChecksum(std::span(frame_).subspan(start)));
   }
   ++counters_.sent_frames;
   counters_.sent_bytes += frame_.size();

@@ -6,21 +6,17 @@
 #include <memory>
 #include <string>
 
-#include "base/result.h"
 #include "devices/virtio/virtio_device.h"
 #include "network/backend.h"
+#include "network/ethernet.h"
 
 namespace nacre::devices {
-
-using MacAddress = std::array<uint8_t, 6>;
-/// "52:54:00:12:34:56"; multicast addresses are refused.
-Result<MacAddress> ParseMac(std::string_view text);
 
 class VirtioNet final : public VirtioDevice, private network::FrameReceiver {
  public:
   struct Options {
     std::string name = "virtio-net0";
-    MacAddress mac = {0x52, 0x54, 0x00, 0x12, 0x34, 0x56};
+    network::MacAddress mac = {0x52, 0x54, 0x00, 0x12, 0x34, 0x56};
     uint16_t queue_size = 256;
   };
   static std::unique_ptr<VirtioNet> Create(const Options& options, std::unique_ptr<network::NetBackend> backend,

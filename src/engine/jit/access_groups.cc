@@ -35,9 +35,11 @@ bool Names(const Operand& operand, unsigned gpr) {
          operand.index == gpr;
 }
 
-/// ADD, SUB, INC, DEC and LEA of a register by a constant: the change. False: unknown.
-bool ConstantChange(const Instruction& insn, unsigned gpr, bool code64, int64_t& change) {
-  if (insn.operand_size != (code64 ? 8 : 4) || insn.operand_count < 1 || !Names(insn.operand[0], gpr)) return false;
+/// ADD, SUB, INC, DEC and LEA of a register by a constant: the change. False: unknown. `word`: of addresses; outside
+/// 64-bit code changes of the lower half are known, too.
+bool ConstantChange(const Instruction& insn, unsigned gpr, unsigned word, int64_t& change) {
+  const bool fits = insn.operand_size == word || (word == 4 && insn.operand_size == 2);
+  if (!fits || insn.operand_count < 1 || !Names(insn.operand[0], gpr)) return false;
   switch (insn.zydis_mnemonic()) {
     case ZYDIS_MNEMONIC_INC:
       change = 1;
@@ -53,6 +55,20 @@ bool ConstantChange(const Instruction& insn, unsigned gpr, bool code64, int64_t&
       if (insn.operand_count < 2 || insn.operand[1].kind != OperandKind::kImmediate) return false;
       change = static_cast<int64_t>(SignExtend(insn.immediate, 32));
       if (insn.mnemonic == ZYDIS_MNEMONIC_SUB) change = -change;
+      return true;
+    default:
+      return false;
+  }
+}
+
+/// Stack instructions whose pointer moves by an amount that is not looked for.
+bool MovesStack(const Instruction& insn) {
+  switch (insn.zydis_mnemonic()) {
+    case ZYDIS_MNEMONIC_PUSHA:
+    case ZYDIS_MNEMONIC_PUSHAD:
+    case ZYDIS_MNEMONIC_POPA:
+    case ZYDIS_MNEMONIC_POPAD:
+    case ZYDIS_MNEMONIC_ENTER:
       return true;
     default:
       return false;
@@ -100,7 +116,7 @@ bool Translator::IsTableLookup(unsigned index, const std::array<unsigned, 16>& v
 /// Where the flags are live at a group's first access, but were not at an earlier instruction from which on its address
 /// is known, the check goes there.
 void Translator::PlanEarlyCheck(Group& group, unsigned index, Part part) {
-  if (live_before_[index] == 0 || early_.index < 0 ||
+  if (live_before_[index] == 0 || early_.index < 0 || group.form.segment != 0 ||
       group_failures_.Excludes(RipOf(static_cast<unsigned>(early_.index))))
     return;
   const AddressForm& form = group.form;
@@ -119,25 +135,30 @@ void Translator::PlanEarlyCheck(Group& group, unsigned index, Part part) {
 
 /// What the instruction does to the registers that addresses are made of.
 void Translator::TrackBases(const Instruction& insn) {
-  const int64_t word = code64() ? 8 : 4;
   const bool push = IsPush(insn), pop = insn.mnemonic == ZYDIS_MNEMONIC_POP;
   uint32_t written = insn.gpr_written;
-  if (push || pop) written |= 1u << x86::kRsp;
+  if (push || pop || MovesStack(insn)) written |= 1u << x86::kRsp;
+  if (MovesStack(insn)) written |= 1u << x86::kRbp;
   for (unsigned gpr = 0; gpr < 16; ++gpr) {
     if (!(written >> gpr & 1)) continue;
     int64_t change = 0;
     bool known;
     if (gpr == x86::kRsp && (push || pop)) {
+      const auto word = static_cast<int64_t>(WordSize(insn));
       change = push ? -word : word;
-      known = insn.operand_size != 2 && !(pop && insn.operand_count > 0 && Names(insn.operand[0], x86::kRsp));
+      known = CanUseStack(insn) && !(pop && insn.operand_count > 0 && Names(insn.operand[0], x86::kRsp));
+      if (stack_size() == 2) ++narrow_version_[gpr];
     } else {
-      known = ConstantChange(insn, gpr, code64(), change);
+      known = ConstantChange(insn, gpr, code64() ? 8 : 4, change);
+      if (insn.operand_size == 2) ++narrow_version_[gpr];
     }
     base_change_[gpr] += change;
     if (known && std::abs(base_change_[gpr]) <= kMaxChange) continue;
     ++base_version_[gpr];
     base_change_[gpr] = 0;
   }
+  if (!IsSegmentMove(insn) && !pop) return;
+  for (unsigned& version : segment_version_) ++version;  // any of them
 }
 
 /// What the memory operand's address is made of, and in `offset` its distance from where that was when the versions of
@@ -145,16 +166,24 @@ void Translator::TrackBases(const Instruction& insn) {
 bool Translator::FormOf(unsigned index, AddressForm& form, int64_t& offset) const {
   const Instruction& insn = insns_[index];
   const Operand* memory = insn.memory_operand();
+  const bool segmented = Segmented(insn);
   const bool translated = ReEmits(index) || insn.mnemonic == ZYDIS_MNEMONIC_PUSH ||
                           insn.branch == BranchKind::kIndirectCall || insn.branch == BranchKind::kIndirectJump;
   const bool bit_string = insn.map == 1 && (insn.opcode & 0xe7) == 0xa3;
   const bool absolute_mov = insn.map == 0 && insn.opcode >= 0xa0 && insn.opcode <= 0xa3;
   if (!memory || !translated || MemoryMask(insn).which != 0 || bit_string || absolute_mov || memory->size == 0 ||
-      memory->size > 64 || insn.mnemonic == ZYDIS_MNEMONIC_LEA || insn.address_size != (code64() ? 8 : 4) ||
-      insn.segment == x86::kFs || insn.segment == x86::kGs || !CanAddress(insn))
+      memory->size > 64 || insn.mnemonic == ZYDIS_MNEMONIC_LEA || !CanAddress(insn))
+    return false;
+  if (!segmented && (insn.address_size != (code64() ? 8 : 4) || insn.segment == x86::kFs || insn.segment == x86::kGs))
     return false;
   form = {};
   offset = insn.displacement;
+  if (segmented) {
+    form.segment = insn.segment + 1;
+    form.segment_version = segment_version_[insn.segment];
+    form.address_size = insn.address_size;
+    if (insn.address_size == 2) offset = static_cast<int64_t>(SignExtend(static_cast<uint64_t>(offset), 16));
+  }
   if (insn.base == x86::kRipRegister) {
     form.rip_relative = true;
     offset += static_cast<int64_t>(NextRip(index));
@@ -162,14 +191,17 @@ bool Translator::FormOf(unsigned index, AddressForm& form, int64_t& offset) cons
     form.base = insn.base;
     form.base_version = base_version_[insn.base];
     offset += base_change_[insn.base];
+    if (form.address_size == 4) form.base_narrow = narrow_version_[insn.base];
   }
   if (insn.index != x86::kNoRegister) {
     form.index = insn.index;
     form.scale = insn.scale;
     form.index_version = base_version_[insn.index];
     offset += base_change_[insn.index] * insn.scale;
+    if (form.address_size == 4) form.index_narrow = narrow_version_[insn.index];
   }
-  if (form.constant()) return code64();
+  if (form.constant() && segmented) offset = OperandOffset(insn).value();
+  if (form.constant()) return code64() || segmented;
   return offset <= INT32_MAX / 2 && offset >= INT32_MIN / 2;
 }
 
@@ -182,8 +214,7 @@ void Translator::PlanGroups() {
   group_count_ = 0;
   base_change_ = {};
   early_.index = -1;
-  if ((request_.flags & kFlagUngrouped) || count_ < 2 || !(request_.flags & kFlagFlat)) return;
-  const unsigned word = code64() ? 8 : 4;
+  if ((request_.flags & kFlagUngrouped) || count_ < 2) return;
   for (unsigned i = 0; i < count_; ++i) {
     const Instruction& insn = insns_[i];
     if (!Transparent(i) && insn.branch == BranchKind::kNone) break;  // the block may end here
@@ -195,9 +226,16 @@ void Translator::PlanGroups() {
     int64_t offset = 0;
     if (FormOf(i, form, offset))
       PlanAccess(i, kOperand, form, offset, insn.memory_operand()->size, insn.memory_operand()->written);
-    if (insn.operand_size != 2 && (IsPush(insn) || IsPop(insn))) {
+    if (CanUseStack(insn) && (IsPush(insn) || IsPop(insn))) {
       const bool push = IsPush(insn);
-      const AddressForm stack{.base = x86::kRsp, .base_version = base_version_[x86::kRsp]};
+      const unsigned word = WordSize(insn);
+      AddressForm stack{.base = x86::kRsp, .base_version = base_version_[x86::kRsp]};
+      if (StackSegmented()) {
+        stack.segment = x86::kSs + 1;
+        stack.segment_version = segment_version_[x86::kSs];
+        stack.address_size = static_cast<uint8_t>(stack_size());
+        if (stack_size() == 4) stack.base_narrow = narrow_version_[x86::kRsp];
+      }
       PlanAccess(i, kStack, stack, base_change_[x86::kRsp] - (push ? word : 0), word, push);
     }
     TrackBases(insn);
@@ -234,7 +272,7 @@ void Translator::EmitEarlyChecks(unsigned index) {
     addend_of_ = -1;
     bool relative = code64();
     if (group.first_part == kStack) {
-      const int push = IsPush(insn) ? (code64() ? 8 : 4) : 0;
+      const int push = IsPush(insn) ? static_cast<int>(WordSize(insn)) : 0;
       EmitAddressPlus(kScratch2, HostOf(x86::kRsp), adjust - push);
     } else {
       EmitLinearAddress(insn, NextRip(group.first), adjust);

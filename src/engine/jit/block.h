@@ -13,8 +13,10 @@
 #include <span>
 #include <vector>
 
+#include "engine/jit/code_segments.h"
 #include "engine/jit/context.h"
 #include "memory/address.h"
+#include "x86/instruction.h"
 
 namespace nacre::engine::jit {
 
@@ -35,7 +37,48 @@ enum BlockFlags : uint32_t {
   kFlagUngrouped = 1 << 14,  ///< every access with a check of its own: a shared check of the usual block has failed
   kFlagAvx512 = 1 << 15,     ///< with kFlagAvx: EVEX and opmask instructions may execute
   kFlagSingle = 1 << 11,     ///< one instruction a block, no links (budgets, lockstep)
+  // Only outside 64-bit code. Of FS and GS the first bit of the kind is kFlagFs and kFlagGs.
+  kFlagCode16 = 1 << 16,         ///< CS.D is clear
+  kFlagStack16 = 1 << 17,        ///< SS.B is clear
+  kFlagReal = 1 << 18,           ///< real-address mode or virtual-8086 mode
+  kFlagPlainSegments = 1 << 19,  ///< with kFlagReal: no segment has attributes that a load there would change
+  kFlagEsKind = 1 << 20,         ///< two bits each: SegmentKind; none of them with kFlagFlat
+  kFlagSsKind = 1 << 22,
+  kFlagDsKind = 1 << 24,
+  kFlagFsLimited = 1 << 26,
+  kFlagGsLimited = 1 << 27,
+  kFlagIopl = 1 << 28,  ///< CLI, STI and PUSHF do not fault although CPL is not 0
+  kFlagCsReadable = 1 << 29,
 };
+
+/// How accesses through a segment register are translated.
+enum class SegmentKind : uint8_t {
+  kNone,     ///< by the interpreter: not usable, not writable, or expand-down
+  kWhole,    ///< any base, a limit of 4 GiB
+  kSmall,    ///< any base, a limit of 64 KiB
+  kLimited,  ///< base and limit are looked at
+  kFlat,     ///< no base, a limit of 4 GiB
+};
+
+/// Of ES, SS, DS, FS and GS.
+constexpr SegmentKind SegmentKindOf(uint32_t flags, unsigned segment) {
+  constexpr uint32_t kShift[] = {20, 0, 22, 24};
+  if (segment == x86::kFs)
+    return static_cast<SegmentKind>((flags & kFlagFs ? 1 : 0) | (flags & kFlagFsLimited ? 2 : 0));
+  if (segment == x86::kGs)
+    return static_cast<SegmentKind>((flags & kFlagGs ? 1 : 0) | (flags & kFlagGsLimited ? 2 : 0));
+  return flags & kFlagFlat ? SegmentKind::kFlat : static_cast<SegmentKind>(flags >> kShift[segment] & 3);
+}
+
+/// A code address and a distance within its segment, as addresses wrap there.
+constexpr uint64_t MoveCode(uint64_t address, uint64_t distance, uint32_t flags) {
+  if (flags & kFlagCode64) return address + distance;
+  return (address & kCodeSegmentMask) | ((address + distance) & ~kCodeSegmentMask);
+}
+
+constexpr x86::CodeSize CodeSizeOf(uint32_t flags) {
+  return flags & kFlagCode64 ? x86::CodeSize::k64 : flags & kFlagCode16 ? x86::CodeSize::k16 : x86::CodeSize::k32;
+}
 
 inline constexpr uint32_t kNone = 0xffffffff;
 inline constexpr unsigned kMaxInstructions = 64;
@@ -55,7 +98,7 @@ inline constexpr int32_t kUnknownPage = INT32_MIN;
 
 struct Block {
   uint64_t phys = 0;
-  uint64_t rip = 0;
+  uint64_t rip = 0;   ///< see code_segments.h
   uint32_t code = 0;  ///< offset in the code buffer: the entry of indirect branches, which compares R10 with rip
   uint32_t page = 0;  ///< GuestMemory's index of its page
   uint32_t next_in_bucket = kNone;
@@ -69,7 +112,7 @@ struct Block {
   uint32_t next_content = kNone;
   uint32_t next_relative = kNone, previous_relative = kNone;
   uint32_t born = 0;          ///< on the clock of BlockStore::Enter
-  uint16_t flags = 0;         ///< BlockFlags
+  uint32_t flags = 0;         ///< BlockFlags
   uint16_t first_link = 0;    ///< bytes from this Block to its first Link, the rest by Link::next_of_block; 0: none
   uint16_t record_bytes = 0;  ///< of the whole group that starts with this Block
   uint16_t host_size = 0;     ///< hot and cold part
@@ -273,7 +316,7 @@ class BlockStore {
   /// Of the guest instruction.
   static uint64_t RipOf(const Site& site) {
     const Block& owner = OwnerOf(site);
-    return (owner.rip + site.guest_offset) & ((owner.flags & kFlagCode64) ? ~uint64_t{0} : 0xffffffff);
+    return MoveCode(owner.rip, site.guest_offset, owner.flags);
   }
   /// Offset in the code buffer.
   static uint32_t RetryOf(const Site& site) { return OwnerOf(site).code + site.retry; }

@@ -16,11 +16,34 @@ struct FlagName {
   const char* name;
 };
 constexpr FlagName kFlagNames[] = {
-    {kFlagCode64, "code64"}, {kFlagFlat, "flat"},         {kFlagFs, "fs"},
-    {kFlagGs, "gs"},         {kFlagX87, "x87"},           {kFlagSse, "sse"},
-    {kFlagAvx, "avx"},       {kFlagCpl0, "cpl0"},         {kFlagSmap, "smap"},
-    {kFlagTsc, "tsc"},       {kFlagFsGsBase, "fsgsbase"}, {kFlagUngrouped, "ungrouped"},
-    {kFlagSingle, "single"}, {kFlagAvx512, "avx512"},
+    {kFlagCode64, "code64"},
+    {kFlagFlat, "flat"},
+    {kFlagFs, "fs"},
+    {kFlagGs, "gs"},
+    {kFlagX87, "x87"},
+    {kFlagSse, "sse"},
+    {kFlagAvx, "avx"},
+    {kFlagCpl0, "cpl0"},
+    {kFlagSmap, "smap"},
+    {kFlagTsc, "tsc"},
+    {kFlagFsGsBase, "fsgsbase"},
+    {kFlagUngrouped, "ungrouped"},
+    {kFlagSingle, "single"},
+    {kFlagAvx512, "avx512"},
+    {kFlagCode16, "code16"},
+    {kFlagStack16, "stack16"},
+    {kFlagReal, "real"},
+    {kFlagPlainSegments, "plain"},
+    {kFlagEsKind, "es-whole"},
+    {2 * kFlagEsKind, "es-small"},
+    {kFlagSsKind, "ss-whole"},
+    {2 * kFlagSsKind, "ss-small"},
+    {kFlagDsKind, "ds-whole"},
+    {2 * kFlagDsKind, "ds-small"},
+    {kFlagFsLimited, "fs-small"},
+    {kFlagGsLimited, "gs-small"},
+    {kFlagIopl, "iopl"},
+    {kFlagCsReadable, "cs-readable"},
 };
 constexpr FlagName kContextNames[] = {
     {kContextSupervisor, "kernel"}, {kContextUser, "user"}, {kContextSupervisorAc, "kernel-ac"}};
@@ -211,8 +234,7 @@ bool DecodeGuest(const TranslateRequest& request, unsigned offset, x86::Instruct
     if (place >= kPageSize && !request.next_page) break;
     bytes[count] = place < kPageSize ? request.page[place] : request.next_page[place - kPageSize];
   }
-  const auto size = (request.flags & kFlagCode64) ? x86::CodeSize::k64 : x86::CodeSize::k32;
-  return x86::Decode({bytes, count}, size, insn) == x86::DecodeStatus::kOk;
+  return x86::Decode({bytes, count}, CodeSizeOf(request.flags), insn) == x86::DecodeStatus::kOk;
 }
 
 std::string Line(const HostLine& host, bool with_offset) {

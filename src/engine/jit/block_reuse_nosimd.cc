@@ -222,9 +222,12 @@ bool BlockStore::SameContent(const Block& known, const Wanted& wanted) const {
 bool BlockStore::CanMove(uint32_t moving_id, uint64_t rip) const {
   const Block& moving = block(moving_id);
   const uint64_t delta = rip - moving.rip;
-  const uint64_t mask = (moving.flags & kFlagCode64) ? ~uint64_t{0} : 0xffffffff;
+  // Constants in code of other segments than the flat one do not move with it.
+  const bool placed =
+      (moving.flags & kFlagCode16) || (!(moving.flags & kFlagCode64) && ((moving.rip | rip) >> kCodeSegmentShift) != 0);
+  if (placed) return delta == 0;
   for (uint32_t id = FirstLink(moving_id); id != kNone; id = NextLink(id)) {
-    const uint64_t from = link(id).target_rip, to = (from + delta) & mask;
+    const uint64_t from = link(id).target_rip, to = MoveCode(from, delta, moving.flags);
     if ((from <= moving.rip) != (to <= rip)) return false;
   }
   bool can = true;
@@ -248,7 +251,6 @@ bool BlockStore::CanMove(uint32_t moving_id, uint64_t rip) const {
 void BlockStore::Relocate(uint32_t id, uint32_t code_delta, uint32_t record_delta, uint64_t rip) {
   Block& moved = block(id);
   const uint64_t rip_delta = rip - moved.rip;
-  const uint64_t mask = (moved.flags & kFlagCode64) ? ~uint64_t{0} : 0xffffffff;
   uint8_t* const code = code_ + moved.code;
   moved.rip = rip;
   ForEachFixup(moved, [&](const Fixup& fixup) {
@@ -261,7 +263,7 @@ void BlockStore::Relocate(uint32_t id, uint32_t code_delta, uint32_t record_delt
       case Fixup::kLink: {
         AddTo32(at, record_delta);
         Link& own = link(LoadLe<uint32_t>(at));
-        own.target_rip = (own.target_rip + rip_delta) & mask;
+        own.target_rip = MoveCode(own.target_rip, rip_delta, moved.flags);
         if (own.page_id_place) StoreLe<uint32_t>(code + own.page_id_place, static_cast<uint32_t>(kUnknownPage));
         own.next_incoming = own.previous_incoming = own.target_block = kNone;
         Unpatch(own);

@@ -25,10 +25,53 @@ bool IsFlatData(const Segment& segment) {
          (segment.type() & 0xe) == 0x2 && !segment.unusable();
 }
 
-bool IsWholeSegment(const Segment& segment) {
-  return segment.limit == 0xffffffff &&
-         (segment.attributes & (Segment::kS | Segment::kP)) == (Segment::kS | Segment::kP) &&
-         (segment.type() & 0xe) == 0x2 && !segment.unusable();
+SegmentKind KindByLimit(const Segment& segment) {
+  return segment.limit == 0xffffffff ? SegmentKind::kWhole
+         : segment.limit == 0xffff   ? SegmentKind::kSmall
+                                     : SegmentKind::kLimited;
+}
+
+/// The attributes that a load leaves in real-address or virtual-8086 mode (see Core::LoadRealSegment).
+bool IsPlain(const Segment& segment, bool v86, bool code) {
+  constexpr uint32_t kUsable = Segment::kP | Segment::kS | 3, kKept = Segment::kDb | Segment::kG | Segment::kAvl;
+  if (v86) return segment.attributes == (kUsable | Segment::kDplMask) && segment.limit == 0xffff;
+  if (code) return segment.attributes == (Segment::kP | Segment::kS | 0xb) && segment.limit == 0xffff;
+  return (segment.attributes & ~kKept) == kUsable;
+}
+
+/// What BlockFlags say of the segments, outside 64-bit code.
+uint32_t SegmentFlags(const CpuState& state) {
+  uint32_t flags = 0;
+  const Segment &cs = state.segment[x86::kCs], &ss = state.segment[x86::kSs];
+  const bool v86 = state.virtual8086();
+  const bool real = v86 || !state.protected_mode();
+  if (!cs.big()) flags |= kFlagCode16;
+  if (!ss.big()) flags |= kFlagStack16;
+  if (real || (cs.type() & 2)) flags |= kFlagCsReadable;
+  const auto kind = [&](unsigned index) {
+    const Segment& segment = state.segment[index];
+    constexpr uint32_t kUsable = Segment::kS | Segment::kP;
+    // Rights count in protected mode only; writable data, not expand-down.
+    if (!real && ((segment.attributes & kUsable) != kUsable || (segment.type() & 0xe) != 2 || segment.unusable()))
+      return 0u;
+    return static_cast<uint32_t>(KindByLimit(segment));
+  };
+  if (real) {
+    flags |= kFlagReal;
+    bool plain = true;
+    for (unsigned i = 0; i < x86::kSegmentCount; ++i) plain &= IsPlain(state.segment[i], v86, i == x86::kCs);
+    if (plain) flags |= kFlagPlainSegments;
+  } else if (IsFlatData(state.segment[x86::kDs]) && IsFlatData(state.segment[x86::kEs]) && IsFlatData(ss)) {
+    flags |= kFlagFlat;
+  }
+  if (!(flags & kFlagFlat))
+    flags |= kind(x86::kEs) * kFlagEsKind | kind(x86::kSs) * kFlagSsKind | kind(x86::kDs) * kFlagDsKind;
+  const uint32_t fs = kind(x86::kFs), gs = kind(x86::kGs);
+  flags |= (fs & 1 ? kFlagFs : 0u) | (fs & 2 ? kFlagFsLimited : 0u);
+  flags |= (gs & 1 ? kFlagGs : 0u) | (gs & 2 ? kFlagGsLimited : 0u);
+  const unsigned iopl = (state.rflags & x86::rflags::kIoplMask) >> x86::rflags::kIoplShift;
+  if (state.protected_mode() && state.cpl() != 0 && state.cpl() <= iopl) flags |= kFlagIopl;
+  return flags;
 }
 
 }  // namespace
@@ -43,20 +86,8 @@ bool JitVcpu::ComputeMode() {
   const CpuState& state = context_->state;
   mode_known_ = true;
   mode_flags_ = kNone;
-  const Segment& cs = state.segment[x86::kCs];
-  if (!state.protected_mode() || state.virtual8086() || (state.rflags & x86::rflags::kTf) || (state.dr7 & 0xff))
-    return false;
-  uint32_t flags = 0;
-  if (state.code64()) {
-    flags |= kFlagCode64 | kFlagFlat | kFlagFs | kFlagGs;
-  } else {
-    if (!cs.big() || cs.base != 0 || cs.limit != 0xffffffff) return false;
-    const Segment& ss = state.segment[x86::kSs];
-    if (IsFlatData(state.segment[x86::kDs]) && IsFlatData(state.segment[x86::kEs]) && IsFlatData(ss) && ss.big())
-      flags |= kFlagFlat;
-    if (IsWholeSegment(state.segment[x86::kFs])) flags |= kFlagFs;
-    if (IsWholeSegment(state.segment[x86::kGs])) flags |= kFlagGs;
-  }
+  if ((state.rflags & x86::rflags::kTf) || (state.dr7 & 0xff)) return false;
+  uint32_t flags = state.code64() ? kFlagCode64 | kFlagFlat | kFlagFs | kFlagGs : SegmentFlags(state);
   const unsigned cpl = state.cpl();
   if (cpl == 3 && (state.cr0 & x86::cr0::kAm) && (state.rflags & x86::rflags::kAc)) return false;  // alignment checks
   if (cpl == 0) flags |= kFlagCpl0;
@@ -64,7 +95,8 @@ bool JitVcpu::ComputeMode() {
   if (!(state.cr0 & (x86::cr0::kEm | x86::cr0::kTs))) {
     flags |= kFlagX87;
     if (state.cr4 & x86::cr4::kOsFxsr) flags |= kFlagSse;
-    if ((state.cr4 & x86::cr4::kOsXsave) && (state.xcr0 & 6) == 6 && has_avx_) flags |= kFlagAvx;
+    const bool vex = (state.cr4 & x86::cr4::kOsXsave) && !(flags & kFlagReal);
+    if (vex && (state.xcr0 & 6) == 6 && has_avx_) flags |= kFlagAvx;
     if ((flags & kFlagAvx) && Avx512Enabled()) flags |= kFlagAvx512;
   }
   // In lockstep the two would read different times.
@@ -80,6 +112,23 @@ uint32_t JitVcpu::CurrentFlags() const {
   if (state.cpl() == 3) return mode_flags_ | kContextUser;
   const bool ac = (mode_flags_ & kFlagSmap) && (state.rflags & x86::rflags::kAc);
   return mode_flags_ | (ac ? kContextSupervisorAc : kContextSupervisor);
+}
+
+/// The code address of state.rip. False: there are no more numbers for segments, until Translate has taken all back.
+bool JitVcpu::FindCodeAddress(uint64_t& address) {
+  const CpuState& state = context_->state;
+  address = state.rip;
+  if (mode_flags_ & kFlagCode64) return true;
+  const Segment& cs = state.segment[x86::kCs];
+  const uint32_t number = code_segments_.NumberOf({static_cast<uint32_t>(cs.base), cs.limit});
+  address = uint64_t{number} << kCodeSegmentShift | static_cast<uint32_t>(cs.base + state.rip);
+  return number != kNone;
+}
+
+/// A code address back to RIP.
+uint64_t JitVcpu::RipOfCode(uint64_t address) const {
+  if (mode_flags_ & kFlagCode64) return address;
+  return static_cast<uint32_t>(address - context_->state.segment[x86::kCs].base);
 }
 
 bool JitVcpu::DeliverableRequest() {
@@ -101,7 +150,7 @@ void JitVcpu::OpenPolls() {
 
 /// The id of the pair of `page`, which is that of `rip`; 0 when there are no more ids.
 uint32_t JitVcpu::PageIdOf(uint64_t rip, CodePage& page) {
-  if (page.id == 0) page.id = NewPageId(rip >> 12, page.phys_page);
+  if (page.id == 0) page.id = NewPageId(LinearOfCode(rip) >> 12, page.phys_page);
   return page.id;
 }
 
@@ -161,7 +210,7 @@ const uint8_t* JitVcpu::CachedTarget(uint64_t rip, uint32_t flags) const {
   return code == stubs_.miss_target ? nullptr : code;
 }
 
-/// Sets state.rip from how translated code was left.
+/// Sets state.rip from how translated code was left; while it runs that is a code address.
 void JitVcpu::TakeExit() {
   JitContext& context = *context_;
   pending_link_ = kNone;
@@ -181,6 +230,7 @@ void JitVcpu::TakeExit() {
       ++counters_.lookups;
       break;
   }
+  context.state.rip = RipOfCode(context.state.rip);
 }
 
 JitVcpu::Need JitVcpu::Dispatch() {
@@ -200,10 +250,12 @@ JitVcpu::Need JitVcpu::Dispatch() {
     if (stressed_) [[unlikely]]
       Stress();
     const uint32_t flags = CurrentFlags() | (ungrouped_ ? uint32_t{kFlagUngrouped} : 0);
-    const uint8_t* code = CachedTarget(context.state.rip, flags);
+    uint64_t address = 0;
+    if (!FindCodeAddress(address)) return Need::kTranslate;
+    const uint8_t* code = CachedTarget(address, flags);
     if (!code) {
       uint32_t page_id = 0;
-      uint32_t index = FindBlock(context.state.rip, flags, page_id);
+      uint32_t index = FindBlock(address, flags, page_id);
       // A full table of page ids is emptied by Translate; until then nothing may be linked under id 0, which every
       // unknown page has.
       if (index != kNone && WantsIndirectEntry() && store_->block(index).body == 0 &&
@@ -212,7 +264,7 @@ JitVcpu::Need JitVcpu::Dispatch() {
         ++counters_.entries_added;
         index = kNone;
       }
-      if (index == kNone && page_id && !reuse_in_translate_) index = Reuse(context.state.rip, flags);
+      if (index == kNone && page_id && !reuse_in_translate_) index = Reuse(address, flags);
       if (index == kNone) return page_id || PageIdsFull() ? Need::kTranslate : Need::kInterpret;
       const Block& block = store_->block(index);
       const bool linked = !single_ && !options_.debug.stress.unlinked();
@@ -229,6 +281,7 @@ JitVcpu::Need JitVcpu::Dispatch() {
     ++counters_.dispatches;
     ungrouped_ = false;
     context.state.rflags &= ~x86::rflags::kRf;  // matters to instruction breakpoints only, which are not translated
+    context.state.rip = address;
     stubs_.enter(code);
     TakeExit();
     if (context.exit_code == kExitInterpret) {
@@ -236,6 +289,12 @@ JitVcpu::Need JitVcpu::Dispatch() {
       pending_fault_ = kNoFault;
       if (fault != kNoFault && !single_ && DeliverPageFault(context.slow_address, fault)) {
         ++counters_.page_faults;
+        continue;
+      }
+      if (interpret_site_ != kNone && store_->site(interpret_site_).group) {  // one of several limits
+        LeaveGroup(store_->site(interpret_site_));
+        ungrouped_ = true;
+        interpret_site_ = kNone;
         continue;
       }
       if (context.exit_id == kNone) ++counters_.slow_interpreted;
@@ -303,6 +362,15 @@ bool JitVcpu::CorrectPrediction(Site& site, uint64_t address) {
   return true;
 }
 
+/// A shared check has failed.
+void JitVcpu::LeaveGroup(const Site& site) {
+  ++counters_.ungrouped;
+  const uint64_t rip = BlockStore::RipOf(site);
+  if (!translator_->group_failures().Note(rip)) return;
+  const auto at = static_cast<unsigned>(rip & kPageMask);
+  store_->InvalidateRange(BlockStore::OwnerOf(site).page, at, at, true);
+}
+
 /// A TLB miss in translated code: returns where to try again, or 0 with the exit prepared when the interpreter must do
 /// the instruction.
 uint64_t JitVcpu::SlowMemory() {
@@ -326,12 +394,8 @@ uint64_t JitVcpu::SlowMemory() {
   const uint64_t rip = BlockStore::RipOf(site);
   context.state.rip = rip;
   if (site.group) {
-    ++counters_.ungrouped;
+    LeaveGroup(site);
     ungrouped_ = true;
-    if (translator_->group_failures().Note(rip)) {
-      const auto at = static_cast<unsigned>(rip & kPageMask);
-      store_->InvalidateRange(BlockStore::OwnerOf(site).page, at, at, true);
-    }
     context.exit_code = kExitUngrouped;
     return 0;
   }

@@ -111,7 +111,7 @@ void Translator::EmitConditional(unsigned index) {
     return;
   }
   const uint64_t next = TruncateRip(NextRip(index));
-  const uint64_t target = TruncateRip(NextRip(index) + insn.immediate);
+  const uint64_t target = TargetOf(index);
   const unsigned condition = insn.opcode & 15;
   const bool backward = target <= RipOf(index);
   if (SamePage(target) && !backward) {
@@ -128,15 +128,57 @@ void Translator::EmitConditional(unsigned index) {
 /// LOOP, LOOPE, LOOPNE, JCXZ: the host's own, on the host's RCX (ECX with an address-size prefix of 32-bit addresses).
 void Translator::EmitCounterBranch(unsigned index) {
   const Instruction& insn = insns_[index];
-  const uint64_t target = TruncateRip(NextRip(index) + insn.immediate);
-  if (insn.address_size == 4) code_.Byte(0x67);
-  uint8_t* taken = code_.JumpShort(insn.opcode);
-  uint8_t* not_taken = code_.Jump();
-  code_.Bind8(taken);
-  EmitLinkExit(target, request_.flags, target <= RipOf(index));
-  code_.Bind32(not_taken);
+  const uint64_t target = TargetOf(index);
+  if (insn.address_size == 2) {
+    EmitNarrowCounterBranch(index);
+  } else {
+    if (insn.address_size == 4) code_.Byte(0x67);
+    uint8_t* taken = code_.JumpShort(insn.opcode);
+    uint8_t* not_taken = code_.Jump();
+    code_.Bind8(taken);
+    EmitLinkExit(target, request_.flags, target <= RipOf(index));
+    code_.Bind32(not_taken);
+  }
   const uint64_t next = TruncateRip(NextRip(index));
   EmitLinkExit(next, request_.flags, next <= RipOf(index));
+}
+
+/// The same with CX, which no instruction of the host counts in: up to where it is not taken.
+void Translator::EmitNarrowCounterBranch(unsigned index) {
+  const Instruction& insn = insns_[index];
+  const uint64_t target = TargetOf(index);
+  const bool counts = insn.opcode != 0xe3, backward = target <= RipOf(index);
+  uint8_t* not_taken[2] = {};
+  if (live_before_[index] == 0 && (insn.opcode == 0xe2 || !counts)) {
+    code_.Byte(0x66);
+    if (counts)
+      code_.Op(1, kHostRcx, 0xff, false);  // DEC CX
+    else
+      code_.Op(kHostRcx, kHostRcx, 0x85, false);  // TEST CX, CX
+    not_taken[0] = code_.JumpIf(counts ? 4 : 5);
+  } else {
+    if (counts) {
+      code_.Byte(0x66);
+      code_.Lea(kHostRcx, {.base = kHostRcx, .disp = -1}, false);
+    }
+    code_.Move(kScratch1, kHostRcx);
+    code_.Op(kHostRcx, kHostRcx, 0xb7, false, 1);
+    uint8_t* const zero = code_.JumpIfRcxZero();
+    code_.Move(kHostRcx, kScratch1);
+    uint8_t* const not_zero = code_.Jump();
+    code_.Bind8(zero);
+    code_.Move(kHostRcx, kScratch1);
+    if (counts) {
+      not_taken[0] = code_.Jump();
+      code_.Bind32(not_zero);
+      if (insn.opcode != 0xe2) not_taken[1] = code_.JumpIf(insn.opcode == 0xe0 ? 4 : 5);
+    } else {
+      not_taken[0] = not_zero;
+    }
+  }
+  EmitLinkExit(target, request_.flags, backward);
+  for (uint8_t* jump : not_taken)
+    if (jump) code_.Bind32(jump);
 }
 
 /// R10 = `rip`, or away with R10 as it was. Uses R11. Keeps the flags: those who go away may need them.
@@ -149,7 +191,7 @@ void Translator::EmitRipCheck(uint64_t rip, ColdExit::Kind otherwise) {
     StoreLe<uint32_t>(code_.at() - 4, static_cast<uint32_t>(negated));
     NoteFixup(code_.at() - 4, Fixup::kRipNegated);
   } else {
-    EmitRipImm(kScratch2, rip, code64());
+    EmitRipImm(kScratch2, rip, WideRip(rip));
     code_.Not(kScratch2);
     code_.Lea(kScratch1, {.base = kScratch1, .index = kScratch2, .disp = 1});
     code_.Move(kScratch2, kHostRcx);
@@ -179,41 +221,56 @@ void Translator::EmitReturnPoint(unsigned index) {
 
 /// Stores the return address below the stack pointer and moves the pointer.
 void Translator::EmitPushReturnAddress(unsigned index) {
-  const unsigned size = code64() ? 8 : 4;
+  const unsigned size = WordSize(insns_[index]);
   const Mem stack = EmitStackAccess(index, size, true);
-  EmitRipImm(kScratch2, TruncateRip(NextRip(index)), code64());
-  code_.Store(stack, kScratch2, code64());
-  EmitAddressPlus(kHostR15, kHostR15, -static_cast<int32_t>(size));
+  const uint64_t next = TruncateRip(NextRip(index));
+  if (!code64() && (code16() || WideRip(next)))
+    code_.LoadImm(kScratch2, OffsetOf(next));
+  else
+    EmitRipImm(kScratch2, next, code64());
+  StoreSized(stack, kScratch2, size);
+  EmitMoveStack(-static_cast<int32_t>(size));
 }
 
 bool Translator::EmitCall(unsigned index) {
-  const Instruction& insn = insns_[index];
-  if (insn.operand_size == 2 || !(request_.flags & kFlagFlat)) return false;
-  const uint64_t target = TruncateRip(NextRip(index) + insn.immediate);
+  const uint64_t target = TargetOf(index);
+  if (!CanUseStack(insns_[index]) || !InSegment(target)) return false;
   EmitPushReturnAddress(index);
   EmitLinkExit(target, request_.flags, target <= RipOf(index), PairsCalls());
   if (PairsCalls()) EmitReturnPoint(index);
   return true;
 }
 
+/// R10 is EIP after an indirect branch: away unless it lies within the segment. The flags are live.
+void Translator::EmitTargetCheck(unsigned index) {
+  if (code64() || request_.segment.limit == 0xffffffff) return;
+  if (WordSize(insns_[index]) == 2 && request_.segment.limit >= 0xffff) return;
+  EmitAtMost(kScratch1, request_.segment.limit, false, true, RipOf(index));
+}
+
 /// JMP and CALL through a register or memory.
 bool Translator::EmitIndirect(unsigned index) {
   const Instruction& insn = insns_[index];
   const bool call = insn.branch == BranchKind::kIndirectCall;
-  const unsigned size = code64() ? 8 : 4;
-  if (insn.operand_size == 2 || insn.operand_count == 0 || (call && !(request_.flags & kFlagFlat))) return false;
+  const unsigned size = WordSize(insn);
+  if (insn.operand_count == 0 || (call && !CanUseStack(insn))) return false;
   const x86::Operand& operand = insn.operand[0];
   const Mem saved = Context(offsetof(JitContext, saved_scratch));
   if (operand.kind == OperandKind::kMemory) {
     if (!CanAddress(insn) || operand.size != size) return false;
-    code_.Load(kScratch1, EmitAccess(index, kOperand, size, false), code64());
+    LoadSized(kScratch1, EmitAccess(index, kOperand, size, false), size);
   } else if (operand.kind == OperandKind::kRegister) {
     const uint8_t from = LoadGpr(operand.index, kScratch1);
-    if (from != kScratch1) code_.Move(kScratch1, from, code64());
+    if (size == 2)
+      code_.Op(kScratch1, from, 0xb7, false, 1);
+    else if (from != kScratch1)
+      code_.Move(kScratch1, from, code64());
   } else {
     return false;
   }
   addend_of_ = -1;
+  EmitTargetCheck(index);
+  if (!code64()) EmitCodeAddress();
   if (call) {
     code_.Store(saved, kScratch1);
     EmitPushReturnAddress(index);
@@ -226,11 +283,13 @@ bool Translator::EmitIndirect(unsigned index) {
 
 bool Translator::EmitReturn(unsigned index) {
   const Instruction& insn = insns_[index];
-  const unsigned size = code64() ? 8 : 4;
-  if (insn.operand_size == 2 || !(request_.flags & kFlagFlat)) return false;
-  code_.Load(kScratch1, EmitStackAccess(index, size, false), code64());
+  const unsigned size = WordSize(insn);
+  if (!CanUseStack(insn)) return false;
+  LoadSized(kScratch1, EmitStackAccess(index, size, false), size);
+  EmitTargetCheck(index);
   const auto extra = insn.opcode == 0xc2 ? static_cast<int32_t>(insn.immediate & 0xffff) : 0;
-  EmitAddressPlus(kHostR15, kHostR15, static_cast<int32_t>(size) + extra);
+  EmitMoveStack(static_cast<int32_t>(size) + extra);
+  if (!code64()) EmitCodeAddress();
   if (PairsCalls())
     code_.Return();
   else
@@ -240,19 +299,23 @@ bool Translator::EmitReturn(unsigned index) {
 
 bool Translator::EmitBranch(unsigned index) {
   const Instruction& insn = insns_[index];
-  if (insn.operand_size == 2 && !code64()) return false;  // truncates EIP to 16 bits
+  if (code64() ? insn.operand_size == 2 && insn.branch != BranchKind::kConditional && insn.branch != BranchKind::kJump
+               : !CanBranch(insn))
+    return false;
   switch (insn.branch) {
     case BranchKind::kConditional:
+      if (!InSegment(TargetOf(index))) return false;
       if (IsJcc(insn)) {
         EmitConditional(index);
         return true;
       }
-      if (insn.map != 0 || insn.opcode < 0xe0 || insn.opcode > 0xe3 || insn.address_size == 2) return false;
+      if (insn.map != 0 || insn.opcode < 0xe0 || insn.opcode > 0xe3) return false;
       EmitCounterBranch(index);
       return true;
     case BranchKind::kJump: {
       if (insn.operand_count == 0 || insn.operand[0].kind != OperandKind::kRelative) return false;
-      const uint64_t target = TruncateRip(NextRip(index) + insn.immediate);
+      const uint64_t target = TargetOf(index);
+      if (!InSegment(target)) return false;
       EmitLinkExit(target, request_.flags, target <= RipOf(index));
       return true;
     }
@@ -263,6 +326,8 @@ bool Translator::EmitBranch(unsigned index) {
       return EmitIndirect(index);
     case BranchKind::kReturn:
       return EmitReturn(index);
+    case BranchKind::kFar:
+      return EmitFar(index);
     default:
       return false;
   }

@@ -28,7 +28,7 @@ bool Translator::IsGather(const Instruction& insn) {
 bool Translator::EmitGather(unsigned index) {
   const Instruction& insn = insns_[index];
   const Operand* memory = insn.memory_operand();
-  if (!memory || !CanAddress(insn)) return false;
+  if (!memory || Segmented(insn) || !CanAddress(insn)) return false;
   const bool evex = insn.encoding == x86::Encoding::kEvex, scatter = insn.operand[0].kind == OperandKind::kMemory;
   const unsigned bytes = insn.vector_length;
   const unsigned value = scatter ? insn.operand[insn.operand_count - 1].index : insn.operand[0].index;

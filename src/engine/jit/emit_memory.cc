@@ -46,13 +46,16 @@ void Translator::StoreGpr(unsigned gpr, uint8_t from) {
     code_.Move(HostOf(gpr), from);
 }
 
-/// Whether the linear address can be formed here: wide enough addresses, segments without limits.
+/// Whether the memory operand's address can be formed here.
 bool Translator::CanAddress(const Instruction& insn) const {
-  if (insn.address_size == 2) return false;
-  if (insn.segment == x86::kFs) return (request_.flags & kFlagFs) != 0;
-  if (insn.segment == x86::kGs) return (request_.flags & kFlagGs) != 0;
-  if (insn.segment == x86::kCs && !code64()) return false;  // CS is not writable, and may not be readable
-  return (request_.flags & kFlagFlat) != 0;
+  if (!Segmented(insn)) {
+    if (insn.segment == x86::kFs) return (request_.flags & kFlagFs) != 0;
+    if (insn.segment == x86::kGs) return (request_.flags & kFlagGs) != 0;
+    return insn.address_size != 2 && flat();
+  }
+  const Operand* memory = insn.memory_operand();
+  return memory && memory->size != 0 && MemoryMask(insn).which == 0 &&
+         CanAddressSegment(insn.segment, OperandOffset(insn), memory->size, memory->written);
 }
 
 /// Leaves the linear address, moved by `adjust`, in R11. Uses R10. Keeps the flags.
@@ -194,6 +197,7 @@ Translator::Access Translator::GroupAccess(int group, bool flags_live) const {
 /// R10, which the operand may name, and R11.
 Mem Translator::EmitAccess(unsigned index, Part part, unsigned size, bool write) {
   const Instruction& insn = insns_[index];
+  if (Segmented(insn)) return EmitSegmentAccess(index, part, insn.segment, OperandOffset(insn), size, write);
   const PlannedAccess& planned = plan_[index][part];
   if (in_strip_ && part == kOperand && stream_of_[index] >= 0) return EmitStreamAccess(index);
   const bool relative = IsRelative(insn);
@@ -217,7 +221,7 @@ Mem Translator::EmitAccess(unsigned index, Part part, unsigned size, bool write)
 }
 
 bool Translator::EmitLea(const Instruction& insn, uint64_t next_rip) {
-  if (insn.address_size == 2 || insn.operand_size == 2) return false;
+  if (code64() && (insn.address_size == 2 || insn.operand_size == 2)) return false;
   const unsigned to = insn.operand[0].index;
   const auto homed = [](unsigned gpr) { return gpr < 16 && IsHomed(gpr); };
   if (homed(to) || homed(insn.base) || homed(insn.index)) addend_of_ = -1;
@@ -225,6 +229,18 @@ bool Translator::EmitLea(const Instruction& insn, uint64_t next_rip) {
   const bool wide = insn.operand_size == 8 && insn.address_size == 8;
   Mem mem;
   mem.disp = static_cast<int32_t>(insn.displacement);
+  if (insn.address_size == 2 || insn.operand_size == 2) {
+    addend_of_ = -1;
+    if (insn.base != x86::kNoRegister) mem.base = HostOf(insn.base);
+    if (insn.index != x86::kNoRegister) {
+      mem.index = HostOf(insn.index);
+      mem.scale = insn.scale;
+    }
+    code_.Lea(kScratch2, mem, false);
+    if (insn.address_size == 2) code_.Op(kScratch2, kScratch2, 0xb7, false, 1);
+    WriteSized(host, kScratch2, insn.operand_size);
+    return true;
+  }
   if (insn.base == x86::kRipRegister) {
     EmitRipImm(host, static_cast<uint64_t>(insn.displacement) + next_rip, wide);
   } else if (insn.base == x86::kNoRegister && insn.index == x86::kNoRegister) {
@@ -247,10 +263,14 @@ bool Translator::EmitMovOffset(const Instruction& insn, unsigned index) {
   if (!CanAddress(insn)) return false;
   const Operand* memory = insn.memory_operand();
   if (!memory || memory->size == 0) return false;
+  if (Segmented(insn)) {
+    EmitSegmentAccess(index, kOperand, insn.segment, OperandOffset(insn), memory->size, memory->written);
+  } else {
+    EmitLinearAddress(insn, NextRip(index), 0);
+    EmitCheckToHost({.size = memory->size, .write = memory->written, .flags_live = live_before_[index] != 0},
+                    RipOf(index));
+  }
   addend_of_ = -1;
-  EmitLinearAddress(insn, NextRip(index), 0);
-  EmitCheckToHost({.size = memory->size, .write = memory->written, .flags_live = live_before_[index] != 0},
-                  RipOf(index));
   static constexpr uint8_t kOpcode[4] = {0x8a, 0x8b, 0x88, 0x89};
   code_.Op(kHostRax, {.base = kScratch1}, kOpcode[insn.opcode & 3], memory->size == 8, 0, memory->size == 2 ? 0x66 : 0);
   return true;

@@ -27,6 +27,9 @@ void Translator::EmitAddressPlus(uint8_t to, uint8_t from, int32_t disp) {
 
 /// The stack slot that a push (write) or pop (read) of `size` bytes touches.
 Mem Translator::EmitStackAccess(unsigned index, unsigned size, bool write) {
+  if (StackSegmented())
+    return EmitSegmentAccess(index, kStack, x86::kSs, StackOffset(write ? -static_cast<int32_t>(size) : 0), size,
+                             write);
   const PlannedAccess& planned = plan_[index][kStack];
   const int32_t offset = write ? -static_cast<int32_t>(size) : 0;
   if (planned.group >= 0 && !planned.leader) {
@@ -46,73 +49,114 @@ Mem Translator::EmitStackAccess(unsigned index, unsigned size, bool write) {
   return {.base = kScratch1, .disp = planned.group >= 0 ? planned.distance : 0};
 }
 
+/// Whether pushes and pops of the instruction can be translated.
+bool Translator::CanUseStack(const Instruction& insn) const {
+  return code64() ? insn.operand_size != 2 : KindOf(x86::kSs) != SegmentKind::kNone;
+}
+
 bool Translator::EmitPush(unsigned index) {
   const Instruction& insn = insns_[index];
-  const unsigned size = code64() ? 8 : 4;
-  if (insn.operand_size == 2 || !(request_.flags & kFlagFlat) || insn.operand_count == 0) return false;
+  const unsigned size = WordSize(insn);
+  if (!CanUseStack(insn) || insn.operand_count == 0) return false;
   const x86::Operand& operand = insn.operand[0];
   switch (operand.kind) {
     case OperandKind::kImmediate: {
       if (static_cast<int64_t>(insn.immediate) != static_cast<int32_t>(insn.immediate) && code64()) return false;
-      code_.StoreImm32(EmitStackAccess(index, size, true), static_cast<uint32_t>(insn.immediate), code64());
+      const Mem slot = EmitStackAccess(index, size, true);
+      if (size == 2) {
+        code_.Op(0, slot, 0xc7, false, 0, 0x66);
+        code_.Value(static_cast<uint16_t>(insn.immediate));
+      } else {
+        code_.StoreImm32(slot, static_cast<uint32_t>(insn.immediate), code64());
+      }
       break;
     }
     case OperandKind::kRegister: {
+      if (operand.register_class == RegisterClass::kSegment && !code64()) {
+        const Mem slot = EmitStackAccess(index, size, true);
+        LoadSized(kScratch2,
+                  StateField(offsetof(x86::CpuState, segment) + operand.index * sizeof(x86::Segment) +
+                             offsetof(x86::Segment, selector)),
+                  2);
+        StoreSized(slot, kScratch2, size);
+        break;
+      }
       if (operand.register_class != RegisterClass::kGpr) return false;
       const Mem slot = EmitStackAccess(index, size, true);
-      code_.Store(slot, LoadGpr(operand.index, kScratch2), code64());
+      StoreSized(slot, LoadGpr(operand.index, kScratch2), size);
       break;
     }
     case OperandKind::kMemory: {
-      if (!CanAddress(insn)) return false;
-      code_.Load(kScratch2, EmitAccess(index, kOperand, size, false), code64());
+      if (!CanAddress(insn) || operand.size != size) return false;
+      LoadSized(kScratch2, EmitAccess(index, kOperand, size, false), size);
       code_.Store(SavedScratch(), kScratch2);
       const Mem slot = EmitStackAccess(index, size, true);
       code_.Load(kScratch2, SavedScratch());
-      code_.Store(slot, kScratch2, code64());
+      StoreSized(slot, kScratch2, size);
       break;
     }
     default:
       return false;
   }
-  EmitAddressPlus(kHostR15, kHostR15, -static_cast<int32_t>(size));
+  EmitMoveStack(-static_cast<int32_t>(size));
   return true;
 }
 
 bool Translator::EmitPop(unsigned index) {
   const Instruction& insn = insns_[index];
-  const unsigned size = code64() ? 8 : 4;
-  if (insn.operand_size == 2 || !(request_.flags & kFlagFlat) || insn.operand_count == 0) return false;
+  const unsigned size = WordSize(insn);
+  if (!CanUseStack(insn) || insn.operand_count == 0) return false;
   const x86::Operand& operand = insn.operand[0];
+  if (operand.kind == OperandKind::kMemory) return EmitPopMemory(index);
+  if (operand.register_class == RegisterClass::kSegment) return EmitPopSegment(index);
   if (operand.kind != OperandKind::kRegister || operand.register_class != RegisterClass::kGpr) return false;
   const Mem slot = EmitStackAccess(index, size, false);
   if (operand.index == x86::kRsp) {
-    code_.Load(kHostR15, slot, code64());
+    if (size == 2) {
+      EmitMoveStack(2);
+      code_.Op(kHostR15, slot, 0x8b, false, 0, 0x66);
+    } else {
+      code_.Load(kHostR15, slot, code64());
+    }
     return true;
   }
   const uint8_t to = IsHomed(operand.index) ? kScratch2 : HostOf(operand.index);
-  code_.Load(to, slot, code64());
+  code_.Op(to, slot, 0x8b, code64(), 0, size == 2 ? 0x66 : 0);
   if (IsHomed(operand.index)) code_.Store(GprSlot(operand.index), kScratch2);
-  EmitAddressPlus(kHostR15, kHostR15, static_cast<int32_t>(size));
+  EmitMoveStack(static_cast<int32_t>(size));
   return true;
 }
 
 bool Translator::EmitLeave(unsigned index) {
-  const unsigned size = code64() ? 8 : 4;
-  if (insns_[index].operand_size == 2 || !(request_.flags & kFlagFlat)) return false;
-  code_.Move(kScratch2, kHostRbp, code64());
-  EmitCheckToHost({.size = size, .write = false, .flags_live = live_before_[index] != 0}, RipOf(index));
-  code_.Load(kScratch1, {.base = kScratch1}, code64());
-  EmitAddressPlus(kHostR15, kHostRbp, static_cast<int32_t>(size));
-  code_.Move(kHostRbp, kScratch1, code64());
+  const Instruction& insn = insns_[index];
+  const unsigned size = WordSize(insn);
+  if (!CanUseStack(insn)) return false;
+  const Access access{.size = size, .write = false, .flags_live = live_before_[index] != 0};
+  if (StackSegmented()) {
+    EmitSegmentAddress(x86::kSs, {.base = x86::kRbp, .address_size = stack_size()}, size, false, false,
+                       access.flags_live, RipOf(index));
+  } else {
+    code_.Move(kScratch2, kHostRbp, code64());
+  }
+  EmitCheckToHost(access, RipOf(index));
+  LoadSized(kScratch1, {.base = kScratch1}, size);
+  if (stack_size() == 2) {
+    code_.Byte(0x66);
+    code_.Lea(kHostR15, {.base = kHostRbp, .disp = static_cast<int32_t>(size)}, false);
+  } else {
+    EmitAddressPlus(kHostR15, kHostRbp, static_cast<int32_t>(size));
+  }
+  WriteSized(kHostRbp, kScratch1, size);
   return true;
 }
 
-/// Arithmetic flags from the host, IF from its own word, the rest from the state. Long mode at CPL 0 only: no IOPL
-/// rules.
+/// Arithmetic flags from the host, IF from its own word, the rest from the state.
 bool Translator::EmitPushFlags(unsigned index) {
-  if (!(request_.flags & kFlagCpl0) || insns_[index].operand_size == 2 || !(request_.flags & kFlagFlat)) return false;
-  const unsigned size = code64() ? 8 : 4;
+  const unsigned size = WordSize(insns_[index]);
+  // In virtual-8086 mode IOPL decides, and VM is not pushed.
+  const bool v86 = real() && context() == kContextUser;
+  if (code64() ? !(request_.flags & kFlagCpl0) : v86 && (!(request_.flags & kFlagIopl) || size != 2)) return false;
+  if (!CanUseStack(insns_[index])) return false;
   const Mem mask = Context(offsetof(JitContext, arithmetic_mask));
   code_.PushFlags();
   code_.Pop(kScratch1);
@@ -124,11 +168,14 @@ bool Translator::EmitPushFlags(unsigned index) {
   code_.Load(kScratch2, NACRE_STATE(rflags));
   code_.Lea(kScratch1, {.base = kScratch1, .index = kScratch2});
   code_.Store(SavedScratch(), kScratch1);
-  EmitAddressPlus(kScratch2, kHostR15, -static_cast<int32_t>(size));
+  if (StackSegmented())
+    EmitSegmentAddress(x86::kSs, StackOffset(-static_cast<int32_t>(size)), size, false, false, true, RipOf(index));
+  else
+    EmitAddressPlus(kScratch2, kHostR15, -static_cast<int32_t>(size));
   EmitCheckToHost({.size = size, .write = true, .flags_live = true}, RipOf(index));
   code_.Load(kScratch2, SavedScratch());
-  code_.Store({.base = kScratch1}, kScratch2, code64());
-  EmitAddressPlus(kHostR15, kHostR15, -static_cast<int32_t>(size));
+  StoreSized({.base = kScratch1}, kScratch2, size);
+  EmitMoveStack(-static_cast<int32_t>(size));
   return true;
 }
 
@@ -279,8 +326,7 @@ bool Translator::EmitBitTest(unsigned index) {
   const Instruction& insn = insns_[index];
   const unsigned size = insn.operand_size;
   const x86::Operand& offset = insn.operand[1];
-  if (size == 2 || insn.address_size == 2 || !CanAddress(insn) || offset.register_class != RegisterClass::kGpr)
-    return false;
+  if (size == 2 || Segmented(insn) || !CanAddress(insn) || offset.register_class != RegisterClass::kGpr) return false;
   // The offset belongs to the effective address, which wraps before a segment base is added.
   if (code64() && insn.address_size == 4 && (insn.segment == x86::kFs || insn.segment == x86::kGs)) return false;
   EmitLinearAddress(insn, NextRip(index), 0);
@@ -310,7 +356,7 @@ bool Translator::EmitBitTest(unsigned index) {
 
 /// CLFLUSH, CLFLUSHOPT, CLWB: guest RAM is coherent, so there is nothing to do once the address is found readable.
 bool Translator::EmitCacheLineFlush(unsigned index) {
-  if (!CanAddress(insns_[index])) return false;
+  if (Segmented(insns_[index]) || !CanAddress(insns_[index])) return false;
   addend_of_ = -1;
   EmitLinearAddress(insns_[index], NextRip(index), 0);
   EmitCheck({.size = 1, .write = false, .flags_live = live_before_[index] != 0}, RipOf(index), false);
@@ -320,6 +366,7 @@ bool Translator::EmitCacheLineFlush(unsigned index) {
 bool Translator::EmitSpecial(unsigned index, bool& handled) {
   const Instruction& insn = insns_[index];
   const bool cpl0 = (request_.flags & kFlagCpl0) != 0;
+  const bool interrupts = (request_.flags & (kFlagCpl0 | kFlagIopl)) != 0;
   const bool smap = (request_.flags & kFlagSmap) != 0;
   handled = true;
   switch (insn.zydis_mnemonic()) {
@@ -341,10 +388,14 @@ bool Translator::EmitSpecial(unsigned index, bool& handled) {
       EmitSwapGs();
       return true;
     case ZYDIS_MNEMONIC_CLI:
-      if (!cpl0) return false;
+      if (!interrupts) return false;
       code_.StoreImm32(Context(offsetof(JitContext, interrupt_flag)), 0, true);
       return true;
     case ZYDIS_MNEMONIC_MOV:
+      if (insn.operand[0].register_class == RegisterClass::kSegment) return EmitLoadSegment(index);
+      if (!code64() && insn.operand[0].kind == OperandKind::kMemory &&
+          insn.operand[1].register_class == RegisterClass::kSegment)
+        return EmitStoreSegment(index);
       return EmitMovFromSystem(insn, handled);
     case ZYDIS_MNEMONIC_RDTSC:
       return EmitRdtsc(false);
@@ -361,7 +412,22 @@ bool Translator::EmitSpecial(unsigned index, bool& handled) {
     case ZYDIS_MNEMONIC_CLWB:
       return EmitCacheLineFlush(index);
     case ZYDIS_MNEMONIC_STI:
-      return cpl0 && EmitSti(index);
+      return interrupts && EmitSti(index);
+    case ZYDIS_MNEMONIC_LES:
+    case ZYDIS_MNEMONIC_LDS:
+    case ZYDIS_MNEMONIC_LFS:
+    case ZYDIS_MNEMONIC_LGS:
+      return EmitLoadPointer(index);
+    case ZYDIS_MNEMONIC_PUSHA:
+    case ZYDIS_MNEMONIC_PUSHAD:
+      return EmitPushAll(index);
+    case ZYDIS_MNEMONIC_POPA:
+    case ZYDIS_MNEMONIC_POPAD:
+      return EmitPopAll(index);
+    case ZYDIS_MNEMONIC_ENTER:
+      return EmitEnter(index);
+    case ZYDIS_MNEMONIC_XLAT:
+      return EmitTranslate(index);
     case ZYDIS_MNEMONIC_STAC:
     case ZYDIS_MNEMONIC_CLAC: {
       if (!cpl0 || !smap) return false;

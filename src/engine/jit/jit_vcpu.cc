@@ -295,7 +295,7 @@ void JitVcpu::TakeNextSegment() {
 void JitVcpu::AddNextPage(TranslateRequest& request) {
   request.next_page_asked = true;
   const uint64_t next_rip = AlignDown(request.rip, kPageSize) + kPageSize;
-  if (next_rip == 0 || (!(request.flags & kFlagCode64) && next_rip > 0xffffffff)) return;
+  if (next_rip == 0 || (!(request.flags & kFlagCode64) && (next_rip ^ request.rip) > 0xffffffff)) return;
   CodePage* next = FetchPage(next_rip);
   const uint32_t next_id = next ? PageIdOf(next_rip, *next) : 0;
   if (next_id == 0) return;  // also when the table of ids is full: a check against it would pass for any page
@@ -313,12 +313,18 @@ void JitVcpu::ShowTools(const TranslateRequest& request, uint32_t block) {
 void JitVcpu::Translate() {
   const uint64_t start = __rdtsc();
   if (PageIdsFull()) RenewPageIds();
-  const uint64_t rip = context_->state.rip;
+  uint64_t rip = 0;
+  if (!FindCodeAddress(rip)) {
+    ResetCode();
+    code_segments_.Clear();
+    return;
+  }
   const CodePage* page = FetchPage(rip);
   if (!page) return;  // the next dispatch finds out why
   const uint32_t flags = CurrentFlags() | (ungrouped_ ? uint32_t{kFlagUngrouped} : 0);
   const uint64_t page_index = memory_.PageIndex(page->host);
   TranslateRequest request{.rip = rip,
+                           .segment = CodeSegmentOf(flags),
                            .phys = page->phys_page << 12 | (rip & kPageMask),
                            .page = page->host,
                            .page_index = page_index,

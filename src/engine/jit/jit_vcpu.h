@@ -89,6 +89,16 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   // dispatch_nosimd.cc: guest vectors may be live
   Need Dispatch();
   bool ComputeMode();
+  bool FindCodeAddress(uint64_t& address);
+  uint64_t RipOfCode(uint64_t address) const;
+  uint64_t LinearOfCode(uint64_t address) const {
+    return mode_flags_ & kFlagCode64 ? address : address & ~kCodeSegmentMask;
+  }
+  CodeSegment CodeSegmentOf(uint32_t flags) const {
+    const x86::Segment& cs = context_->state.segment[x86::kCs];
+    return flags & kFlagCode64 ? CodeSegment{} : CodeSegment{static_cast<uint32_t>(cs.base), cs.limit};
+  }
+  void LeaveGroup(const Site& site);
   uint32_t CurrentFlags() const;
   bool DeliverableRequest();
   void OpenPolls();
@@ -271,7 +281,8 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   uint32_t stress_taken_back_ = 0;
   bool single_ = false;      ///< a budget is in force: one instruction a block
   uint32_t mode_flags_ = 0;  ///< BlockFlags without the context
-  int64_t start_ns_ = 0;     ///< when the counter stood at start_ticks_
+  CodeSegments code_segments_;
+  int64_t start_ns_ = 0;  ///< when the counter stood at start_ticks_
   uint64_t start_ticks_ = 0;
   uint64_t populated_ = 0;  ///< bytes at the start of the code buffer that the host has given pages for
   uint32_t pending_link_ = kNone;

@@ -35,7 +35,7 @@ void JitVcpu::Lockstep::RunShadow(const CpuState& start, const Block& block, std
       result = shadow_->Step(next);
     if (devices_.touched || result != interp::StepResult::kOk) break;
     ++steps_;
-    if (steps_ < instructions && next.rip != block.rip + places[steps_].guest_offset) break;
+    if (steps_ < instructions && next.rip != start.rip + places[steps_].guest_offset) break;
   }
 }
 
@@ -104,8 +104,7 @@ std::string JitVcpu::Lockstep::Describe(const JitVcpu& vcpu, const Block& block,
     const size_t room = std::min<uint64_t>(15, kPageSize - (at & kPageMask));
     x86::Instruction insn;
     if (!vcpu.memory_.Read(GuestPhys(at), {bytes, room}) ||
-        x86::Decode({bytes, room}, (block.flags & kFlagCode64) ? x86::CodeSize::k64 : x86::CodeSize::k32, insn) !=
-            x86::DecodeStatus::kOk)
+        x86::Decode({bytes, room}, CodeSizeOf(block.flags), insn) != x86::DecodeStatus::kOk)
       break;
     char line[128];
     x86::Format(insn, block.rip + (at - block.phys), line);
@@ -143,8 +142,10 @@ ExitReason JitVcpu::Lockstep::Run(JitVcpu& vcpu, uint64_t instruction_budget) {
         active_ && !context.state.interrupt_shadow && !context.state.pending_debug && !context.state.halted;
     if (plain && !vcpu.DeliverableRequest() && (vcpu.mode_known_ || vcpu.ComputeMode()) && vcpu.mode_flags_ != kNone) {
       uint32_t page_id = 0;
-      index = vcpu.FindBlock(context.state.rip, vcpu.CurrentFlags() | (vcpu.ungrouped_ ? uint32_t{kFlagUngrouped} : 0),
-                             page_id);
+      uint64_t address = 0;
+      if (vcpu.FindCodeAddress(address))
+        index =
+            vcpu.FindBlock(address, vcpu.CurrentFlags() | (vcpu.ungrouped_ ? uint32_t{kFlagUngrouped} : 0), page_id);
       if (index != kNone && vcpu.store_->block(index).instruction_count == 0) index = kNone;
     }
     if (index != kNone) {

@@ -177,6 +177,14 @@ unsigned TailAt(const Instruction& insn) {
   return insn.opcode_at + 1u;
 }
 
+/// Whether 66 means the size of the operand, rather than being part of the opcode or meaning nothing.
+bool SizedByPrefix(const Instruction& insn) {
+  if (insn.has(x86::kInsnVector) || insn.has(x86::kInsnX87)) return false;
+  if (insn.map == 1) return insn.opcode != 0xae && insn.opcode != 0xc7;  // fences, CMPXCHG8B
+  if (insn.map == 2) return insn.opcode == 0xf0 || insn.opcode == 0xf1;  // MOVBE, CRC32; not ADCX
+  return insn.map == 0;
+}
+
 uint8_t* EmitModRmAndTail(uint8_t* at, const Instruction& insn, unsigned reg, unsigned rm, const Mem* memory) {
   if (insn.has(x86::kInsnModrm)) {
     if (memory)
@@ -337,7 +345,7 @@ bool CanReEmit(const Instruction& insn) {
   if (!AllowedInGroup(insn) || NeedsInterpreter(insn)) return false;
   if (insn.mnemonic == ZYDIS_MNEMONIC_LEA) return true;
   const Operand* memory = insn.memory_operand();
-  if (memory && (memory->size == 0 || memory->size > 64 || insn.address_size == 2)) return false;
+  if (memory && (memory->size == 0 || memory->size > 64)) return false;
   return true;
 }
 
@@ -361,8 +369,12 @@ bool IsNop(const Instruction& insn) {
 uint8_t* ReEmit(uint8_t* at, const Instruction& insn, const RegisterMap& map, const Mem* memory) {
   if (insn.encoding == Encoding::kEvex) return ReEmitEvex(at, insn, map, memory);
   if (insn.encoding == Encoding::kVex) return ReEmitVex(at, insn, map, memory);
+  // In 16-bit code 66 makes operands wider.
+  const bool sized = insn.code_size == x86::CodeSize::k16 && SizedByPrefix(insn);
+  if (sized && insn.operand_size == 2) *at++ = 0x66;
   for (unsigned i = 0; i < insn.prefix_count; ++i) {
     const uint8_t prefix = insn.bytes[i];
+    if (sized && prefix == 0x66) continue;
     if (prefix == 0x66 || prefix == 0xf2 || prefix == 0xf3 || prefix == 0xf0) *at++ = prefix;
   }
   const bool in_opcode = !insn.has(x86::kInsnModrm);

@@ -23,7 +23,10 @@ Result<BlockListing> ScratchTranslator::Translate(std::span<const uint8_t> code,
   BlockStore store(kPages, buffer_.write_base(), static_cast<uint32_t>(code_start_ - buffer_.write_base()),
                    static_cast<uint32_t>(buffer_.size_bytes()), kBufferBytes);
   Translator translator(model_, buffer_, store, stubs_);
-  const TranslateRequest request{.rip = rip,
+  // 16-bit code: the segment of selector 0.
+  const bool narrow = (flags & kFlagCode16) != 0;
+  const TranslateRequest request{.rip = narrow ? uint64_t{1} << kCodeSegmentShift | rip : rip,
+                                 .segment = {.limit = narrow ? 0xffff : 0xffffffff},
                                  .phys = offset,
                                  .page = pages_.data(),
                                  .page_index = 0,

@@ -24,7 +24,9 @@ void JitVcpu::Stress() {
   // The entry after an invalidation, which comes back with the new translation, must not throw it away unused.
   if (!std::exchange(stress_invalidated_, false) && Due(stress.invalidate, stress_invalidate_)) {
     stress_invalidated_ = true;
-    if (const CodePage* page = FetchPage(context_->state.rip)) {
+    uint64_t address = 0;
+    const CodePage* page = FindCodeAddress(address) ? FetchPage(address) : nullptr;
+    if (page) {
       counters_.invalidations += store_->InvalidateRange(memory_.PageIndex(page->host), 0, kPageSize - 1, true);
       pending_link_ = kNone;
     }

@@ -155,8 +155,10 @@ bool JitVcpu::MayWriteBesideCode(const uint8_t* host_page, unsigned first, unsig
   return true;
 }
 
-CodePage* JitVcpu::FetchPage(uint64_t rip) {
+/// The page of a code address.
+CodePage* JitVcpu::FetchPage(uint64_t code_address) {
   const CpuState& state = context_->state;
+  const uint64_t rip = LinearOfCode(code_address);
   const bool user = state.cpl() == 3;
   const uint64_t linear_page = rip >> 12;
   const uint64_t key = CodePageKey(linear_page, user);
@@ -186,7 +188,8 @@ CodePage* JitVcpu::FetchPage(uint64_t rip) {
 }
 
 /// Translated code of `context` may rely on the page of `rip` being mapped so, until a flush.
-void JitVcpu::NoteCodePage(uint64_t rip, const CodePage& page, unsigned context, uint32_t page_id) {
+void JitVcpu::NoteCodePage(uint64_t code_address, const CodePage& page, unsigned context, uint32_t page_id) {
+  const uint64_t rip = LinearOfCode(code_address);
   const unsigned slot = (rip >> 12) % kPageSlots;
   context_->code_pages[context].page_id[slot] = page_id;
   CodeNotes& notes = Code(context);
@@ -324,7 +327,8 @@ void JitVcpu::FlushCodePage(JitContext& view, unsigned context, CodeNotes& notes
   view.code_pages[context].page_id[(page >> 12) % kPageSlots] = 0;
   JumpCache& cache = view.jump_cache[context];
   const auto drop = [&](unsigned i) {
-    if (((0 - cache.negated_rip[i]) ^ page) >> 12 != 0) return;
+    // Above 32 bits may stand a number (code_segments.h): pages 4 GiB apart go together.
+    if (static_cast<uint32_t>((0 - cache.negated_rip[i]) ^ page) >> 12 != 0) return;
     cache.negated_rip[i] = ~uint64_t{0};  // not 0, which is an entry that `notes` does not list
     cache.target[i] = reinterpret_cast<uint64_t>(stubs_.miss_target);
   };

@@ -98,7 +98,6 @@ void Translator::EmitRipImm(unsigned reg, uint64_t value, bool wide) {
 }
 
 void Translator::DecodeBlock() {
-  const CodeSize code_size = code64() ? CodeSize::k64 : CodeSize::k32;
   unsigned offset = 0;
   const auto page_offset = static_cast<unsigned>(request_.phys & kPageMask);
   count_ = 0;
@@ -110,22 +109,24 @@ void Translator::DecodeBlock() {
     if (at >= kPageSize) break;
     Instruction& insn = insns_[count_];
     const size_t room = std::min<size_t>(15, kPageSize - at);
-    x86::DecodeStatus status = x86::Decode({request_.page + at, room}, code_size, insn);
+    x86::DecodeStatus status = x86::Decode({request_.page + at, room}, code_size(), insn);
     if (status == x86::DecodeStatus::kTruncated && request_.next_page) {
       uint8_t bytes[15];
       std::copy_n(request_.page + at, room, bytes);
       std::copy_n(request_.next_page, 15 - room, bytes + room);
-      status = x86::Decode(bytes, code_size, insn);
+      status = x86::Decode(bytes, code_size(), insn);
     }
     truncated_ = status == x86::DecodeStatus::kTruncated;
-    // Invalid, or the next page is not there: the interpreter finds out.
-    if (status != x86::DecodeStatus::kOk || !model_.Adapt(insn)) {
+    // Invalid, or the next page is not there, or it reaches beyond the segment: the interpreter finds out.
+    const bool inside =
+        InSegment(request_.rip + offset) && (status != x86::DecodeStatus::kOk || EndsInSegment(offset, insn));
+    if (status != x86::DecodeStatus::kOk || !inside || !model_.Adapt(insn)) {
       ends_undecodable_ = true;
       break;
     }
     const bool reemits = CanReEmit(insn);
     kinds_[count_] = static_cast<uint8_t>((reemits ? kReEmits : 0) | (IsNop(insn) ? kNop : 0) |
-                                          (reemits || IsTransparent(insn) ? kTransparent : 0));
+                                          (reemits || IsTransparent(insn) || IsSegmentMove(insn) ? kTransparent : 0));
     offsets_[count_] = static_cast<uint16_t>(offset);
     offset += insn.length;
     ++count_;
@@ -139,6 +140,11 @@ void Translator::DecodeBlock() {
   }
 }
 
+/// Whether an instruction that was decoded `offset` bytes from the block's start lies within the code segment.
+bool Translator::EndsInSegment(unsigned offset, const Instruction& insn) const {
+  return code64() || uint64_t{OffsetOf(request_.rip + offset)} + insn.length - 1 <= request_.segment.limit;
+}
+
 bool Translator::IsJcc(const Instruction& insn) {
   return (insn.map == 0 && (insn.opcode & 0xf0) == 0x70) || (insn.map == 1 && (insn.opcode & 0xf0) == 0x80);
 }
@@ -146,11 +152,27 @@ bool Translator::IsJcc(const Instruction& insn) {
 /// Forward conditional branches within the page do not end a block: code behind them usually runs.
 bool Translator::GoesOnBehind(unsigned index) const {
   const Instruction& insn = insns_[index];
-  if (insn.branch != BranchKind::kConditional || !IsJcc(insn) || (insn.operand_size == 2 && !code64())) return false;
+  if (insn.branch != BranchKind::kConditional || !IsJcc(insn) || !CanBranch(insn)) return false;
   if (count_ == request_.max_instructions || count_ >= kMaxWithSideExits || side_exits_ == kMaxSideExits) return false;
-  const uint64_t target = TruncateRip(NextRip(index) + insn.immediate);
-  return SamePage(target) && SamePage(NextRip(index)) && target > RipOf(index);
+  const uint64_t target = TargetOf(index);
+  return SamePage(target) && SamePage(NextRip(index)) && target > RipOf(index) && InSegment(target);
 }
+
+unsigned Translator::WordSize(const Instruction& insn) {
+  if (insn.code_size == CodeSize::k64) return 8;
+  return (insn.code_size == CodeSize::k32) != insn.has(x86::kInsnOperandSizePrefix) ? 4 : 2;
+}
+
+uint64_t Translator::TargetOf(uint64_t next, const Instruction& insn) const {
+  if (code64()) return next + insn.immediate;
+  const uint32_t offset = OffsetOf(next) + static_cast<uint32_t>(insn.immediate);
+  const uint32_t linear = request_.segment.base + (WordSize(insn) == 2 ? offset & 0xffff : offset);
+  return (request_.rip & kCodeSegmentMask) | linear;
+}
+
+/// In 32-bit code branches that truncate EIP to 16 bits are left to the interpreter: their targets do not move with the
+/// block.
+bool Translator::CanBranch(const Instruction& insn) const { return code64() || code16() || WordSize(insn) == 4; }
 
 void Translator::NoteLook(unsigned at, unsigned bytes) {
   look_first_ = std::min(look_first_, at);
@@ -178,21 +200,20 @@ uint16_t Translator::LiveAt(uint64_t rip) {
 }
 
 uint16_t Translator::LookAhead(uint64_t rip) {
-  const CodeSize code_size = code64() ? CodeSize::k64 : CodeSize::k32;
   auto at = static_cast<unsigned>(rip & kPageMask);
   uint16_t undecided = kAllFlags, live = 0;
   Instruction insn;
   for (unsigned i = 0; i < kLookAhead && undecided; ++i) {
     const size_t room = std::min<size_t>(15, kPageSize - at);
     const bool decoded =
-        room != 0 && x86::Decode({request_.page + at, room}, code_size, insn) == x86::DecodeStatus::kOk;
+        room != 0 && x86::Decode({request_.page + at, room}, code_size(), insn) == x86::DecodeStatus::kOk;
     NoteLook(at, decoded ? insn.length : static_cast<unsigned>(room));
     if (!decoded) break;
     live |= insn.flags_read & undecided;
     undecided &= static_cast<uint16_t>(~(insn.flags_read | insn.flags_written));
     // A call's own access to the stack keeps the flags.
     if (insn.branch == BranchKind::kJump || insn.branch == BranchKind::kCall) {
-      const uint64_t target = TruncateRip(AlignDown(rip, kPageSize) + at + insn.length + insn.immediate);
+      const uint64_t target = TargetOf(AlignDown(rip, kPageSize) + at + insn.length, insn);
       if (!SamePage(target)) break;
       at = static_cast<unsigned>(target & kPageMask);
       continue;
@@ -213,14 +234,12 @@ void Translator::ComputeLiveness() {
     const unsigned last = count_ - 1;
     const Instruction& insn = insns_[last];
     if (insn.branch == BranchKind::kNone && !ends_undecodable_) live = LiveAt(NextRip(last));
-    if (insn.branch == BranchKind::kConditional)
-      live = LiveAt(NextRip(last)) | LiveAt(TruncateRip(NextRip(last) + insn.immediate));
-    if (insn.branch == BranchKind::kJump || insn.branch == BranchKind::kCall)
-      live = LiveAt(TruncateRip(NextRip(last) + insn.immediate));
+    if (insn.branch == BranchKind::kConditional) live = LiveAt(NextRip(last)) | LiveAt(TargetOf(last));
+    if (insn.branch == BranchKind::kJump || insn.branch == BranchKind::kCall) live = LiveAt(TargetOf(last));
   }
   for (unsigned i = count_; i-- > 0;) {
     const Instruction& insn = insns_[i];
-    if (IsSideExit(i)) live |= FlagsAt(TruncateRip(NextRip(i) + insn.immediate), false);
+    if (IsSideExit(i)) live |= FlagsAt(TargetOf(i), false);
     // The interpreter takes over with all flags, and may deliver a fault that shows them.
     if (!Transparent(i) && insn.branch == BranchKind::kNone) live = kAllFlags;
     live = static_cast<uint16_t>((live & ~insn.flags_written) | insn.flags_read);
@@ -295,6 +314,7 @@ bool Translator::EmitInstruction(unsigned index) {
   const Instruction& insn = insns_[index];
   if (insn.has(x86::kInsnBadLock)) return false;
   if (Nop(index)) return true;
+  if (real() && insn.encoding != x86::Encoding::kLegacy) return false;  // #UD there
   if (insn.has(x86::kInsnX87) && !(request_.flags & kFlagX87)) return false;
   if (insn.has(x86::kInsnVector)) {
     const uint32_t needed = UsesAvx512(insn) ? kFlagAvx512 : insn.encoding == x86::Encoding::kVex ? kFlagAvx : kFlagSse;
@@ -334,7 +354,7 @@ void Translator::EmitColdPart() {
     if (exit.rip_check) {
       code_.Move(kHostRcx, kScratch2);
       if (exit.rip != 0) {
-        EmitRipImm(kScratch2, exit.rip, code64());
+        EmitRipImm(kScratch2, exit.rip, WideRip(exit.rip));
         code_.Lea(kScratch1, {.base = kScratch1, .index = kScratch2});
       }
     }
@@ -372,7 +392,7 @@ void Translator::Finish(Block& block, unsigned done) {
   length = std::min<unsigned>(length, static_cast<unsigned>(kPageSize) - page_offset);
   block.phys = request_.phys;
   block.rip = request_.rip;
-  block.flags = static_cast<uint16_t>(request_.flags);
+  block.flags = request_.flags;
   block.guest_length = static_cast<uint16_t>(length);
   uint16_t undefined = 0;
   for (unsigned i = 0; i < done; ++i) {

@@ -22,7 +22,8 @@ inline constexpr auto kAllFlags = static_cast<uint16_t>(x86::rflags::kArithmetic
 inline constexpr uint32_t kWantsNextPage = kNone - 1;
 
 struct TranslateRequest {
-  uint64_t rip = 0;  ///< linear (CS base is 0 in all translated code)
+  uint64_t rip = 0;  ///< see code_segments.h
+  CodeSegment segment = {};
   uint64_t phys = 0;
   /// Host address of the page that holds it, or of a copy that nobody writes to: the bytes that are translated must be
   /// those that are remembered for Reuse.
@@ -110,6 +111,11 @@ class Translator {
     uint8_t base = x86::kNoRegister, index = x86::kNoRegister, scale = 1;
     unsigned base_version = 0, index_version = 0;
     bool rip_relative = false;  ///< kept apart from absolute: in a block used elsewhere their distance is another
+    // Where segments count (emit_segment.cc); 0 elsewhere. Registers of 32-bit addresses have another narrow version
+    // after each change of their lower half only.
+    uint8_t segment = 0;  ///< plus 1
+    uint8_t address_size = 0;
+    unsigned segment_version = 0, base_narrow = 0, index_narrow = 0;
     bool constant() const { return base == x86::kNoRegister && index == x86::kNoRegister; }
     bool operator==(const AddressForm&) const = default;
   };
@@ -153,6 +159,8 @@ class Translator {
   // translator.cc
   void DecodeBlock();
   static bool IsJcc(const x86::Instruction& insn);
+  bool EndsInSegment(unsigned offset, const x86::Instruction& insn) const;
+  bool CanBranch(const x86::Instruction& insn) const;
   bool GoesOnBehind(unsigned index) const;
   /// A conditional branch within the block: not taken, the block goes on.
   bool IsSideExit(unsigned index) const {
@@ -182,8 +190,23 @@ class Translator {
   uint64_t RipOf(unsigned index) const { return request_.rip + offsets_[index]; }
   uint64_t NextRip(unsigned index) const { return RipOf(index) + insns_[index].length; }
   bool code64() const { return (request_.flags & kFlagCode64) != 0; }
+  bool code16() const { return (request_.flags & kFlagCode16) != 0; }
+  bool flat() const { return (request_.flags & kFlagFlat) != 0; }
+  bool real() const { return (request_.flags & kFlagReal) != 0; }
+  bool plain_segments() const { return (request_.flags & kFlagPlainSegments) != 0; }
+  x86::CodeSize code_size() const { return CodeSizeOf(request_.flags); }
   unsigned context() const { return request_.flags & kFlagContextMask; }
-  uint64_t TruncateRip(uint64_t rip) const { return code64() ? rip : rip & 0xffffffff; }
+  uint64_t TruncateRip(uint64_t rip) const { return MoveCode(request_.rip, rip - request_.rip, request_.flags); }
+  /// Where a direct branch leads that ends before `next`.
+  uint64_t TargetOf(uint64_t next, const x86::Instruction& insn) const;
+  uint64_t TargetOf(unsigned index) const { return TargetOf(NextRip(index), insns_[index]); }
+  /// EIP at a code address.
+  uint32_t OffsetOf(uint64_t rip) const { return static_cast<uint32_t>(rip) - request_.segment.base; }
+  bool InSegment(uint64_t rip) const { return code64() || OffsetOf(rip) <= request_.segment.limit; }
+  /// Bytes of the operand of branches and stack instructions.
+  static unsigned WordSize(const x86::Instruction& insn);
+  /// Whether a constant of 64 bits is needed for a code address.
+  bool WideRip(uint64_t rip) const { return code64() || rip >> kCodeSegmentShift != 0; }
 
   // access_groups.cc
   void PlanGroups();
@@ -223,12 +246,62 @@ class Translator {
   uint8_t LoadGpr(unsigned gpr, uint8_t scratch);  ///< host register that holds it (scratch when homed)
   void StoreGpr(unsigned gpr, uint8_t from);
 
+  // emit_segment.cc
+  /// The offset of an access in its segment.
+  struct SegmentOffset {
+    uint8_t base = x86::kNoRegister, index = x86::kNoRegister;
+    unsigned scale = 1;
+    int64_t displacement = 0;
+    unsigned address_size = 2;
+    bool constant() const { return base == x86::kNoRegister && index == x86::kNoRegister; }
+    uint32_t value() const { return static_cast<uint32_t>(displacement) & (address_size == 2 ? 0xffff : 0xffffffff); }
+  };
+  static SegmentOffset OperandOffset(const x86::Instruction& insn);
+  /// Of the stack, `distance` bytes from its pointer.
+  SegmentOffset StackOffset(int distance) const {
+    return {.base = x86::kRsp, .displacement = distance, .address_size = stack_size()};
+  }
+  unsigned stack_size() const { return code64() ? 8 : (request_.flags & kFlagStack16) ? 2 : 4; }
+  SegmentKind KindOf(unsigned segment) const { return SegmentKindOf(request_.flags, segment); }
+  bool Segmented(const x86::Instruction& insn) const;
+  bool StackSegmented() const { return !code64() && (!flat() || stack_size() == 2); }
+  bool CanAddressSegment(unsigned segment, const SegmentOffset& offset, unsigned bytes, bool write) const;
+  void EmitSegmentAddress(unsigned segment, const SegmentOffset& offset, unsigned bytes, bool range, bool group,
+                          bool live, uint64_t rip);
+  void EmitSegmentLinear(unsigned segment, bool narrow, unsigned bytes, bool range, bool group, bool live,
+                         uint64_t rip);
+  void EmitLimitExit(bool group, bool live, uint64_t rip, uint8_t* jump);
+  void EmitAtMost(uint8_t reg, int64_t most, bool group, bool live, uint64_t rip);
+  void EmitWithinLimit(unsigned segment, unsigned bytes, bool group, bool live, uint64_t rip);
+  Mem EmitSegmentAccess(unsigned index, Part part, unsigned segment, const SegmentOffset& offset, unsigned size,
+                        bool write, bool range = false);
+  void EmitMoveStack(int32_t distance);
+  void LoadSized(uint8_t reg, const Mem& mem, unsigned size);  ///< zero-extended
+  void StoreSized(const Mem& mem, uint8_t reg, unsigned size);
+  void WriteSized(uint8_t to, uint8_t from, unsigned size);  ///< of 2 bytes: the rest stays
+  bool IsSegmentMove(const x86::Instruction& insn) const;
+  bool EmitLoadSegment(unsigned index);
+  bool EmitLoadPointer(unsigned index);
+  bool EmitStoreSegment(unsigned index);
+  void EmitSetSegment(unsigned segment);
+  bool EmitPopSegment(unsigned index);
+  bool EmitPopMemory(unsigned index);
+  bool EmitPushAll(unsigned index);
+  bool EmitPopAll(unsigned index);
+  bool EmitEnter(unsigned index);
+  bool EmitTranslate(unsigned index);
+  bool EmitFar(unsigned index);
+  bool EmitFarReturn(unsigned index);
+  void EmitFarTarget();
+  void EmitCodeAddress();
+
   // emit_gather.cc
   static bool IsGather(const x86::Instruction& insn);  ///< or a scatter that EmitGather takes
   bool EmitGather(unsigned index);
 
   // emit_special.cc
   bool EmitSpecial(unsigned index, bool& handled);
+  bool CanUseStack(const x86::Instruction& insn) const;
   bool EmitPush(unsigned index);
   bool EmitPop(unsigned index);
   bool EmitLeave(unsigned index);
@@ -249,6 +322,8 @@ class Translator {
   bool EmitBranch(unsigned index);
   void EmitConditional(unsigned index);
   void EmitCounterBranch(unsigned index);
+  void EmitNarrowCounterBranch(unsigned index);
+  void EmitTargetCheck(unsigned index);
   bool EmitCall(unsigned index);
   bool EmitIndirect(unsigned index);
   bool EmitReturn(unsigned index);
@@ -303,6 +378,8 @@ class Translator {
   std::array<bool, kMaxInstructions> table_lookup_{};  ///< the operand's TLB entry is predicted
   std::array<unsigned, 16> base_version_{};            ///< by Gpr
   std::array<int64_t, 16> base_change_{};              ///< by Gpr: known change since its version began
+  std::array<unsigned, 16> narrow_version_{};          ///< see AddressForm
+  std::array<unsigned, x86::kSegmentCount> segment_version_{};
   std::array<Stream, kLoopStreams> streams_{};
   unsigned stream_count_ = 0;  ///< 0: the block is no loop, or one without streams
   bool in_strip_ = false;      ///< the loop's body is emitted for the second time, by streams
@@ -314,7 +391,7 @@ class Translator {
   const uint8_t* loop_start_ = nullptr;  ///< of the plain body
   std::array<StreamAccess, kMaxInstructions> stream_access_{};
   EarlyPlace early_;
-  std::array<ColdExit, kMaxInstructions * 6> cold_;
+  std::array<ColdExit, kMaxInstructions * 8> cold_;
   unsigned cold_count_ = 0;
   unsigned look_first_ = 0, look_last_ = 0;  ///< see Block
   struct Looked {

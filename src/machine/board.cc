@@ -130,10 +130,15 @@ void Board::BuildLegacy(const Wiring& wiring) {
     Keep(debug_exit_, std::make_unique<devices::DebugExitPort>(control));
     MapPorts(devices::DebugExitPort::kPort, 4, *debug_exit_, "debug-exit");
   }
-  Keep(pit_, std::make_unique<devices::Pit8254>(*loop_, NewIrq(0)));
+  using devices::Hpet;
+  Hpet::Lines hpet_lines{&NewIrq(0), &NewIrq(devices::Rtc::kIrq), {}};
+  for (unsigned i = 0; i < Hpet::kRoutes; ++i) hpet_lines.routes[i] = &NewIrq(Hpet::kFirstRoute + i);
+  Keep(hpet_, std::make_unique<Hpet>(*loop_, hpet_lines, apic_bus_));
+  mappings_.push_back(memory_bus_.Add(Hpet::kDefaultBase, Hpet::kSize, *hpet_, "hpet"));
+  Keep(pit_, std::make_unique<devices::Pit8254>(*loop_, hpet_->gate_irq0()));
   MapPorts(devices::Pit8254::kPort, 4, *pit_, "pit");
   MapPorts(devices::Pit8254::kSpeakerPort, 1, pit_->speaker_io(), "pit");
-  Keep(rtc_, std::make_unique<devices::Rtc>(*loop_, wall_clock_, NewIrq(devices::Rtc::kIrq)));
+  Keep(rtc_, std::make_unique<devices::Rtc>(*loop_, wall_clock_, hpet_->gate_irq8()));
   MapPorts(devices::Rtc::kPort, 2, *rtc_, "rtc");
   uint64_t above_4g = 0;
   for (const memory::Region& region : memory_->regions())
@@ -312,6 +317,7 @@ boot::AcpiConfig Board::AcpiDescription() const {
   acpi.s5_sleep_type = AcpiPm::kSleepTypeS5;
   acpi.reset_port = devices::ResetControl::kPort;
   acpi.reset_value = devices::ResetControl::kResetValue;
+  acpi.hpet_address = devices::Hpet::kDefaultBase;
   acpi.rtc_century = devices::Rtc::kCenturyIndex;
   if (config_->firmware.empty()) {
     acpi.pci_memory32 = {kPciMemory32First, kPciMemory32End - 1};

@@ -19,6 +19,7 @@
 #include "devices/chipset/acpi_pm.h"
 #include "devices/chipset/apic_bus.h"
 #include "devices/chipset/gsi_router.h"
+#include "devices/chipset/hpet.h"
 #include "devices/chipset/io_apic.h"
 #include "devices/chipset/kvm_clock.h"
 #include "devices/chipset/kvm_paravirt.h"
@@ -151,6 +152,7 @@ class Board {
   std::unique_ptr<devices::SystemControlA> system_control_;
   std::unique_ptr<devices::PostPort> post_;
   std::unique_ptr<devices::DebugExitPort> debug_exit_;
+  std::unique_ptr<devices::Hpet> hpet_;
   std::unique_ptr<devices::Pit8254> pit_;
   std::unique_ptr<devices::Rtc> rtc_;
   std::unique_ptr<devices::I8042> i8042_;

@@ -1,7 +1,7 @@
 #pragma once
 // The HPET (IA-PC HPET Specification 1.0a): a 64-bit counter of 100 MHz and three timers, with legacy replacement
 // (timer 0 takes IRQ 0 from the 8254, timer 1 IRQ 8 from the clock) and FSB delivery. Mapped by the machine at
-// kDefaultBase. Optional: a guest with kvm-clock has no use for it. Under the device lock.
+// kDefaultBase. Under the device lock.
 
 #include <array>
 #include <cstdint>

@@ -249,7 +249,8 @@ Status SetConsole(RunOptions& options, std::string_view value) {
 
 Status SetDisplay(RunOptions& options, std::string_view value) {
   machine::DisplayConfig& display = options.machine.display;
-  display = {};
+  display.present = false;
+  display.vnc.reset();
   if (value == "none") return {};
   display.present = true;
   if (value == "offscreen") return {};
@@ -258,6 +259,18 @@ Status SetDisplay(RunOptions& options, std::string_view value) {
   if (!vnc) return Context(vnc.error(), "--display {}", value);
   display.vnc = std::move(*vnc);
   return {};
+}
+
+Status SetInput(RunOptions& options, std::string_view value) {
+  using machine::InputKind;
+  constexpr std::array<std::pair<std::string_view, InputKind>, 3> kInputs{
+      {{"ps2", InputKind::kPs2}, {"virtio", InputKind::kVirtio}, {"virtio-mouse", InputKind::kVirtioMouse}}};
+  for (const auto& [name, kind] : kInputs) {
+    if (name != value) continue;
+    options.machine.display.input = kind;
+    return {};
+  }
+  return Fail("--input {}: choose ps2, virtio or virtio-mouse", value);
 }
 
 Status SetTimeout(RunOptions& options, std::string_view value) {
@@ -322,6 +335,8 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"--serial", "WHERE", "the serial port ttyS0: stdio, file:PATH or none (stdio, or none with --console stdio)", SetSerial},
     {"--console", "WHERE", "the virtio console hvc0: stdio, file:PATH or none (none)", SetConsole},
     {"--display", "WHERE", "the screen: none, offscreen, vnc:ADDRESS:PORT[,password=FILE], vnc:unix:PATH (none)", SetDisplay},
+    {"--input", "KIND", "beside PS/2 keyboard and mouse, with --display: virtio (keyboard and tablet), virtio-mouse or ps2 (virtio)",
+     SetInput},
     {"--balloon", "on|off", "the memory balloon (on)", SetBalloon},
     {"--control", "PATH", "a socket by which `nacre control PATH` and others steer the running VM",
      [](RunOptions& o, std::string_view v) -> Status { o.control = v; return {}; }},

@@ -12,10 +12,15 @@ inline constexpr uint8_t kLeftButton = 1, kRightButton = 2, kMiddleButton = 4;
 /// Bits of InputSink::leds, as keyboards number them.
 inline constexpr uint8_t kScrollLockLed = 1, kNumLockLed = 2, kCapsLockLed = 4;
 
+/// PointerMove::x and y at the right and at the lower edge of the screen.
+inline constexpr uint16_t kPointerRange = 0x7fff;
+
+/// Each device takes of it what it knows.
 struct PointerMove {
-  int dx = 0, dy = 0;   ///< pixels, to the right and downwards
-  int wheel = 0;        ///< notches, away from the person is positive
-  uint8_t buttons = 0;  ///< those that are down now
+  int dx = 0, dy = 0;     ///< pixels, to the right and downwards
+  uint16_t x = 0, y = 0;  ///< where on the screen, 0 to kPointerRange
+  int wheel = 0;          ///< notches, away from the person is positive
+  uint8_t buttons = 0;    ///< those that are down now
 };
 
 /// Under the device lock. Events that the guest does not fetch are dropped after a few.
@@ -28,6 +33,10 @@ class InputSink {
   virtual bool keys_taken() const = 0;
   virtual void MovePointer(const PointerMove& move) = 0;
   virtual uint8_t leds() const = 0;
+  /// Who has a choice gives it to this one.
+  virtual bool active() const { return true; }
+  /// The guest knows where on the screen the pointer is, not only how it moves.
+  virtual bool absolute() const { return false; }
 };
 
 }  // namespace nacre::display

@@ -57,6 +57,13 @@ Result<Fd> ListenUnix(const std::string& path) {
   return fd;
 }
 
+/// The smallest position of a PointerMove that a guest takes for this pixel.
+uint16_t ScalePointer(int at, unsigned size) {
+  const auto pixel = static_cast<uint32_t>(std::clamp(at, 0, static_cast<int>(size) - 1));
+  constexpr uint32_t kPositions = uint32_t{kPointerRange} + 1;
+  return static_cast<uint16_t>((pixel * kPositions + size - 1) / size);
+}
+
 Result<Fd> ListenTcp(const std::string& host, uint16_t port) {
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
@@ -342,6 +349,8 @@ void VncServer::Impl::OnPointer(int buttons, int x, int y, rfbClientPtr client) 
     move.dx = x - server.pointer_x_;
     move.dy = y - server.pointer_y_;
   }
+  move.x = ScalePointer(x, server.surface_.width());
+  move.y = ScalePointer(y, server.surface_.height());
   server.pointer_x_ = x;
   server.pointer_y_ = y;
   server.pointer_known_ = true;

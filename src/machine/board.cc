@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "devices/virtio/balloon.h"
+#include "devices/virtio/input.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
 #include "network/user_net.h"
@@ -74,6 +75,7 @@ Status Board::Build(const Wiring& wiring) {
   NACRE_TRY_STATUS(BuildSerial(wiring));
   NACRE_TRY_STATUS(BuildPci(wiring));
   NACRE_TRY_STATUS(BuildDisplay(wiring));
+  NACRE_TRY_STATUS(BuildInput(wiring));
   NACRE_TRY_STATUS(BuildDisks(wiring));
   NACRE_TRY_STATUS(BuildNetworks(wiring));
   NACRE_TRY(AttachVirtio(devices::VirtioRng::Create("virtio-rng0", *memory_, *loop_)));
@@ -146,7 +148,8 @@ void Board::BuildLegacy(const Wiring& wiring) {
   rtc_->SetMemorySize(memory_->regions().front().size_bytes, above_4g);
   Keep(i8042_, std::make_unique<devices::I8042>(NewIrq(devices::I8042::kIrq), NewIrq(devices::I8042::kMouseIrq),
                                                 control, config_->has_screen()));
-  typist_ = std::make_unique<display::Typist>(*i8042_, *loop_);
+  input_ = std::make_unique<display::InputRouter>(*i8042_);
+  typist_ = std::make_unique<display::Typist>(*input_, *loop_);
   MapPorts(devices::I8042::kDataPort, 1, i8042_->data_io(), "i8042");
   MapPorts(devices::I8042::kCommandPort, 1, i8042_->command_io(), "i8042");
   Keep(dma_, std::make_unique<devices::Dma8237>(*memory_));
@@ -233,6 +236,19 @@ Status Board::BuildDisplay(const Wiring&) {
   using devices::vga::kWindowBase, devices::vga::kWindowSize;
   mappings_.push_back(memory_bus_.Add(kWindowBase, kWindowSize, vga_->window(), "vga-window"));
   memory_->SetLowPages(GuestPhys(kWindowBase), GuestPhys(kWindowBase + kWindowSize - 1), memory::LowPage::kNothing);
+  return {};
+}
+
+Status Board::BuildInput(const Wiring&) {
+  using devices::VirtioInput;
+  if (!config_->display.present || config_->display.input == InputKind::kPs2) return {};
+  auto keyboard = VirtioInput::Create(VirtioInput::Kind::kKeyboard, *memory_, *loop_);
+  const bool mouse = config_->display.input == InputKind::kVirtioMouse;
+  auto pointer = VirtioInput::Create(mouse ? VirtioInput::Kind::kMouse : VirtioInput::Kind::kTablet, *memory_, *loop_);
+  input_->SetKeyboard(keyboard.get());
+  input_->SetPointer(pointer.get());
+  NACRE_TRY(AttachVirtio(std::move(keyboard)));
+  NACRE_TRY(AttachVirtio(std::move(pointer)));
   return {};
 }
 

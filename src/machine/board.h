@@ -39,6 +39,7 @@
 #include "devices/vga/vga.h"
 #include "devices/virtio/console.h"
 #include "devices/virtio/virtio_pci.h"
+#include "display/input_router.h"
 #include "display/typist.h"
 #include "engine/engine.h"
 #include "machine/fd_console.h"
@@ -86,7 +87,7 @@ class Board {
   boot::AcpiConfig AcpiDescription() const;
   /// Null: there is none. Both outlive everything but the board.
   display::Screen* screen() { return vga_.get(); }
-  display::InputSink& input() { return *i8042_; }
+  display::InputSink& input() { return *input_; }
   display::Typist& typist() { return *typist_; }
   /// What PrepareDirectBoot has put on the screen.
   std::optional<boot::LinearScreen> BootScreen() const;
@@ -106,6 +107,7 @@ class Board {
   void BuildLegacy(const Wiring& wiring);
   Status BuildPci(const Wiring& wiring);
   Status BuildDisplay(const Wiring& wiring);
+  Status BuildInput(const Wiring& wiring);
   Status BuildSerial(const Wiring& wiring);
   Status BuildConsole(const Wiring& wiring);
   Status BuildDisks(const Wiring& wiring);
@@ -156,6 +158,7 @@ class Board {
   std::unique_ptr<devices::Pit8254> pit_;
   std::unique_ptr<devices::Rtc> rtc_;
   std::unique_ptr<devices::I8042> i8042_;
+  std::unique_ptr<display::InputRouter> input_;
   std::unique_ptr<display::Typist> typist_;
   std::unique_ptr<devices::Dma8237> dma_;
   Fd serial_file_, console_file_;

@@ -80,9 +80,17 @@ struct SerialConfig {
   bool terminal = false;  ///< kStdio: input is a terminal in raw mode, where Ctrl-] leaves
 };
 
+/// Beside the PS/2 keyboard and mouse, which serve until a driver of these runs.
+enum class InputKind : uint8_t {
+  kPs2,          ///< nothing
+  kVirtio,       ///< a keyboard and a tablet
+  kVirtioMouse,  ///< a keyboard and a mouse
+};
+
 /// The guest's screen, with keyboard and mouse beside it.
 struct DisplayConfig {
-  bool present = false;                    ///< with firmware there is one anyway
+  bool present = false;  ///< with firmware there is one anyway
+  InputKind input = InputKind::kVirtio;
   std::optional<display::VncOptions> vnc;  ///< who shows it; nothing: only screenshots
 };
 

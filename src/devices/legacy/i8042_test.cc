@@ -306,7 +306,10 @@ TEST_F(Ps2Test, FuzzACommandStreamComesBackAfterAReset) {
         i8042_.Key(static_cast<uint16_t>(r >> 16), TestBit(r, 40));
         break;
       case 5:
-        i8042_.MovePointer({static_cast<int>(r >> 16), static_cast<int>(r >> 32), static_cast<int>(r >> 20), byte});
+        i8042_.MovePointer({.dx = static_cast<int>(r >> 16),
+                            .dy = static_cast<int>(r >> 32),
+                            .wheel = static_cast<int>(r >> 20),
+                            .buttons = byte});
         break;
       default:
         i8042_.data_io().Read(0, 1);

@@ -11,6 +11,7 @@
 #include "devices/virtio/balloon.h"
 #include "devices/virtio/block.h"
 #include "devices/virtio/console.h"
+#include "devices/virtio/input.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
 #include "devices/virtio/virtio_testing.h"
@@ -68,6 +69,11 @@ class VirtioFuzzTest : public testing::TestWithParam<VirtioType>, public VirtioB
         return VirtioRng::Create("rng", memory, scheduler);
       case VirtioType::kBalloon:
         return VirtioBalloon::Create("balloon", memory, scheduler);
+      case VirtioType::kInput: {
+        auto keyboard = VirtioInput::Create(VirtioInput::Kind::kKeyboard, memory, scheduler);
+        input_ = keyboard.get();
+        return keyboard;
+      }
     }
     return nullptr;
   }
@@ -155,6 +161,7 @@ class VirtioFuzzTest : public testing::TestWithParam<VirtioType>, public VirtioB
     if (Random() % 16 == 0) pci->ConfigRead(static_cast<unsigned>(Random() % 256), 4);
   }
   void Settle() {
+    if (input_) input_->Key(static_cast<uint16_t>(Random() % 300), Random() % 2 != 0);
     device().Quiesce();
     scheduler.Advance(1);
     ReadIsr();
@@ -162,17 +169,31 @@ class VirtioFuzzTest : public testing::TestWithParam<VirtioType>, public VirtioB
 
   std::shared_ptr<storage::AsyncIo> io;
   NullCharBackend nowhere_;
+  VirtioInput* input_ = nullptr;
   std::mt19937_64 random_{20240131};
   bool packed_ = false;
 };
 
 std::string NameOf(const testing::TestParamInfo<VirtioType>& type) {
-  static const char* const kNames[] = {"", "Net", "Block", "Console", "Rng", "Balloon"};
-  return kNames[static_cast<unsigned>(type.param)];
+  switch (type.param) {
+    case VirtioType::kNet:
+      return "Net";
+    case VirtioType::kBlock:
+      return "Block";
+    case VirtioType::kConsole:
+      return "Console";
+    case VirtioType::kRng:
+      return "Rng";
+    case VirtioType::kBalloon:
+      return "Balloon";
+    case VirtioType::kInput:
+      return "Input";
+  }
+  return "";
 }
 INSTANTIATE_TEST_SUITE_P(Devices, VirtioFuzzTest,
                          testing::Values(VirtioType::kNet, VirtioType::kBlock, VirtioType::kConsole, VirtioType::kRng,
-                                         VirtioType::kBalloon),
+                                         VirtioType::kBalloon, VirtioType::kInput),
                          NameOf);
 
 TEST_P(VirtioFuzzTest, RandomRings) {

@@ -157,6 +157,18 @@ class Assembler {
     Op(7, mem, 0x81, false);
     Value(value);
   }
+  void TestImm32(unsigned reg, uint32_t value) {
+    Op(0, reg, 0xf7, false);
+    Value(value);
+  }
+  void AndImm32(unsigned reg, uint32_t value) {
+    Op(4, reg, 0x81, false);
+    Value(value);
+  }
+  void AndImm32(const Mem& mem, uint32_t value) {
+    Op(4, mem, 0x81, false);
+    Value(value);
+  }
   void CompareImm8(const Mem& mem, uint8_t value) {
     Op(7, mem, 0x83, false);
     Byte(value);

@@ -24,6 +24,7 @@ Mem LimitOf(unsigned segment) { return SegmentField(segment, offsetof(x86::Segme
 Mem SelectorOf(unsigned segment) { return SegmentField(segment, offsetof(x86::Segment, selector)); }
 
 Mem SavedRcx() { return Context(offsetof(JitContext, saved_rcx)); }
+Mem SavedPointer() { return Context(offsetof(JitContext, saved_pointer)); }
 Mem SavedScratch() { return Context(offsetof(JitContext, saved_scratch)); }
 
 /// LDS and the like: the segment register that they load; kNoRegister: none of them.
@@ -431,10 +432,22 @@ void Translator::EmitFarTarget() {
   code_.Store(BaseOf(x86::kCs), kScratch2);
 }
 
-/// JMP, CALL and RET to another segment in real-address and virtual-8086 mode, with offsets of 16 bits.
+/// The same of the far pointer in JitContext::saved_pointer.
+void Translator::EmitFarPointer() {
+  Mem selector = SavedPointer();
+  LoadSized(kScratch1, selector, 2);
+  selector.disp += 2;
+  LoadSized(kScratch2, selector, 2);
+  EmitFarTarget();
+}
+
+/// JMP, CALL, RET, INT and IRET to another segment in real-address and virtual-8086 mode, with offsets of 16 bits.
 bool Translator::EmitFar(unsigned index) {
   const Instruction& insn = insns_[index];
-  if (!plain_segments() || !code16() || WordSize(insn) != 2 || request_.segment.limit != 0xffff) return false;
+  if (!plain_segments() || !code16() || request_.segment.limit != 0xffff) return false;
+  if (insn.mnemonic == ZYDIS_MNEMONIC_INT) return EmitInterrupt(index);
+  if (WordSize(insn) != 2) return false;
+  if (insn.mnemonic == ZYDIS_MNEMONIC_IRET) return EmitInterruptReturn(index);
   const bool call = insn.mnemonic == ZYDIS_MNEMONIC_CALL;
   if (insn.mnemonic == ZYDIS_MNEMONIC_RET) return EmitFarReturn(index);
   if ((!call && insn.mnemonic != ZYDIS_MNEMONIC_JMP) || insn.operand_count == 0) return false;
@@ -445,7 +458,7 @@ bool Translator::EmitFar(unsigned index) {
     if (!Segmented(insn) || !CanAddressSegment(insn.segment, offset, 4, false)) return false;
     code_.Load(kScratch1, EmitSegmentAccess(index, kOperand, insn.segment, offset, 4, false), false);
     addend_of_ = -1;
-    code_.Store(SavedScratch(), kScratch1);
+    code_.Store(SavedPointer(), kScratch1);
   }
   if (call) {
     const Mem at = EmitSegmentAccess(index, kStack, x86::kSs, StackOffset(-4), 4, true, true);
@@ -456,11 +469,7 @@ bool Translator::EmitFar(unsigned index) {
     EmitMoveStack(-4);
   }
   if (memory) {
-    LoadSized(kScratch1, SavedScratch(), 2);
-    Mem selector = SavedScratch();
-    selector.disp += 2;
-    LoadSized(kScratch2, selector, 2);
-    EmitFarTarget();
+    EmitFarPointer();
     EmitLookup(code_, context(), call && PairsCalls());
   } else {
     const uint64_t selector = insn.immediate2, base = selector * 16;

@@ -157,17 +157,7 @@ bool Translator::EmitPushFlags(unsigned index) {
   const bool v86 = real() && context() == kContextUser;
   if (code64() ? !(request_.flags & kFlagCpl0) : v86 && (!(request_.flags & kFlagIopl) || size != 2)) return false;
   if (!CanUseStack(insns_[index])) return false;
-  const Mem mask = Context(offsetof(JitContext, arithmetic_mask));
-  code_.PushFlags();
-  code_.Pop(kScratch1);
-  code_.Pext(kScratch1, kScratch1, mask);
-  code_.Pdep(kScratch1, kScratch1, mask);
-  code_.Load(kScratch2, Context(offsetof(JitContext, interrupt_flag)));
-  for (int i = 0; i < 3; ++i) code_.Lea(kScratch2, {.index = kScratch2, .scale = 8});  // IF is bit 9
-  code_.Lea(kScratch1, {.base = kScratch1, .index = kScratch2});
-  code_.Load(kScratch2, NACRE_STATE(rflags));
-  code_.Lea(kScratch1, {.base = kScratch1, .index = kScratch2});
-  code_.Store(SavedScratch(), kScratch1);
+  EmitFlagsImage();
   if (StackSegmented())
     EmitSegmentAddress(x86::kSs, StackOffset(-static_cast<int32_t>(size)), size, false, false, true, RipOf(index));
   else
@@ -380,6 +370,9 @@ bool Translator::EmitSpecial(unsigned index, bool& handled) {
     case ZYDIS_MNEMONIC_PUSHFD:
     case ZYDIS_MNEMONIC_PUSHFQ:
       return EmitPushFlags(index);
+    case ZYDIS_MNEMONIC_POPF:
+    case ZYDIS_MNEMONIC_POPFD:
+      return EmitPopFlags(index);
     case ZYDIS_MNEMONIC_CLD:
       EmitClearDirection();
       return true;

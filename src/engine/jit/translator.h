@@ -293,7 +293,17 @@ class Translator {
   bool EmitFar(unsigned index);
   bool EmitFarReturn(unsigned index);
   void EmitFarTarget();
+  void EmitFarPointer();
   void EmitCodeAddress();
+
+  // emit_interrupt.cc
+  void EmitFlagsImage();
+  uint64_t ChangeableFlags(unsigned size) const;
+  void EmitImageCheck(uint64_t rip);
+  void EmitSetFlags(uint64_t changeable);
+  bool EmitPopFlags(unsigned index);
+  bool EmitInterrupt(unsigned index);
+  bool EmitInterruptReturn(unsigned index);
 
   // emit_gather.cc
   static bool IsGather(const x86::Instruction& insn);  ///< or a scatter that EmitGather takes

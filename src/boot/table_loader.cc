@@ -59,14 +59,16 @@ FirmwareTables BuildFirmwareTables(const AcpiConfig& config) {
         .Put(static_cast<uint32_t>(pointer.at))
         .Put(pointer.size)
         .AppendTo(out.loader);
-  // Sums over pointers, so after them.
-  for (const AcpiImage::Checksum& sum : image.checksums)
+  // Sums over pointers, so after them. OVMF sums what stands in the checksum's place too: nothing may.
+  for (const AcpiImage::Checksum& sum : image.checksums) {
+    image.bytes[sum.at] = 0;
     Entry(kAddChecksum)
         .File(file_of(sum.at))
         .Put(static_cast<uint32_t>(sum.at))
         .Put(static_cast<uint32_t>(sum.start))
         .Put(static_cast<uint32_t>(sum.length))
         .AppendTo(out.loader);
+  }
   const auto rsdp_end = image.bytes.begin() + kRsdpBytes;
   out.rsdp.assign(image.bytes.begin(), rsdp_end);
   std::fill(image.bytes.begin(), rsdp_end, uint8_t{0});

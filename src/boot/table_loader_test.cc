@@ -70,7 +70,8 @@ class Loader {
         uint8_t& sum = file.bytes.at(LoadLe<uint32_t>(command + 60));
         const auto range =
             std::span(file.bytes).subspan(LoadLe<uint32_t>(command + 64), LoadLe<uint32_t>(command + 68));
-        sum = static_cast<uint8_t>(sum - Sum(range));
+        EXPECT_EQ(sum, 0);  // SeaBIOS takes it into account, OVMF does not
+        sum = static_cast<uint8_t>(-Sum(range));
         return;
       }
       default:

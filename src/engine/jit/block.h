@@ -152,7 +152,7 @@ struct Link {
 };
 static_assert(sizeof(Link) == 32);
 
-/// REP-prefixed string instructions of 64-bit code that JitVcpu::FastString knows, gathers and scatters that FastGather
+/// REP-prefixed string instructions that JitVcpu::FastString knows, gathers and scatters that FastGather
 /// knows; `size` is the element's.
 enum class StringKind : uint8_t { kOther, kMove, kStore, kGather };
 

@@ -177,6 +177,7 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   // case.
   bool FastInstruction(const Site& site);
   bool FastString(const Site& site);
+  bool FastStringElement(const Site& site, bool load, bool store);
   bool FastGather(const Site& site);  ///< fast_gather_nosimd.cc
   bool FastSyscall(const Site& site);
   bool FastSysret();

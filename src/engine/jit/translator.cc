@@ -15,11 +15,22 @@ namespace {
 /// How far LiveAt looks into a successor.
 constexpr unsigned kLookAhead = 6;
 
-/// REP MOVS and REP STOS with 64-bit addresses and no segment prefix.
+/// A legacy string instruction of this opcode (bit 0: not bytes) without segment prefix, whose index registers are as
+/// wide as the code's addresses.
+bool IsFlatString(const Instruction& insn, uint8_t opcode) {
+  return insn.map == 0 && insn.encoding == x86::Encoding::kLegacy && (insn.opcode & 0xfe) == opcode &&
+         !insn.has(x86::kInsnSegmentPrefix) && insn.address_size == (insn.code_size == CodeSize::k64 ? 8 : 4);
+}
+
+/// REP MOVS and REP STOS.
 bool IsRepeatedCopy(const Instruction& insn) {
-  return insn.code_size == CodeSize::k64 && insn.address_size == 8 && insn.has(x86::kInsnRep) &&
-         !insn.has(x86::kInsnSegmentPrefix) && insn.map == 0 && insn.encoding == x86::Encoding::kLegacy &&
-         ((insn.opcode & 0xfe) == 0xa4 || (insn.opcode & 0xfe) == 0xaa);
+  return insn.has(x86::kInsnRep) && (IsFlatString(insn, 0xa4) || IsFlatString(insn, 0xaa));
+}
+
+/// MOVS, STOS and LODS of one element: left to JitVcpu::FastInstruction.
+bool IsSingleString(const Instruction& insn) {
+  return !insn.has(x86::kInsnRep) && !insn.has(x86::kInsnRepne) &&
+         (IsFlatString(insn, 0xa4) || IsFlatString(insn, 0xaa) || IsFlatString(insn, 0xac));
 }
 
 /// Instructions left to JitVcpu::FastInstruction with the address of their operand.
@@ -256,6 +267,8 @@ void Translator::EmitInterpretExit(uint64_t rip, const Instruction* insn) {
     if (insn->operand_count >= 1) site.to = insn->operand[0].index;
     site.control = insn->operand_count >= 1 && insn->operand[0].register_class == x86::RegisterClass::kControl;
     if (insn->operand_count >= 2) site.from = insn->operand[1].index;
+    if (IsSingleString(*insn) && (request_.flags & kFlagFlat))
+      site.size = (insn->opcode & 1) ? insn->operand_size : 1;
     if (code64() && HasFastMemoryPath(*insn) && insn->address_size == 8) {
       EmitLinearAddress(*insn, rip + insn->length, 0);
       code_.Store(Context(offsetof(JitContext, slow_address)), kScratch2);
@@ -328,7 +341,7 @@ bool Translator::EmitInstruction(unsigned index) {
       return EmitBitTest(index);
     }
   }
-  if (IsRepeatedCopy(insn)) {
+  if (IsRepeatedCopy(insn) && (request_.flags & kFlagFlat)) {
     addend_of_ = -1;
     EmitRepeatedCopy(index);
     return true;

@@ -261,6 +261,12 @@ Status SetDisplay(RunOptions& options, std::string_view value) {
   return {};
 }
 
+Status SetGpu(RunOptions& options, std::string_view value) {
+  if (value != "vga" && value != "virtio") return Fail("--gpu {}: choose vga or virtio", value);
+  options.machine.display.gpu = value == "vga" ? machine::GpuKind::kVga : machine::GpuKind::kVirtio;
+  return {};
+}
+
 Status SetInput(RunOptions& options, std::string_view value) {
   using machine::InputKind;
   constexpr std::array<std::pair<std::string_view, InputKind>, 3> kInputs{
@@ -335,6 +341,7 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"--serial", "WHERE", "the serial port ttyS0: stdio, file:PATH or none (stdio, or none with --console stdio)", SetSerial},
     {"--console", "WHERE", "the virtio console hvc0: stdio, file:PATH or none (none)", SetConsole},
     {"--display", "WHERE", "the screen: none, offscreen, vnc:ADDRESS:PORT[,password=FILE], vnc:unix:PATH (none)", SetDisplay},
+    {"--gpu", "KIND", "with --display, the adapter: vga (with Bochs VBE, as QEMU's std) or virtio (virtio-gpu, 2D) (vga)", SetGpu},
     {"--input", "KIND", "beside PS/2 keyboard and mouse, with --display: virtio (keyboard and tablet), virtio-mouse or ps2 (virtio)",
      SetInput},
     {"--balloon", "on|off", "the memory balloon (on)", SetBalloon},

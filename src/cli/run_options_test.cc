@@ -195,6 +195,7 @@ TEST(RunOptions, Diskettes) {
 
 TEST(RunOptions, Displays) {
   EXPECT_FALSE(ParseRun(std::vector<std::string_view>{})->machine.display.present);
+  EXPECT_EQ(ErrorOf({"--gpu", "cga"}), "--gpu cga: choose vga or virtio");
   EXPECT_EQ(ErrorOf({"--input", "usb"}), "--input usb: choose ps2, virtio or virtio-mouse");
   EXPECT_EQ(ParseRun(std::vector<std::string_view>{"--input", "ps2", "--display", "offscreen"})->machine.display.input,
             machine::InputKind::kPs2);

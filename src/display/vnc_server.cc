@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <bitset>
+#include <cstdlib>
 #include <cstring>
 #include <thread>
 #include <vector>
@@ -127,11 +128,13 @@ class VncServer::Impl {
   static rfbBool OnPseudoEncoding(rfbClientPtr client, void** data, int encoding);
   static rfbBool OnMessage(rfbClientPtr client, void* data, const rfbClientToServerMsg* message);
   static void RegisterExtension();
+  static int OnSetDesktopSize(int width, int height, int screens, rfbExtDesktopScreen* layout, rfbClientPtr client);
 
   void Loop();
   void Accept();
   void Refresh();
   void SetFormat();
+  void ShowCursor(const Cursor& cursor);
   bool UpdateWanted();
   std::vector<rfbClientPtr> Clients();
   void PressSymbol(Client& client, uint32_t symbol, bool down);
@@ -149,6 +152,8 @@ class VncServer::Impl {
   // The thread's.
   Surface surface_;
   unsigned size_generation_ = 0;
+  uint64_t drawn_ = 0;  ///< the screen's generation that surface_ shows; 0: unknown
+  std::shared_ptr<const CursorImage> cursor_;
   rfbScreenInfoPtr rfb_ = nullptr;
   std::string password_;
   char* passwords_[2] = {};
@@ -178,6 +183,7 @@ Status VncServer::Impl::Start() {
   rfb_->ignoreSIGPIPE = 0;  // blocked by the thread
   rfb_->permitFileTransfer = 0;
   rfb_->newClientHook = OnNewClient;
+  rfb_->setDesktopSizeHook = OnSetDesktopSize;
   rfb_->kbdAddEvent = OnKey;
   rfb_->ptrAddEvent = OnPointer;
   if (!options_.password.empty()) {
@@ -269,11 +275,16 @@ bool VncServer::Impl::UpdateWanted() {
 
 void VncServer::Impl::Refresh() {
   std::unique_ptr<Frame> frame;
+  Cursor cursor;
   {
     const std::lock_guard lock(device_lock_);
-    frame = source_.Capture();
+    cursor = source_.cursor();
+    const uint64_t generation = source_.generation();
+    if (generation == 0 || generation != drawn_) frame = source_.Capture();
+    drawn_ = generation;
   }
-  frame->Draw(surface_);
+  ShowCursor(cursor);
+  if (frame) frame->Draw(surface_);
   interval_ns_ = surface_.changed() ? kFastNs : std::min(interval_ns_ * 5 / 4, kSlowNs);
   if (size_generation_ != surface_.size_generation()) {
     size_generation_ = surface_.size_generation();
@@ -288,6 +299,42 @@ void VncServer::Impl::Refresh() {
   for (const Rectangle& r : surface_.TakeChanged())
     rfbMarkRectAsModified(rfb_, static_cast<int>(r.x), static_cast<int>(r.y), static_cast<int>(r.x + r.width),
                           static_cast<int>(r.y + r.height));
+}
+
+/// Clients that know cursors get it as one; the library draws it for the others.
+void VncServer::Impl::ShowCursor(const Cursor& cursor) {
+  if (cursor.image) {
+    rfb_->cursorX = cursor.x + static_cast<int>(cursor.image->hot_x);
+    rfb_->cursorY = cursor.y + static_cast<int>(cursor.image->hot_y);
+  }
+  if (cursor.image == cursor_) return;
+  cursor_ = cursor.image;
+  Active();
+  if (!cursor_) return rfbSetCursor(rfb_, nullptr);
+  const size_t row_bytes = (cursor_->width + 7) / 8;
+  // The library frees these.
+  auto* made = static_cast<rfbCursor*>(std::calloc(1, sizeof(rfbCursor)));
+  auto* rich = static_cast<uint32_t*>(std::calloc(cursor_->argb.size(), sizeof(uint32_t)));
+  auto* mask = static_cast<uint8_t*>(std::calloc(cursor_->height, row_bytes));
+  if (!made || !rich || !mask) {
+    std::free(made);
+    std::free(rich);
+    std::free(mask);
+    return;
+  }
+  for (size_t i = 0; i < cursor_->argb.size(); ++i) {
+    const size_t x = i % cursor_->width, y = i / cursor_->width;
+    rich[i] = cursor_->argb[i] & 0xffffff;
+    if (cursor_->argb[i] >> 31) mask[y * row_bytes + x / 8] |= static_cast<uint8_t>(0x80 >> x % 8);
+  }
+  made->width = static_cast<unsigned short>(cursor_->width);
+  made->height = static_cast<unsigned short>(cursor_->height);
+  made->xhot = static_cast<unsigned short>(cursor_->hot_x);
+  made->yhot = static_cast<unsigned short>(cursor_->hot_y);
+  made->mask = mask;
+  made->richSource = reinterpret_cast<unsigned char*>(rich);
+  made->cleanup = made->cleanupMask = made->cleanupRichSource = made->cleanupSource = 1;
+  rfbSetCursor(rfb_, made);
 }
 
 // ---- Clients.
@@ -363,6 +410,16 @@ void VncServer::Impl::OnPointer(int buttons, int x, int y, rfbClientPtr client) 
   server.Active();
   const std::lock_guard lock(server.device_lock_);
   server.input_.MovePointer(move);
+}
+
+/// The guest decides: when it takes the size, all clients are told so by the new frame buffer.
+int VncServer::Impl::OnSetDesktopSize(int width, int height, int, rfbExtDesktopScreen*, rfbClientPtr client) {
+  Impl& server = Of(client);
+  if (width <= 0 || height <= 0) return rfbExtDesktopSize_InvalidScreenLayout;
+  server.Active();
+  const std::lock_guard lock(server.device_lock_);
+  const bool asked = server.source_.RequestSize(static_cast<unsigned>(width), static_cast<unsigned>(height));
+  return asked ? rfbExtDesktopSize_Success : rfbExtDesktopSize_ResizeProhibited;
 }
 
 // ---- QEMU's extended key events: they name the key, not what is printed on it.

@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "devices/virtio/balloon.h"
+#include "devices/virtio/gpu.h"
 #include "devices/virtio/input.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
@@ -221,7 +222,12 @@ std::vector<std::string> Board::BootOrder() const {
 }
 
 Status Board::BuildDisplay(const Wiring&) {
-  if (!config_->has_screen()) return {};
+  if (config_->has_virtio_gpu()) {
+    auto gpu = devices::VirtioGpu::Create(*memory_, *loop_);
+    screen_ = gpu.get();
+    NACRE_TRY(AttachVirtio(std::move(gpu)));
+  }
+  if (!config_->has_vga()) return {};
   using devices::Vga;
   // Without the package there is no VBE BIOS: only firmware would run it.
   std::ifstream rom(kVgaRom, std::ios::binary);
@@ -230,6 +236,9 @@ Status Board::BuildDisplay(const Wiring&) {
   if (options.rom.size() > kMaxVgaRom) return Fail("{}: {} bytes are no VGA BIOS", kVgaRom, options.rom.size());
   vga_ = NACRE_TRY(Vga::Create(std::move(options), {&ports_, &memory_bus_, &apic_bus_}, *loop_));
   NACRE_TRY(pci_->AttachAnywhere(*vga_));
+  if (screen_) screen_choice_ = std::make_unique<display::ScreenChoice>(*screen_, *vga_);
+  screen_ = vga_.get();
+  if (screen_choice_) screen_ = screen_choice_.get();
   devices_.push_back(vga_.get());
   MapPorts(Vga::kPorts, Vga::kPortCount, vga_->ports(), "vga");
   MapPorts(Vga::kDispiPorts, 3, vga_->dispi_io(), "vga");
@@ -316,7 +325,8 @@ Status Board::PrepareDirectBoot() {
 boot::AcpiConfig Board::AcpiDescription() const {
   using devices::AcpiPm;
   boot::AcpiConfig acpi;
-  acpi.has_ps2 = acpi.has_vga = config_->has_screen();
+  acpi.has_ps2 = config_->has_screen();
+  acpi.has_vga = config_->has_vga();
   const uint16_t pm_base = power_management_->base() != 0 ? power_management_->base() : AcpiPm::kPmBase;
   acpi.cpu_count = static_cast<unsigned>(local_apics_.size());
   acpi.local_apic_address = devices::LocalApic::kDefaultBase;

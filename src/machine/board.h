@@ -86,7 +86,7 @@ class Board {
   Status PrepareDirectBoot();
   boot::AcpiConfig AcpiDescription() const;
   /// Null: there is none. Both outlive everything but the board.
-  display::Screen* screen() { return vga_.get(); }
+  display::Screen* screen() { return screen_; }
   display::InputSink& input() { return *input_; }
   display::Typist& typist() { return *typist_; }
   /// What PrepareDirectBoot has put on the screen.
@@ -175,7 +175,9 @@ class Board {
   std::unique_ptr<devices::Ahci> ahci_;    ///< null: nothing is on SATA
   unsigned ahci_slot_ = 0;
   std::vector<std::unique_ptr<devices::E1000>> e1000_;
-  std::unique_ptr<devices::Vga> vga_;                 ///< null: no display
+  std::unique_ptr<devices::Vga> vga_;  ///< null: there is none
+  std::unique_ptr<display::ScreenChoice> screen_choice_;
+  display::Screen* screen_ = nullptr;
   devices::VirtioConsole* virtio_console_ = nullptr;  ///< in virtio_; null: there is none
   std::vector<std::pair<BootKind, std::string>> boot_entries_;
   std::unique_ptr<FirmwareParts> firmware_;  ///< null: direct boot

@@ -87,9 +87,15 @@ enum class InputKind : uint8_t {
   kVirtioMouse,  ///< a keyboard and a mouse
 };
 
+enum class GpuKind : uint8_t {
+  kVga,
+  kVirtio,  ///< virtio-gpu; a VGA besides only where firmware needs one
+};
+
 /// The guest's screen, with keyboard and mouse beside it.
 struct DisplayConfig {
   bool present = false;  ///< with firmware there is one anyway
+  GpuKind gpu = GpuKind::kVga;
   InputKind input = InputKind::kVirtio;
   std::optional<display::VncOptions> vnc;  ///< who shows it; nothing: only screenshots
 };
@@ -125,6 +131,9 @@ struct MachineConfig {
   DisplayConfig display;
 
   bool has_screen() const { return display.present || !firmware.empty(); }
+  bool has_virtio_gpu() const { return display.present && display.gpu == GpuKind::kVirtio; }
+  /// OVMF has a driver for virtio-gpu.
+  bool has_vga() const { return has_screen() && !(has_virtio_gpu() && (firmware.empty() || firmware == "uefi")); }
 
   bool debug_exit = false;  ///< port 0xf4 ends the run with status (value << 1) | 1
   bool no_reboot = false;   ///< a reset ends the run

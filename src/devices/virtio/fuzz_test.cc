@@ -11,6 +11,7 @@
 #include "devices/virtio/balloon.h"
 #include "devices/virtio/block.h"
 #include "devices/virtio/console.h"
+#include "devices/virtio/gpu.h"
 #include "devices/virtio/input.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
@@ -69,6 +70,8 @@ class VirtioFuzzTest : public testing::TestWithParam<VirtioType>, public VirtioB
         return VirtioRng::Create("rng", memory, scheduler);
       case VirtioType::kBalloon:
         return VirtioBalloon::Create("balloon", memory, scheduler);
+      case VirtioType::kGpu:
+        return VirtioGpu::Create(memory, scheduler);
       case VirtioType::kInput: {
         auto keyboard = VirtioInput::Create(VirtioInput::Kind::kKeyboard, memory, scheduler);
         input_ = keyboard.get();
@@ -186,6 +189,8 @@ std::string NameOf(const testing::TestParamInfo<VirtioType>& type) {
       return "Rng";
     case VirtioType::kBalloon:
       return "Balloon";
+    case VirtioType::kGpu:
+      return "Gpu";
     case VirtioType::kInput:
       return "Input";
   }
@@ -193,7 +198,7 @@ std::string NameOf(const testing::TestParamInfo<VirtioType>& type) {
 }
 INSTANTIATE_TEST_SUITE_P(Devices, VirtioFuzzTest,
                          testing::Values(VirtioType::kNet, VirtioType::kBlock, VirtioType::kConsole, VirtioType::kRng,
-                                         VirtioType::kBalloon, VirtioType::kInput),
+                                         VirtioType::kBalloon, VirtioType::kGpu, VirtioType::kInput),
                          NameOf);
 
 TEST_P(VirtioFuzzTest, RandomRings) {

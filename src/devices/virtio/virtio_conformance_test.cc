@@ -9,6 +9,7 @@
 #include "devices/virtio/balloon.h"
 #include "devices/virtio/block.h"
 #include "devices/virtio/console.h"
+#include "devices/virtio/gpu.h"
 #include "devices/virtio/input.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
@@ -86,6 +87,8 @@ class Subject : public bus::ConformanceSubject {
         return VirtioRng::Create("rng", bench_.memory, scheduler());
       case VirtioType::kBalloon:
         return VirtioBalloon::Create("balloon", bench_.memory, scheduler());
+      case VirtioType::kGpu:
+        return VirtioGpu::Create(bench_.memory, scheduler());
       case VirtioType::kInput:
         return VirtioInput::Create(VirtioInput::Kind::kKeyboard, bench_.memory, scheduler());
     }
@@ -108,6 +111,7 @@ TEST(Conformance, VirtioNet) { Conform(VirtioType::kNet); }
 TEST(Conformance, VirtioConsole) { Conform(VirtioType::kConsole); }
 TEST(Conformance, VirtioRng) { Conform(VirtioType::kRng); }
 TEST(Conformance, VirtioBalloon) { Conform(VirtioType::kBalloon); }
+TEST(Conformance, VirtioGpu) { Conform(VirtioType::kGpu); }
 TEST(Conformance, VirtioInput) { Conform(VirtioType::kInput); }
 
 }  // namespace

@@ -41,6 +41,8 @@ uint32_t ClassCode(VirtioType type) {
       return 0x010000;  // SCSI storage controller, as other VMMs have it
     case VirtioType::kConsole:
       return 0x078000;  // other communication controller
+    case VirtioType::kGpu:
+      return 0x038000;  // other display controller
     case VirtioType::kInput:
       return 0x098000;  // other input controller
     case VirtioType::kRng:

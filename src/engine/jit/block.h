@@ -152,9 +152,9 @@ struct Link {
 };
 static_assert(sizeof(Link) == 32);
 
-/// REP-prefixed string instructions that JitVcpu::FastString knows, gathers and scatters that FastGather
-/// knows; `size` is the element's.
-enum class StringKind : uint8_t { kOther, kMove, kStore, kGather };
+/// REP-prefixed string instructions of 64-bit code that JitVcpu::FastString knows, gathers and scatters that FastGather
+/// knows, and any repeated ones outside 64-bit code; `size` is the element's.
+enum class StringKind : uint8_t { kOther, kMove, kStore, kGather, kSegments };
 
 /// A place in a block that leaves it out of line.
 struct Site {
@@ -171,17 +171,21 @@ struct Site {
   bool control : 1 = false;      ///< a MOV to control register `to`
   bool has_address : 1 = false;  ///< JitContext::slow_address holds the memory operand's linear address
   bool predicted : 1 = false;    ///< the check at `retry` tries a TLB entry (prediction.h) until it gives up
-  StringKind string : 2 = StringKind::kOther;
-  /// Registers of MOV to control registers, `from` of INVPCID; of gathers: bytes of an index, scale.
+  StringKind string : 3 = StringKind::kOther;
+  /// Registers of MOV to control registers, `from` of INVPCID; of gathers: bytes of an index, scale; of kSegments: the
+  /// source's segment, the opcode.
   uint8_t to = 0;
   union {
     uint8_t from = 0;
     uint8_t wrong;  ///< of a predicted one: failures in haste, one after another (4 bits), and when the last was
   };
   /// What selects elements of the operand in memory: which mask (ElementMask::which), and how many of its bits count.
+  /// Of kSegments: flags below.
   uint8_t opmask = 0, opmask_bits = 0;
   uint8_t check_bytes = 0;  ///< from `retry` to behind the check, where R10 holds the addend
 
+  static constexpr uint8_t kNarrowString = 1;  ///< addresses of 16 bits
+  static constexpr uint8_t kUntilEqual = 2;    ///< REPNE
   static constexpr uint8_t kMostWrong = 15;
   bool given_up() const { return (wrong & 15) == kMostWrong; }
 };

@@ -102,6 +102,7 @@ struct JitContext {
   uint64_t arithmetic_mask = x86::rflags::kArithmetic;
   uint64_t not_direction_mask = ~x86::rflags::kDf;
   uint64_t bit_in_32_mask = 31, bit_in_64_mask = 63;  ///< bit offsets of BT and the like within their operand
+  uint64_t direction_mask = x86::rflags::kDf;
   uint64_t not_ac_mask = ~x86::rflags::kAc;
   uint64_t saved_pointer = 0;  ///< a far pointer on its way to CS
   uint64_t above_16_mask = ~uint64_t{0xffff}, above_32_mask = ~uint64_t{0xffffffff};

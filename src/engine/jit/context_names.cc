@@ -61,6 +61,7 @@ constexpr Slot kSlots[] = {
     NACRE_SLOT(not_direction_mask),
     NACRE_SLOT(bit_in_32_mask),
     NACRE_SLOT(bit_in_64_mask),
+    NACRE_SLOT(direction_mask),
     NACRE_SLOT(not_ac_mask),
     NACRE_SLOT(saved_pointer),
     NACRE_SLOT(above_16_mask),

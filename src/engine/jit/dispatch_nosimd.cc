@@ -415,7 +415,10 @@ uint64_t JitVcpu::SlowString() {
   const Site& site = store_->site(id);
   const uint64_t rip = BlockStore::RipOf(site);
   context.state.rip = rip;
-  if (site.string == StringKind::kGather ? FastGather(site) : FastString(site)) {
+  const bool done = site.string == StringKind::kGather     ? FastGather(site)
+                    : site.string == StringKind::kSegments ? FastSegmentString(site)
+                                                           : FastString(site);
+  if (done) {
     ++counters_.fast;
     if (context.state.rip != rip) return reinterpret_cast<uint64_t>(buffer_.exec_base() + BlockStore::RetryOf(site));
     context.exit_code = kExitLookup;  // a request waits; the rest of the string afterwards

@@ -372,6 +372,7 @@ bool Translator::EmitSpecial(unsigned index, bool& handled) {
       return EmitPushFlags(index);
     case ZYDIS_MNEMONIC_POPF:
     case ZYDIS_MNEMONIC_POPFD:
+      upwards_ = false;
       return EmitPopFlags(index);
     case ZYDIS_MNEMONIC_CLD:
       EmitClearDirection();

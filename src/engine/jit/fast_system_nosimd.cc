@@ -89,30 +89,29 @@ bool JitVcpu::FastStringElement(const Site& site, bool load, bool store) {
   // Of another form, MOVSD of SSE2, or a REP that FastString did not take.
   if (site.size == 0 || site.string != StringKind::kOther) return false;
   CpuState& state = context_->state;
-  const uint64_t mask = state.code64() ? ~uint64_t{0} : 0xffffffff;
   const uint64_t step = (state.rflags & x86::rflags::kDf) != 0 ? 0 - uint64_t{site.size} : site.size;
   uint64_t& to = state.gpr[x86::kRdi];
   uint64_t& from = state.gpr[x86::kRsi];
   uint64_t& accumulator = state.gpr[x86::kRax];
   uint64_t value = accumulator;
   if (load) {
-    const uint8_t* source = HostFor(site.context, from & mask, site.size, false);
+    const uint8_t* source = HostFor(site.context, from, site.size, false);
     if (!source) return false;
     value = 0;
     __builtin_memcpy(&value, source, site.size);
   }
   if (store) {
-    uint8_t* target = HostFor(site.context, to & mask, site.size, true);
+    uint8_t* target = HostFor(site.context, to, site.size, true);
     if (!target) return false;
     __builtin_memcpy(target, &value, site.size);
-    to = (to + step) & mask;
+    to += step;
   } else if (site.size >= 4) {
     accumulator = value;
   } else {
     const uint64_t low = site.size == 1 ? 0xff : 0xffff;
     accumulator = (accumulator & ~low) | value;
   }
-  if (load) from = (from + step) & mask;
+  if (load) from += step;
   state.rip += site.length;
   return true;
 }
@@ -121,16 +120,11 @@ bool JitVcpu::FastStringElement(const Site& site, bool load, bool store) {
 bool JitVcpu::FastString(const Site& site) {
   CpuState& state = context_->state;
   if (state.rflags & x86::rflags::kDf) return false;
-  const uint64_t mask = state.code64() ? ~uint64_t{0} : 0xffffffff;
   uint64_t& count = state.gpr[x86::kRcx];
   uint64_t& to = state.gpr[x86::kRdi];
   uint64_t& from = state.gpr[x86::kRsi];
   const unsigned size = site.size;
   const bool move = site.string == StringKind::kMove;
-  // With 32-bit registers the upper halves are nobody's.
-  count &= mask;
-  to &= mask;
-  if (move) from &= mask;
   while (count != 0) {
     uint64_t run = (kPageSize - (to & kPageMask)) / size;
     if (move && run > (kPageSize - (from & kPageMask)) / size) run = (kPageSize - (from & kPageMask)) / size;
@@ -151,7 +145,7 @@ bool JitVcpu::FastString(const Site& site) {
         asm volatile("rep movsw" : "+c"(left), "+D"(target_end), "+S"(source) : : "memory");
       else
         asm volatile("rep movsb" : "+c"(left), "+D"(target_end), "+S"(source) : : "memory");
-      from = (from + run * size) & mask;
+      from += run * size;
     } else {
       const uint64_t value = state.gpr[x86::kRax];
       if (size == 8)
@@ -163,7 +157,7 @@ bool JitVcpu::FastString(const Site& site) {
       else
         asm volatile("rep stosb" : "+c"(left), "+D"(target_end) : "a"(value) : "memory");
     }
-    to = (to + run * size) & mask;
+    to += run * size;
     count -= run;
     // In lockstep it ends as the interpreter's does.
     if (count != 0 && !lockstep_ && context_->go.load(std::memory_order_relaxed) == 0) return true;

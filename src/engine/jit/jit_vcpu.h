@@ -178,6 +178,8 @@ class JitVcpu : public Vcpu, private interp::StateListener, private HostFaultHan
   bool FastInstruction(const Site& site);
   bool FastString(const Site& site);
   bool FastStringElement(const Site& site, bool load, bool store);
+  bool FastSegmentString(const Site& site);  ///< fast_string_nosimd.cc
+  uint64_t StringRun(unsigned index, uint64_t offset, uint64_t count, const Site& site, bool write, uint8_t*& host);
   bool FastGather(const Site& site);  ///< fast_gather_nosimd.cc
   bool FastSyscall(const Site& site);
   bool FastSysret();

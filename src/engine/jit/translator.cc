@@ -15,11 +15,11 @@ namespace {
 /// How far LiveAt looks into a successor.
 constexpr unsigned kLookAhead = 6;
 
-/// A legacy string instruction of this opcode (bit 0: not bytes) without segment prefix, whose index registers are as
-/// wide as the code's addresses.
+/// A legacy string instruction of 64-bit code, of this opcode (bit 0: not bytes), without prefixes of segment and
+/// address size.
 bool IsFlatString(const Instruction& insn, uint8_t opcode) {
-  return insn.map == 0 && insn.encoding == x86::Encoding::kLegacy && (insn.opcode & 0xfe) == opcode &&
-         !insn.has(x86::kInsnSegmentPrefix) && insn.address_size == (insn.code_size == CodeSize::k64 ? 8 : 4);
+  return insn.code_size == CodeSize::k64 && insn.map == 0 && insn.encoding == x86::Encoding::kLegacy &&
+         (insn.opcode & 0xfe) == opcode && !insn.has(x86::kInsnSegmentPrefix) && insn.address_size == 8;
 }
 
 /// REP MOVS and REP STOS.
@@ -136,8 +136,9 @@ void Translator::DecodeBlock() {
       break;
     }
     const bool reemits = CanReEmit(insn);
-    kinds_[count_] = static_cast<uint8_t>((reemits ? kReEmits : 0) | (IsNop(insn) ? kNop : 0) |
-                                          (reemits || IsTransparent(insn) || IsSegmentMove(insn) ? kTransparent : 0));
+    kinds_[count_] = static_cast<uint8_t>(
+        (reemits ? kReEmits : 0) | (IsNop(insn) ? kNop : 0) |
+        (reemits || IsTransparent(insn) || IsSegmentMove(insn) || CanTranslateString(insn) ? kTransparent : 0));
     offsets_[count_] = static_cast<uint16_t>(offset);
     offset += insn.length;
     ++count_;
@@ -267,8 +268,7 @@ void Translator::EmitInterpretExit(uint64_t rip, const Instruction* insn) {
     if (insn->operand_count >= 1) site.to = insn->operand[0].index;
     site.control = insn->operand_count >= 1 && insn->operand[0].register_class == x86::RegisterClass::kControl;
     if (insn->operand_count >= 2) site.from = insn->operand[1].index;
-    if (IsSingleString(*insn) && (request_.flags & kFlagFlat))
-      site.size = (insn->opcode & 1) ? insn->operand_size : 1;
+    if (IsSingleString(*insn)) site.size = (insn->opcode & 1) ? insn->operand_size : 1;
     if (code64() && HasFastMemoryPath(*insn) && insn->address_size == 8) {
       EmitLinearAddress(*insn, rip + insn->length, 0);
       code_.Store(Context(offsetof(JitContext, slow_address)), kScratch2);
@@ -341,7 +341,8 @@ bool Translator::EmitInstruction(unsigned index) {
       return EmitBitTest(index);
     }
   }
-  if (IsRepeatedCopy(insn) && (request_.flags & kFlagFlat)) {
+  if (StringOpcode(insn) != 0) return EmitString(index);
+  if (IsRepeatedCopy(insn)) {
     addend_of_ = -1;
     EmitRepeatedCopy(index);
     return true;
@@ -426,6 +427,7 @@ uint32_t Translator::Translate(const TranslateRequest& request) {
   exit_flags_ = request.flags & ~uint32_t{kFlagUngrouped};
   cold_count_ = 0;
   addend_of_ = -1;
+  upwards_ = false;
   fixup_count_ = place_count_ = 0;
   reusable_ = true;
   compact_ = request.compact;

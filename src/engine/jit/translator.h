@@ -296,6 +296,13 @@ class Translator {
   void EmitFarPointer();
   void EmitCodeAddress();
 
+  // emit_string.cc
+  static uint8_t StringOpcode(const x86::Instruction& insn);
+  bool CanTranslateString(const x86::Instruction& insn) const;
+  bool EmitString(unsigned index);
+  void EmitUpwardsOnly(unsigned index);
+  void EmitRepeatedString(unsigned index);
+
   // emit_interrupt.cc
   void EmitFlagsImage();
   uint64_t ChangeableFlags(unsigned size) const;
@@ -382,7 +389,8 @@ class Translator {
   std::array<Group, kAccessGroups> groups_{};
   std::array<std::array<int64_t, 2>, kMaxInstructions> access_offset_{};
   unsigned group_count_ = 0;
-  int addend_of_ = -1;  ///< the group whose JitContext::group_host R10 holds
+  bool upwards_ = false;  ///< DF has been found clear in this block
+  int addend_of_ = -1;    ///< the group whose JitContext::group_host R10 holds
   GroupFailures group_failures_;
   uint32_t loaded_ = 0;                                ///< GPRs that the block loads from memory
   std::array<bool, kMaxInstructions> table_lookup_{};  ///< the operand's TLB entry is predicted

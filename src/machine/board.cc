@@ -125,7 +125,11 @@ void Board::BuildLegacy(const Wiring& wiring) {
   MapPorts(devices::AcpiPm::kGpeBase, devices::AcpiPm::kGpeSize, acpi_pm_->gpe_io(), "acpi-pm");
   MapPorts(devices::AcpiPm::kSmiCommandPort, 2, acpi_pm_->smi_io(), "acpi-pm");
   Keep(reset_control_, std::make_unique<devices::ResetControl>(control));
-  Keep(system_control_, std::make_unique<devices::SystemControlA>(control));
+  Keep(a20_, std::make_unique<devices::A20Gate>([this, changed = wiring.memory_changed](bool on) {
+         memory_->SetA20(on);
+         changed();
+       }));
+  Keep(system_control_, std::make_unique<devices::SystemControlA>(control, *a20_));
   MapPorts(devices::SystemControlA::kPort, 1, *system_control_, "port92");
   Keep(post_, std::make_unique<devices::PostPort>());
   MapPorts(devices::PostPort::kPort, 1, *post_, "post");
@@ -148,7 +152,7 @@ void Board::BuildLegacy(const Wiring& wiring) {
     if (region.start.value != 0) above_4g += region.size_bytes;
   rtc_->SetMemorySize(memory_->regions().front().size_bytes, above_4g);
   Keep(i8042_, std::make_unique<devices::I8042>(NewIrq(devices::I8042::kIrq), NewIrq(devices::I8042::kMouseIrq),
-                                                control, config_->has_screen()));
+                                                control, *a20_, config_->has_screen()));
   input_ = std::make_unique<display::InputRouter>(*i8042_);
   typist_ = std::make_unique<display::Typist>(*input_, *loop_);
   MapPorts(devices::I8042::kDataPort, 1, i8042_->data_io(), "i8042");

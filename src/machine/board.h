@@ -151,6 +151,7 @@ class Board {
   std::unique_ptr<devices::KvmParavirt> kvm_paravirt_;
   std::unique_ptr<devices::AcpiPm> acpi_pm_;
   std::unique_ptr<devices::ResetControl> reset_control_;
+  std::unique_ptr<devices::A20Gate> a20_;
   std::unique_ptr<devices::SystemControlA> system_control_;
   std::unique_ptr<devices::PostPort> post_;
   std::unique_ptr<devices::DebugExitPort> debug_exit_;

@@ -52,6 +52,7 @@ void GuestMemory::Share(std::shared_ptr<Windows> windows) {
   low_pages_ = windows_->low_pages.data();
   hidden_start_ = &windows_->hidden_start;
   hidden_end_ = &windows_->hidden_end;
+  address_mask_ = &windows_->address_mask;
 }
 
 Status GuestMemory::Map(uint64_t size_bytes, uint64_t rom_bytes, int sharing) {
@@ -107,13 +108,27 @@ std::vector<Region> GuestMemory::Layout() const {
   };
   const auto add_pages = [&](uint64_t first, uint64_t end) {
     for (uint64_t a = first; a < end; a += kPageSize) {
-      const CpuPage page = FindPage(GuestPhys(a));
+      // The ROM stays where it is.
+      const CpuPage page = a < 2 * kMiB ? FindPage(GuestPhys(a)) : PageAt(GuestPhys(a));
       if (page.host) add({GuestPhys(a), kPageSize, static_cast<uint64_t>(page.host - base_), !page.writable});
     }
   };
   add_pages(0, mapped_end_);
-  // Of its own, so that it stays as it is whatever the windows do.
-  if (low_size_ > mapped_end_) layout.push_back({GuestPhys(mapped_end_), low_size_ - mapped_end_, mapped_end_});
+  // Pieces of their own, so that the last, large one stays as it is whatever the windows and the A20 gate do.
+  const auto add_ram = [&](uint64_t first, uint64_t end) {
+    if (first < end) layout.push_back({GuestPhys(first), end - first, first});
+  };
+  const bool a20 = OnBus(GuestPhys(kMiB)).value != 0;
+  const uint64_t second_end = std::min(low_size_, 2 * kMiB);
+  if (!a20 || mapped_end_ != 0) {
+    if (!a20)
+      add_pages(mapped_end_ != 0 ? kMiB : 0, second_end);
+    else
+      add_ram(mapped_end_, second_end);
+    add_ram(second_end, low_size_);
+  } else {
+    add_ram(0, low_size_);
+  }
   add_pages(rom_start_, rom_start_ + rom_size_);
   if (high_size_ > 0) add({GuestPhys(4 * kGiB), high_size_, low_size_});
   return layout;

@@ -96,29 +96,10 @@ class GuestMemory {
   }
 
   /// The page at `page`, a multiple of 4096, as the CPUs see it now.
-  CpuPage FindPage(GuestPhys page) const {
-    const uint64_t a = page.value;
-    if (a >= mapped_end_) [[likely]] {
-      if (uint8_t* ram = RamPointer(page, kPageSize)) return {ram, true};
-      if (a - rom_start_ >= rom_size_) return {};
-      const uint64_t at = a - rom_start_;
-      if (at >= hidden_start_->load(std::memory_order_relaxed) && at < hidden_end_->load(std::memory_order_relaxed))
-        return {};
-      return {rom() + at, false};
-    }
-    if (a >= low_size_) return {};
-    switch (low_pages_[a / kPageSize].load(std::memory_order_relaxed)) {
-      case LowPage::kRam:
-        return {base_ + a, true};
-      case LowPage::kReadOnlyRam:
-        return {base_ + a, false};
-      case LowPage::kRom:
-        if (kMiB - a <= rom_size_) return {rom() + (rom_size_ - (kMiB - a)), false};
-        return {};
-      case LowPage::kNothing:
-        break;
-    }
-    return {};
+  CpuPage FindPage(GuestPhys page) const { return PageAt(OnBus(page)); }
+  /// Where a CPU's access to `address` goes: elsewhere while the A20 gate is off.
+  GuestPhys OnBus(GuestPhys address) const {
+    return GuestPhys(address.value & address_mask_->load(std::memory_order_relaxed));
   }
   /// Where the byte at `host` is for the guest, whatever windows show it too.
   GuestPhys AddressOf(const uint8_t* host) const {
@@ -135,7 +116,10 @@ class GuestMemory {
   void SetLowPages(GuestPhys first, GuestPhys last, LowPage show);
   /// The ROM's bytes [start, end) are registers for now, not memory; empty: none are.
   void HideRom(uint64_t start, uint64_t end);
-  /// What the CPUs see now, sorted by address.
+  /// The A20 gate: off, the CPUs' accesses leave address bit 20 out. Devices do not.
+  void SetA20(bool on) { address_mask_->store(on ? ~uint64_t{0} : ~kMiB, std::memory_order_relaxed); }
+  /// What the CPUs see now, sorted by address. While the A20 gate is off, of all odd megabytes only the second shows
+  /// its neighbour.
   std::vector<Region> Layout() const;
   /// A byte of memory as a CPU reads it, where it is not RAM that can be written; false: there is none.
   bool ReadByte(GuestPhys address, uint8_t& value) const;
@@ -185,6 +169,7 @@ class GuestMemory {
   struct Windows {
     std::array<std::atomic<LowPage>, kLowPages> low_pages{};
     std::atomic<uint64_t> hidden_start = 0, hidden_end = 0;
+    std::atomic<uint64_t> address_mask = ~uint64_t{0};
   };
 
   GuestMemory() = default;
@@ -196,6 +181,30 @@ class GuestMemory {
     if (a >= 4 * kGiB && a - 4 * kGiB < high_size_ && size_bytes <= high_size_ - (a - 4 * kGiB))
       return base_ + low_size_ + (a - 4 * kGiB);
     return nullptr;
+  }
+  CpuPage PageAt(GuestPhys page) const {
+    const uint64_t a = page.value;
+    if (a >= mapped_end_) [[likely]] {
+      if (uint8_t* ram = RamPointer(page, kPageSize)) return {ram, true};
+      if (a - rom_start_ >= rom_size_) return {};
+      const uint64_t at = a - rom_start_;
+      if (at >= hidden_start_->load(std::memory_order_relaxed) && at < hidden_end_->load(std::memory_order_relaxed))
+        return {};
+      return {rom() + at, false};
+    }
+    if (a >= low_size_) return {};
+    switch (low_pages_[a / kPageSize].load(std::memory_order_relaxed)) {
+      case LowPage::kRam:
+        return {base_ + a, true};
+      case LowPage::kReadOnlyRam:
+        return {base_ + a, false};
+      case LowPage::kRom:
+        if (kMiB - a <= rom_size_) return {rom() + (rom_size_ - (kMiB - a)), false};
+        return {};
+      case LowPage::kNothing:
+        break;
+    }
+    return {};
   }
   /// Of the range, what lies below 1 MiB is kRam.
   bool IsLowRam(GuestPhys address, uint64_t size_bytes) const {
@@ -217,7 +226,7 @@ class GuestMemory {
   uint64_t mapped_end_ = 0;  ///< below it FindPage looks at low_pages_: 0 or 1 MiB
   std::shared_ptr<Windows> windows_;
   std::atomic<LowPage>* low_pages_ = nullptr;  ///< windows_'s
-  std::atomic<uint64_t>*hidden_start_ = nullptr, *hidden_end_ = nullptr;
+  std::atomic<uint64_t>*hidden_start_ = nullptr, *hidden_end_ = nullptr, *address_mask_ = nullptr;
   std::vector<Region> regions_;
   std::unique_ptr<std::atomic<uint8_t>[]> page_flags_;
   CodeWriteListener* code_listener_ = nullptr;

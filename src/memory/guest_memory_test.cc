@@ -152,6 +152,39 @@ TEST_P(GuestMemoryBackings, DiscardZeroesWholePagesOnly) {
   EXPECT_FALSE(memory->Discard(GuestPhys(0), 0));
 }
 
+TEST(GuestMemory, A20LeavesBit20OutForCpusOnly) {
+  auto memory = *GuestMemory::Create(4 * kMiB);
+  const auto view = *GuestMemory::CreatePrivateView(*memory);
+  const auto page = [&](uint64_t address) { return memory->FindPage(GuestPhys(address)).host - memory->host_base(); };
+  const auto size_of = [](const std::vector<Region>& layout, uint64_t start) {
+    uint64_t size = 0;
+    for (const Region& region : layout)
+      if (region.start.value <= start && start < region.start.value + region.size_bytes) size = region.size_bytes;
+    return size;
+  };
+  EXPECT_EQ(page(3 * kMiB), static_cast<ptrdiff_t>(3 * kMiB));
+  EXPECT_EQ(memory->Layout().size(), 1u);
+  memory->SetA20(false);
+  EXPECT_EQ(page(3 * kMiB), static_cast<ptrdiff_t>(2 * kMiB));
+  EXPECT_EQ(page(kMiB + kPageSize), static_cast<ptrdiff_t>(kPageSize));
+  EXPECT_EQ(memory->OnBus(GuestPhys(0x1b8000)).value, 0xb8000u);
+  EXPECT_EQ(view->OnBus(GuestPhys(0x1b8000)).value, 0xb8000u) << "a view sees it too";
+  EXPECT_EQ(memory->HostPointer(GuestPhys(kMiB), 4) - memory->host_base(), static_cast<ptrdiff_t>(kMiB));
+  const std::vector<Region> off = memory->Layout();
+  ASSERT_EQ(off.size(), 3u);
+  EXPECT_EQ(off[1], (Region{GuestPhys(kMiB), kMiB, 0}));
+  EXPECT_EQ(off[2], (Region{GuestPhys(2 * kMiB), 2 * kMiB, 2 * kMiB}));
+  memory->SetA20(true);
+  EXPECT_EQ(page(3 * kMiB), static_cast<ptrdiff_t>(3 * kMiB));
+  // With windows the last piece stays as it is.
+  memory->SetLowPages(GuestPhys(0xa0000), GuestPhys(0xbffff), LowPage::kNothing);
+  const std::vector<Region> on = memory->Layout();
+  memory->SetA20(false);
+  EXPECT_EQ(size_of(on, 2 * kMiB), 2 * kMiB);
+  EXPECT_EQ(on.back(), memory->Layout().back());
+  EXPECT_EQ(size_of(memory->Layout(), 0x1b8000), 0u);
+}
+
 TEST(GuestMemory, TakeDirtyGivesWhatWasWrittenOnce) {
   auto memory = GuestMemory::Create(3 * kMiB).value();
   std::vector<uint64_t> pages(memory->page_bitmap_words());

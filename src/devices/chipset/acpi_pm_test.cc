@@ -96,12 +96,24 @@ TEST(SmallPorts, ResetControlResetsOnTheRisingBit2) {
   EXPECT_EQ(machine.resets, 1);
 }
 
-TEST(SmallPorts, Port92ResetsAndKeepsA20) {
+TEST(SmallPorts, Port92ResetsAndSwitchesTheA20Gate) {
   TestMachine machine;
-  SystemControlA port(machine);
+  std::vector<bool> told;
+  A20Gate a20([&](bool on) { told.push_back(on); });
+  SystemControlA port(machine, a20);
   EXPECT_EQ(port.Read(0, 1), 0x02u);
+  port.Write(0, 1, 0x00);
+  port.Write(0, 1, 0x00);
+  EXPECT_EQ(port.Read(0, 1), 0x00u);
+  port.Write(0, 1, 0xfe);
+  EXPECT_EQ(port.Read(0, 1), 0x02u);
+  EXPECT_EQ(told, (std::vector<bool>{false, true})) << "at a change only";
+  EXPECT_EQ(machine.resets, 0);
   port.Write(0, 1, 0x01);
   EXPECT_EQ(machine.resets, 1);
+  EXPECT_FALSE(a20.on());
+  a20.Reset();
+  EXPECT_EQ(port.Read(0, 1), 0x03u);
 }
 
 TEST(SmallPorts, DebugExitPassesTheValue) {

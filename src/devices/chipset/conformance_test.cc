@@ -174,7 +174,8 @@ struct I8042Subject final : ConformanceSubject {
   }
   TestLine irq, mouse_irq;
   TestMachine machine;
-  I8042 i8042{irq, mouse_irq, machine, kPlugged};
+  A20Gate a20;
+  I8042 i8042{irq, mouse_irq, machine, a20, kPlugged};
 };
 TEST(Conformance, I8042) { RunSuite<I8042Subject<false>>(); }
 TEST(Conformance, I8042WithKeyboardAndMouse) { RunSuite<I8042Subject<true>>(); }
@@ -241,7 +242,25 @@ struct PortSubject final : ConformanceSubject {
   Port port{machine};
 };
 TEST(Conformance, ResetControl) { RunSuite<PortSubject<ResetControl>>(); }
-TEST(Conformance, SystemControlA) { RunSuite<PortSubject<SystemControlA>>(); }
+
+struct SystemControlSubject final : ConformanceSubject {
+  bus::Device& device() override { return port; }
+  std::vector<ConformanceBlock> blocks() override { return {{&port, 1, 1}}; }
+  TestMachine machine;
+  A20Gate a20;
+  SystemControlA port{machine, a20};
+};
+TEST(Conformance, SystemControlA) { RunSuite<SystemControlSubject>(); }
+
+struct A20Subject final : ConformanceSubject {
+  bus::Device& device() override { return a20; }
+  std::vector<ConformanceBlock> blocks() override { return {{&port, 1, 1}}; }
+  TestMachine machine;
+  A20Gate a20;
+  SystemControlA port{machine, a20};
+};
+TEST(Conformance, A20Gate) { RunSuite<A20Subject>(); }
+
 TEST(Conformance, DebugExit) { RunSuite<PortSubject<DebugExitPort>>(); }
 
 struct FwCfgSubject final : ConformanceSubject {

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/manual_scheduler.h"
 #include "bus/device.h"
+#include "devices/chipset/a20_gate.h"
 #include "devices/chipset/apic_types.h"
 #include "devices/chipset/machine_control.h"
 #include "devices/chipset/ticks.h"

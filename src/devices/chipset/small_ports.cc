@@ -19,9 +19,14 @@ void ResetControl::Written(uint8_t value) {
   if (reset) machine_.ResetMachine();
 }
 
+uint64_t SystemControlA::Read(uint64_t offset, unsigned size) {
+  return BytePort::Read(offset, size) | (offset == 0 && a20_.on() ? 0x02u : 0u);
+}
+
 void SystemControlA::Written(uint8_t value) {
   const bool reset = TestBit(value, 0) && !TestBit(this->value(), 0);
-  set_value(value & 0x03);
+  set_value(value & 0x01);
+  a20_.Set(TestBit(value, 1));
   if (reset) machine_.ResetMachine();
 }
 

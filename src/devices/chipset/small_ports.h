@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "bus/device.h"
+#include "devices/chipset/a20_gate.h"
 #include "devices/chipset/machine_control.h"
 
 namespace nacre::devices {
@@ -46,17 +47,19 @@ class ResetControl final : public BytePort {
   MachineControl& machine_;
 };
 
-/// Bit 0 resets; bit 1 (A20) is kept, the gate is always open.
+/// Bit 0 resets; bit 1 is the A20 gate.
 class SystemControlA final : public BytePort {
  public:
   static constexpr uint16_t kPort = 0x92;
-  explicit SystemControlA(MachineControl& machine) : BytePort("port92", 0x02), machine_(machine) {}
+  SystemControlA(MachineControl& machine, A20Gate& a20) : BytePort("port92"), machine_(machine), a20_(a20) {}
+  uint64_t Read(uint64_t offset, unsigned size) override;
 
  protected:
   void Written(uint8_t value) override;
 
  private:
   MachineControl& machine_;
+  A20Gate& a20_;
 };
 
 /// POST codes; also what operating systems write to for a short delay.

@@ -23,7 +23,7 @@ void I8042::Reset() {
   status_ = kUnlocked | kWasCommand;
   output_ = pending_ = 0;
   mode_ = kKeyboardOff | kMouseOff;
-  output_port_ = kNoReset | kA20;
+  output_port_ = kNoReset;
   break_code_ = false;
   Update();
 }
@@ -69,13 +69,14 @@ uint8_t I8042::ReadData() {
 }
 
 uint8_t I8042::OutputPort() const {
-  uint8_t value = output_port_;
+  auto value = static_cast<uint8_t>(output_port_ | (a20_.on() ? kA20 : 0));
   if (status_ & kFull) value |= (status_ & kAuxiliary) ? kMouseFull : kKeyboardFull;
   return value;
 }
 
 void I8042::WriteOutputPort(uint8_t value) {
-  output_port_ = value & static_cast<uint8_t>(~(kKeyboardFull | kMouseFull));
+  output_port_ = value & static_cast<uint8_t>(~(kA20 | kKeyboardFull | kMouseFull));
+  a20_.Set((value & kA20) != 0);
   if (!(value & kNoReset)) machine_.ResetMachine();
 }
 
@@ -111,11 +112,9 @@ void I8042::WriteCommand(uint8_t value) {
     case 0xd0:
       return Answer(OutputPort());
     case 0xdd:
-      output_port_ &= static_cast<uint8_t>(~kA20);
-      return;
+      return a20_.Set(false);
     case 0xdf:
-      output_port_ |= kA20;
-      return;
+      return a20_.Set(true);
     case 0xe0:  // test inputs: both clock lines are high
       return Answer(0x03);
     case 0x60:
@@ -204,7 +203,9 @@ void I8042::Serialize(state::Archive& archive) {
   archive.Field(6, break_code_);
   archive.Section(7, 1, [&](state::Archive& keyboard, uint16_t) { keyboard_.Serialize(keyboard); });
   archive.Section(8, 1, [&](state::Archive& mouse, uint16_t) { mouse_.Serialize(mouse); });
-  if (archive.loading()) Update();
+  if (!archive.loading()) return;
+  output_port_ &= static_cast<uint8_t>(~kA20);
+  Update();
 }
 
 }  // namespace nacre::devices

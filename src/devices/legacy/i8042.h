@@ -1,12 +1,12 @@
 #pragma once
 // The 8042 keyboard controller with a PS/2 keyboard and mouse, or with nothing plugged in: then the keyboard port times
 // out at once and the auxiliary port fails its test, so that drivers find out quickly. IBM PC/AT Technical Reference,
-// "Keyboard Controller"; IBM PS/2 Technical Reference for the auxiliary port. The A20 gate's bit is kept; address line
-// 20 is always there. Under the device lock.
+// "Keyboard Controller"; IBM PS/2 Technical Reference for the auxiliary port. Under the device lock.
 
 #include <cstdint>
 
 #include "bus/device.h"
+#include "devices/chipset/a20_gate.h"
 #include "devices/chipset/machine_control.h"
 #include "devices/legacy/ps2_keyboard.h"
 #include "devices/legacy/ps2_mouse.h"
@@ -20,8 +20,8 @@ class I8042 final : public bus::Device, public display::InputSink {
   static constexpr unsigned kIrq = 1, kMouseIrq = 12;
 
   /// `plugged`: with keyboard and mouse.
-  I8042(bus::IrqLine& irq1, bus::IrqLine& irq12, MachineControl& machine, bool plugged)
-      : irq_(irq1), mouse_irq_(irq12), machine_(machine), plugged_(plugged) {
+  I8042(bus::IrqLine& irq1, bus::IrqLine& irq12, MachineControl& machine, A20Gate& a20, bool plugged)
+      : irq_(irq1), mouse_irq_(irq12), machine_(machine), a20_(a20), plugged_(plugged) {
     Reset();
   }
 
@@ -65,13 +65,14 @@ class I8042 final : public bus::Device, public display::InputSink {
   bus::IrqLine& irq_;
   bus::IrqLine& mouse_irq_;
   MachineControl& machine_;
+  A20Gate& a20_;
   const bool plugged_;
   Ps2Keyboard keyboard_;
   Ps2Mouse mouse_;
   uint8_t status_ = 0;
   uint8_t output_ = 0;
-  uint8_t mode_ = 0;  ///< the command byte
-  uint8_t output_port_ = 0;
+  uint8_t mode_ = 0;         ///< the command byte
+  uint8_t output_port_ = 0;  ///< without the A20 gate's bit
   uint8_t pending_ = 0;      ///< the command that waits for a data byte
   bool break_code_ = false;  ///< translation has seen 0xf0
   Data data_{*this};

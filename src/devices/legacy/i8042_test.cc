@@ -22,7 +22,8 @@ class I8042Test : public testing::Test {
 
   TestLine irq_, mouse_irq_;
   TestMachine machine_;
-  I8042 i8042_{irq_, mouse_irq_, machine_, false};
+  A20Gate a20_;
+  I8042 i8042_{irq_, mouse_irq_, machine_, a20_, false};
 };
 
 TEST_F(I8042Test, SelfTestAnswersAtOnce) {
@@ -99,7 +100,8 @@ class Ps2Test : public testing::Test {
 
   TestLine irq_, mouse_irq_;
   TestMachine machine_;
-  I8042 i8042_{irq_, mouse_irq_, machine_, true};
+  A20Gate a20_;
+  I8042 i8042_{irq_, mouse_irq_, machine_, a20_, true};
 };
 
 TEST_F(Ps2Test, KeyboardIdentifiesItselfWithAnInterruptForEachByte) {
@@ -267,16 +269,28 @@ TEST_F(Ps2Test, TheAuxiliaryPortLoopsAndTestsGood) {
   EXPECT_EQ(Mouse(), (Bytes{0x5a}));
 }
 
-TEST_F(Ps2Test, OutputPortShowsA20AndTheBuffer) {
+TEST_F(Ps2Test, OutputPortHasTheA20GateAndShowsTheBuffer) {
   Command(0xd0);
   EXPECT_EQ(Keyboard(), (Bytes{0x03}));
   Command(0xdd);
+  EXPECT_FALSE(a20_.on());
   Command(0xd0);
   EXPECT_EQ(Keyboard(), (Bytes{0x01}));
   Command(0xd1);
   Data(0x03);
+  EXPECT_TRUE(a20_.on());
   Command(0xd0);
   EXPECT_EQ(Keyboard(), (Bytes{0x03}));
+  Command(0xd1);
+  Data(0x01);
+  EXPECT_FALSE(a20_.on());
+  Command(0xdf);
+  EXPECT_TRUE(a20_.on());
+  Command(0xfd);
+  EXPECT_TRUE(a20_.on()) << "a pulse is over before the guest looks";
+  a20_.Set(false);
+  Command(0xd0);
+  EXPECT_EQ(Keyboard(), (Bytes{0x01})) << "by whomever it was switched";
   EXPECT_EQ(machine_.resets, 0);
 }
 

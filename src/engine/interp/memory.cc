@@ -69,7 +69,7 @@ bool Core::TranslatePage(uint64_t linear, Access access, AccessMode as, uint8_t*
       large_first = std::min(large_first, linear & ~(t.page_bytes - 1));
       large_last = std::max(large_last, linear | (t.page_bytes - 1));
     }
-    const uint64_t page = t.address.value & ~kPageMask;
+    const uint64_t page = config.memory->OnBus(t.address).value & ~kPageMask;
     entry.tag = tag;
     entry.phys = page;
     const memory::CpuPage found = config.memory->FindPage(GuestPhys(page));

@@ -99,6 +99,15 @@ void EngineInfo(Vm& vm, const Json&, Reply reply) {
   vm.Statistics(Then<std::vector<machine::StatisticsSection>>(std::move(reply), RpcCode::kFailed, answer));
 }
 
+void Registers(Vm& vm, const Json&, Reply reply) {
+  const auto answer = [](const std::vector<std::string>& cpus) {
+    Json list = Json::array();
+    for (const std::string& text : cpus) list.push_back(text);
+    return Json{{"cpus", std::move(list)}};
+  };
+  vm.Registers(Then<std::vector<std::string>>(std::move(reply), RpcCode::kFailed, answer));
+}
+
 void Screenshot(Vm& vm, const Json& params, Reply reply) {
   const auto answer = [](const Vm::ScreenSize& size) { return Json{{"width", size.width}, {"height", size.height}}; };
   vm.Screenshot(params["path"].get<std::string>(), Then<Vm::ScreenSize>(std::move(reply), RpcCode::kFailed, answer));
@@ -142,6 +151,7 @@ constexpr std::array kCommands = std::to_array<Command>({
     {"vm.resume", {}, "state", "a paused guest goes on", Resume},
     {"vm.power", {}, "", "press the power button: the guest's operating system shuts down", Power},
     {"vm.stop", {}, "", "end at once, as if the plug were pulled", Stop},
+    {"cpu.registers", {}, "cpus", "what each CPU is at, as text", Registers},
     {"engine.info", {}, "engine, sections", "the statistics of --engine-stats", EngineInfo},
     {"engine.switch", kSwitchParameters, "from, engine, pause_us", "go on with another engine", SwitchEngine},
     {"display.screenshot", kScreenshotParameters, "width, height", "write the screen into a PNG file", Screenshot},

@@ -73,6 +73,10 @@ class FakeVm final : public Vm {
     if (ended) return done(std::unexpected(Error{"the guest has ended", ECANCELED}));
     done(std::vector<machine::StatisticsSection>(statistics_sections, {"cpu \xff", {{"name", ~uint64_t{0}}}}));
   }
+  void Registers(Done<std::vector<std::string>> done) override {
+    if (ended) return done(std::unexpected(Error{"the guest has ended", ECANCELED}));
+    done(std::vector<std::string>{"\n  CPU 0: RIP f000:fff0\n"});
+  }
   void Screenshot(const std::string& path, Done<ScreenSize> done) override {
     if (ended) return done(std::unexpected(Error{"the guest has ended", ECANCELED}));
     const std::lock_guard lock(mutex_);

@@ -53,6 +53,7 @@ TEST_F(ServerTest, EveryCommand) {
   EXPECT_EQ(client.Call("vm.resume")["result"]["state"], "running");
   EXPECT_EQ(client.Call("vm.power")["result"], Json::object());
   EXPECT_EQ(vm_.power(), 1);
+  EXPECT_EQ(client.Call("cpu.registers")["result"]["cpus"], Json::array({"\n  CPU 0: RIP f000:fff0\n"}));
   const Json statistics = client.Call("engine.info")["result"];
   EXPECT_EQ(statistics["engine"], "jit");
   EXPECT_EQ(statistics["sections"].size(), 2u);

@@ -40,6 +40,7 @@ class Vm {
   virtual void Stop() = 0;
   virtual void SwitchEngine(machine::EngineKind kind, Done<EngineSwitch> done) = 0;
   virtual void Statistics(Done<std::vector<machine::StatisticsSection>> done) = 0;
+  virtual void Registers(Done<std::vector<std::string>> done) = 0;
   /// Into a PNG file, by an absolute path.
   virtual void Screenshot(const std::string& path, Done<ScreenSize> done) = 0;
   virtual void PressKeys(std::vector<display::KeyStroke> strokes, Done<void> done) = 0;
@@ -63,6 +64,7 @@ class MachineVm final : public Vm {
   void Statistics(Done<std::vector<machine::StatisticsSection>> done) override {
     machine_.RequestStatistics(std::move(done));
   }
+  void Registers(Done<std::vector<std::string>> done) override { machine_.RequestRegisters(std::move(done)); }
   void Screenshot(const std::string& path, Done<ScreenSize> done) override {
     machine_.RequestScreenshot(path, std::move(done));
   }

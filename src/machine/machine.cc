@@ -536,6 +536,18 @@ void Machine::RequestEngine(EngineKind kind, Done<EngineSwitch> done) {
   Ask<EngineSwitch>([this, kind] { return SwitchEngine(kind); }, std::move(done));
 }
 
+void Machine::RequestRegisters(Done<std::vector<std::string>> done) {
+  const auto collect = [this]() -> Result<std::vector<std::string>> {
+    const bool runs = state() == RunState::kRunning;
+    if (runs) ParkAll();
+    std::vector<std::string> cpus;
+    for (unsigned i = 0; i < runners_.size(); ++i) cpus.push_back(CrashReport(runners_[i]->state(), *memory_, i));
+    if (runs) ResumeAll();
+    return cpus;
+  };
+  Ask<std::vector<std::string>>(collect, std::move(done));
+}
+
 void Machine::RequestStatistics(Done<std::vector<StatisticsSection>> done) {
   const auto collect = [this]() -> Result<std::vector<StatisticsSection>> {
     const bool runs = state() == RunState::kRunning;

@@ -75,6 +75,8 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   void RequestEngine(EngineKind kind, Done<EngineSwitch> done);
   /// The CPUs stand still for a moment.
   void RequestStatistics(Done<std::vector<StatisticsSection>> done);
+  /// What each CPU is at, as text: registers and the instruction that comes next. The CPUs stand still for a moment.
+  void RequestRegisters(Done<std::vector<std::string>> done);
   struct ScreenSize {
     unsigned width, height;  ///< pixels
   };

@@ -55,6 +55,8 @@ class Control(Folder):
             self.assertEqual((first["name"], first["state"], first["engine"]), ("vm", "paused", "jit"))
             self.assertEqual((first["cpus"], first["memory_bytes"], first["pid"]), (1, 512 << 20, guest.process.pid))
             self.assertEqual(json.loads(self.call("resume", self.socket, "--json")), {"state": "running"})
+            registers = json.loads(self.call("control", self.socket, "cpu.registers"))["cpus"]
+            self.assertRegex(registers[0], r"CPU 0: RIP [0-9a-f]{4}:[0-9a-f]{16}  RFLAGS")
             statistics = json.loads(self.call("control", self.socket, "engine.info"))
             self.assertEqual(statistics["sections"][0]["title"], "engine jit")
             self.assertGreater(json.loads(self.call("control", self.socket, "vm.info"))["uptime_ms"], first["uptime_ms"])

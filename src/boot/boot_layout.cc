@@ -4,6 +4,14 @@
 
 namespace nacre::boot {
 
+Status WriteBiosData(memory::GuestMemory& memory) {
+  const bool written =
+      memory.WriteValue(GuestPhys(0x40e), static_cast<uint16_t>(kExtendedBiosData.value >> 4)) &&
+      memory.WriteValue(GuestPhys(0x413), static_cast<uint16_t>(kExtendedBiosData.value / kKiB)) &&
+      memory.WriteValue(kExtendedBiosData, static_cast<uint8_t>((0xa0000 - kExtendedBiosData.value) / kKiB));
+  return written ? Status() : Fail("the guest has no memory for the BIOS data area");
+}
+
 std::vector<MemoryMapEntry> BuildMemoryMap(const memory::GuestMemory& memory,
                                            std::span<const MemoryMapEntry> reserved) {
   std::vector<MemoryMapEntry> map;

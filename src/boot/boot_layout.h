@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "base/result.h"
 #include "memory/address.h"
 #include "memory/guest_memory.h"
 
@@ -25,6 +26,10 @@ struct MemoryMapEntry {
   uint64_t size_bytes = 0;
   MemoryType type = MemoryType::kUsable;
 };
+
+/// The words of the BIOS data area that kernels read to learn where the first 640 KiB end: 0x40e, the segment of the
+/// extended BIOS data area, and 0x413, KiB of memory; and that area's size.
+Status WriteBiosData(memory::GuestMemory& memory);
 
 /// RAM with the holes of the first megabyte, and `reserved` ranges (for example ECAM), sorted by address.
 std::vector<MemoryMapEntry> BuildMemoryMap(const memory::GuestMemory& memory, std::span<const MemoryMapEntry> reserved);

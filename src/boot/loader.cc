@@ -40,6 +40,7 @@ Result<LoadedKernel> LoadKernel(memory::GuestMemory& memory, const BootRequest& 
   if (memory.regions().front().size_bytes < 4 * kMiB)
     return Fail("a guest with less than 4M of memory cannot boot a kernel");
   const KernelFile file = NACRE_TRY(ReadBootFile(request.kernel, kMaxKernelBytes));
+  NACRE_TRY_STATUS(WriteBiosData(memory));
   auto loaded = LoadAny(memory, request, file);
   if (!loaded) return Context(std::move(loaded).error(), "kernel {}", request.kernel);
   return loaded;
@@ -55,7 +56,8 @@ Status WriteCommandLine(memory::GuestMemory& memory, const std::string& text, ui
 }
 
 Result<std::vector<LoadedModule>> LoadModules(memory::GuestMemory& memory, const BootRequest& request,
-                                              GuestPhys kernel_end, GuestPhys strings, uint64_t string_bytes) {
+                                              GuestPhys kernel_end, GuestPhys strings, uint64_t string_bytes,
+                                              bool with_names) {
   std::vector<LoadedModule> modules;
   uint64_t limit = kModuleLimit;
   for (const std::string& entry : request.initrds) {
@@ -70,9 +72,10 @@ Result<std::vector<LoadedModule>> LoadModules(memory::GuestMemory& memory, const
     limit = loaded.address.value;
     loaded.size_bytes = content.size();
     loaded.text = strings;
-    const uint64_t text_bytes = module.text.size() + 1;
+    const std::string& text = with_names ? entry : module.text;
+    const uint64_t text_bytes = text.size() + 1;
     if (text_bytes > string_bytes) return Fail("{}: the strings of the modules are too long", module.path);
-    if (!memory.Write(strings, {reinterpret_cast<const uint8_t*>(module.text.c_str()), text_bytes}))
+    if (!memory.Write(strings, {reinterpret_cast<const uint8_t*>(text.c_str()), text_bytes}))
       return Fail("{}: the guest has no memory for the module's string", module.path);
     strings = strings + text_bytes;
     string_bytes -= text_bytes;

@@ -68,9 +68,10 @@ struct LoadedModule {
 /// Writes the command line with its final zero at kCommandLineAddress. `max_bytes` without the zero.
 Status WriteCommandLine(memory::GuestMemory& memory, const std::string& text, uint64_t max_bytes);
 /// Loads each initrd page-aligned, as high as possible below `limit` and above `kernel_end`, their strings at
-/// `strings` (up to `string_bytes` altogether).
+/// `strings` (up to `string_bytes` altogether): what follows the file's name, or, `with_names`, all of the entry.
 Result<std::vector<LoadedModule>> LoadModules(memory::GuestMemory& memory, const BootRequest& request,
-                                              GuestPhys kernel_end, GuestPhys strings, uint64_t string_bytes);
+                                              GuestPhys kernel_end, GuestPhys strings, uint64_t string_bytes,
+                                              bool with_names);
 /// Modules and kernels that say nothing else stay below this (as Linux's oldest limit, 896 MiB).
 inline constexpr uint64_t kModuleLimit = 0x38000000;
 

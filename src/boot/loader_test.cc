@@ -190,7 +190,9 @@ TEST_F(LoaderTest, MultibootByAddresses) {
   ASSERT_EQ(At<uint32_t>(info + 20), 2u);
   const uint64_t modules = At<uint32_t>(info + 24);
   EXPECT_EQ(At<uint32_t>(modules + 4) - At<uint32_t>(modules), 100u);
-  EXPECT_EQ(TextAt(At<uint32_t>(modules + 8)), "one two");
+  EXPECT_EQ(TextAt(At<uint32_t>(modules + 8)), request_.initrds[0]);
+  EXPECT_EQ(At<uint16_t>(0x40e), 0x9fc0u);
+  EXPECT_EQ(At<uint16_t>(0x413), 639u);
   EXPECT_EQ(At<uint32_t>(modules + 20) - At<uint32_t>(modules + 16), 5000u);
   EXPECT_EQ(At<uint8_t>(At<uint32_t>(modules + 16)), 8);
   EXPECT_EQ(At<uint32_t>(info + 44), request_.memory_map.size() * 24);

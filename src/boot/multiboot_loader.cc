@@ -139,8 +139,9 @@ Result<LoadedKernel> LoadMultiboot(memory::GuestMemory& memory, const BootReques
   info.flags = kInfoCommandLine | kInfoLoaderName;
   info.command_line = static_cast<uint32_t>(kCommandLineAddress.value);
   info.loader_name = static_cast<uint32_t>(kNameAddress.value);
+  // As its own, a module's line begins with a name: Xen takes the first word away.
   const auto modules = NACRE_TRY(LoadModules(memory, request, kernel.end, kModuleTableAddress + kStringsOffset,
-                                             kModuleTableBytes - kStringsOffset));
+                                             kModuleTableBytes - kStringsOffset, true));
   bool written = memory.WriteValue(kNameAddress, std::array{'N', 'a', 'c', 'r', 'e', '\0'});
   GuestPhys at = kModuleTableAddress;
   for (const LoadedModule& module : modules) {

@@ -39,8 +39,8 @@ Result<LoadedKernel> LoadPvh(memory::GuestMemory& memory, const BootRequest& req
   if (request.initrds.size() > kMaxModules) return Fail("more than {} modules", kMaxModules);
   if (request.memory_map.size() > kMaxMapEntries) return Fail("a memory map of {} entries", request.memory_map.size());
   NACRE_TRY_STATUS(WriteCommandLine(memory, request.command_line, kCommandLineMax - 1));
-  const auto modules = NACRE_TRY(
-      LoadModules(memory, request, end, kModuleTableAddress + kStringsOffset, kModuleTableBytes - kStringsOffset));
+  const auto modules = NACRE_TRY(LoadModules(memory, request, end, kModuleTableAddress + kStringsOffset,
+                                             kModuleTableBytes - kStringsOffset, false));
   bool written = true;
   GuestPhys at = kModuleTableAddress;
   for (const LoadedModule& module : modules) {

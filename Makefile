@@ -16,11 +16,11 @@ build: ## compile everything, tests included
 	@scripts/build
 
 test: build ## every quick test: units, layers, documents, guests that boot
-	@scripts/prepare-guest cloud-amd64 amd64 i386
+	@scripts/prepare-guest cloud-amd64 amd64 i386 xen
 	@cd build/release && $(CTEST) -LE long
 
 test-long: build ## the quick tests and the long ones: systemd guest, 50 million instruction cases, 100 MB transfers
-	@scripts/prepare-guest cloud-amd64 amd64 i386
+	@scripts/prepare-guest cloud-amd64 amd64 i386 xen
 	@scripts/make-rootfs debian12 debian12-bench
 	@cd build/release && $(CTEST)
 

@@ -18,6 +18,7 @@
 
 #include "engine/difftest/generator.h"
 #include "engine/interp/interpreter.h"
+#include "engine/jit/code_segments.h"
 #include "engine/jit/hostile_testing.h"
 #include "engine/jit/jit_engine.h"
 #include "x86/decoder.h"
@@ -601,6 +602,27 @@ TEST_P(ModesEqualInterpreter, RandomPrograms) {
   }
   std::printf("%lu of %lu programs compared, %lu instructions interpreted, %lu for their mode\n", compared, cases,
               interpreted, untranslated);
+}
+
+/// The same bytes at the same linear address in more code segments than have numbers at a time: CALL pushes IP.
+TEST(JitModes, MoreCodeSegmentsThanNumbers) {
+  hostile::Machine machine(std::move(*CreateJitEngine({})));
+  machine.Reset(1);
+  const uint8_t code[] = {0xe8, 0x00, 0x00, 0x58, kHlt};  // CALL next; POP AX
+  machine.Put(hostile::kCode, code);
+  for (uint32_t i = 0; i < 3 * CodeSegments::kMost; ++i) {
+    CpuState state = hostile::StartState(hostile::Mode::kKernel32);
+    Segment& cs = state.segment[x86::kCs];
+    cs.attributes &= ~Segment::kDb;
+    state.rip = 0x100 + i;
+    cs.base = hostile::kCode - state.rip;
+    cs.limit = 0xfffe;
+    machine.vcpu().Import(state);
+    ASSERT_EQ(machine.vcpu().Run(), ExitReason::kHalted);
+    machine.vcpu().Export(state);
+    ASSERT_EQ(state.gpr[x86::kRax] & 0xffff, 0x103 + i);
+    ASSERT_EQ(state.rip, 0x105 + i);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -121,7 +121,7 @@ TEST_P(PinnedCode, IsWhatTheTranslatorEmits) {
 
 INSTANTIATE_TEST_SUITE_P(Jit, PinnedCode,
                          testing::Values("memory", "stack", "flags", "branches", "strings", "vectors", "avx512",
-                                         "system"),
+                                         "system", "segments"),
                          [](const auto& file) { return std::string(file.param); });
 
 }  // namespace

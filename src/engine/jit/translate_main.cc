@@ -19,7 +19,9 @@ constexpr std::string_view kUsage =
     "Translates guest code, given as hexadecimal bytes, and prints guest and host code side by side.\n"
     "  --rip HEX     where the code is (1000)\n"
     "  --mode WORDS  kernel, user or kernel-ac, and any of code64 flat fs gs x87 sse avx cpl0 smap tsc fsgsbase\n"
-    "                ungrouped (\"user code64 flat fs gs x87 sse avx tsc\")\n"
+    "                ungrouped, and outside 64-bit code code16 stack16 real plain iopl cs-readable, es-, ss- or "
+    "ds-whole,\n"
+    "                and of each of these, fs- and gs-small (\"user code64 flat fs gs x87 sse avx tsc\")\n"
     "  --cpu MODEL   as `nacre run` has it (default)\n";
 
 bool ParseHex(std::string_view text, uint64_t& value) {

@@ -101,9 +101,12 @@ chip_checks:
     check e, "a masked interrupt does not come"
     movb $0x0a, %al                     # IRR
     outb %al, $0x20
-    inb $0x20, %al
-    movzbl %al, %ebx
+    movl $0x1000000, %ecx
+9:  inb $0x20, %al
     testb $1, %al
+    jnz 9f
+    addr32 loop 9b
+9:  testb $1, %al
     check nz, "it is pending"
     movb old_mask, %al
     outb %al, $0x21
@@ -112,7 +115,8 @@ chip_checks:
     cmpw $1, irqs
     check ae, "unmasked it comes at once"
 
-    movw $0, irqs                       # not ended, it holds the others back; a specific EOI ends it
+    cli                                 # not ended, it holds the others back; a specific EOI ends it
+    movw $0, irqs
     movb $1, keep_in_service
     movw $1, %ax
     call wait_irqs
@@ -214,13 +218,15 @@ wait_refresh:
 # AX interrupts 0, or so many turns that something is wrong.
 wait_irqs:
     movl $0x10000, %ecx
-1:  sti
-    hlt
+1:  cli
     cmpw %ax, irqs
     jae 2f
+    sti                                 # none is lost between this and HLT
+    hlt
     decl %ecx
     jnz 1b
-2:  ret
+2:  sti
+    ret
 
 irq0:
     pushw %ax

@@ -88,14 +88,13 @@ void IdeChannel::WriteData(unsigned size, uint64_t value) {
   }
 }
 
-/// A missing drive reads as its neighbour answers for it: zeros (ATA/ATAPI-7 vol. 2, 7.15.6.1); an empty cable floats.
+/// A missing drive reads as its neighbour answers for it: zeros (ATA/ATAPI-7 vol. 2, 7.15.6.1). So does an empty cable:
+/// its DD7 is pulled down, so that nobody waits for BSY, for which OVMF has 35 s of patience.
 uint8_t IdeChannel::Status() {
-  if (empty()) return 0xff;
   return selected().drive ? selected().drive->registers().status : 0;
 }
 
 uint8_t IdeChannel::ReadRegister(unsigned offset) {
-  if (empty()) return 0xff;
   Slot& slot = selected();
   if (offset == kStatus) {
     const uint8_t status = Status();

@@ -67,7 +67,6 @@ class IdeChannel {
   };
 
   Slot& selected() { return slots_[selected_]; }
-  bool empty() const { return !slots_[0].drive && !slots_[1].drive; }
   uint64_t ReadData(unsigned size);
   void WriteData(unsigned size, uint64_t value);
   uint8_t ReadRegister(unsigned offset);

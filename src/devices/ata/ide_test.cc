@@ -47,10 +47,10 @@ TEST_F(IdeTest, PortsFollowTheDecodeBits) {
   EXPECT_FALSE(ports.Claims(0x3f6));
 }
 
-TEST_F(IdeTest, AnEmptyChannelFloatsAndAMissingDriveReadsZero) {
+TEST_F(IdeTest, AnEmptyChannelAndAMissingDriveReadZero) {
   channel = 1;
-  EXPECT_EQ(0xff, In(7));
-  EXPECT_EQ(0xff, AltStatus());
+  EXPECT_EQ(0, In(7));
+  EXPECT_EQ(0, AltStatus());
   IdeBench one;
   one.PlugDisk(0, image);
   one.PowerOn();

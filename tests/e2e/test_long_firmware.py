@@ -1,85 +1,97 @@
-"""From SeaBIOS and from OVMF by GRUB to Linux, all from one disk image."""
+"""From SeaBIOS and from OVMF by GRUB to Linux, from every kind of disk and with several CPUs."""
 import pathlib
-import shutil
-import subprocess
 import tempfile
 
-from harness import ENGINE, GuestCase, Nacre, PROMPT, boot_arguments, guest_file, main
+import grub
+from harness import ENGINE, GuestCase, Nacre, PROMPT, boot_arguments, main
 
-# OVMF reads the serial port too, and would take some of the bytes: there GRUB gets them through it.
-GRUB_CONFIG = """if [ "$grub_platform" = pc ]; then
-  serial --unit=0 --speed=115200
-  terminal_input serial console
-  terminal_output serial console
-fi
-set timeout=-1
-menuentry "First entry" {{
-  echo never started
-}}
-menuentry "Linux from the disk" {{
-  linux /boot/vmlinuz {line}
-  initrd /boot/initrd.img
-}}
-"""
 TEMPLATE = pathlib.Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+VARIABLE = "/sys/firmware/efi/efivars/Pearl-4e616372-652d-5465-7374-000000000001"
+MOUNT = "modprobe efivarfs && mount -t efivarfs none /sys/firmware/efi/efivars"
 
 
 class Grub(GuestCase):
-    """One image, which is CD and disk."""
-
     @classmethod
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory()
-        root = pathlib.Path(cls.folder.name, "root")
-        (root / "boot/grub").mkdir(parents=True)
-        for name in ("vmlinuz", "initrd.img"):
-            shutil.copyfile(guest_file("cloud-amd64", name), root / "boot" / name)
-        line = guest_file("cloud-amd64", "cmdline").read_text().strip()
-        (root / "boot/grub/grub.cfg").write_text(GRUB_CONFIG.format(line=line))
-        cls.image = pathlib.Path(cls.folder.name, "grub.img")
-        subprocess.run(["grub-mkrescue", "-o", cls.image, root], check=True, capture_output=True)
+        cls.image = grub.make_image(cls.folder.name)
 
     @classmethod
     def tearDownClass(cls):
         cls.folder.cleanup()
 
-    def check(self, *options, seconds=300):
-        with Nacre("run", "--engine", ENGINE, "--disk", f"{self.image},readonly,format=raw", *options) as guest:
-            guest.expect("Linux from the disk", seconds)
-            guest.send("\x1b[B\r")  # cursor down, enter
-            guest.expect(PROMPT, seconds)
+    def check(self, firmware, *options, disk=None, engine=ENGINE, cpus=1, seconds=300):
+        disk = disk or ["--disk", f"{self.image},readonly,format=raw"]
+        with Nacre("run", "--engine", engine, "--firmware", firmware, "--cpus", cpus, *disk, *options) as guest:
+            grub.start_linux(guest, seconds)
             self.assertIn("Linux nacre 6.1.0", guest.command_output("uname -a"))
-            self.assertIn("virtio", guest.command_output("cat /proc/interrupts"))
+            self.assertEqual(guest.command_output("grep -c ^processor /proc/cpuinfo"), str(cpus))
+            self.assertEqual(guest.command_output("ls -d /sys/firmware/efi"),
+                             "/sys/firmware/efi" if firmware == "uefi" else "ls: /sys/firmware/efi: No such file or directory")
             guest.send("poweroff -f\n")
             self.check_exit(guest, 0)
 
-    def test_bios(self):
-        self.check("--firmware", "bios")
+    def check_buses(self, firmware):
+        for bus in ("virtio", "ide", "sata"):
+            with self.subTest(disk=bus):
+                self.check(firmware, disk=["--disk", f"{self.image},snapshot,format=raw,bus={bus}"])
+        for bus in ("ide", "sata"):
+            with self.subTest(cdrom=bus):
+                self.check(firmware, disk=["--cdrom", f"{self.image},bus={bus}"])
 
-    def test_bios_with_two_cpus(self):
-        self.check("--firmware", "bios", "--cpus", "2")
+    def check_cpus(self, firmware, engine, counts, seconds):
+        for cpus in counts:
+            with self.subTest(cpus=cpus):
+                self.check(firmware, engine=engine, cpus=cpus, seconds=seconds)
 
-    def test_uefi_keeps_its_variables(self):
+    def test_bios_from_every_bus(self):
+        self.check_buses("bios")
+
+    def test_uefi_from_every_bus(self):
+        self.check_buses("uefi")
+
+    def test_bios_with_cpus(self):
+        self.check_cpus("bios", "jit", (2, 4), 300)
+
+    def test_uefi_with_cpus(self):
+        self.check_cpus("uefi", "jit", (2, 4), 300)
+
+    def test_boot_order(self):
+        """An empty disk is first; --boot puts the CD-ROM drive before it, and what boots is the same."""
+        with tempfile.NamedTemporaryFile() as empty:
+            empty.truncate(1 << 20)
+            disks = ["--disk", f"{empty.name},bus=ide", "--cdrom", self.image]
+            for firmware in ("bios", "uefi"):
+                for order in ([], ["--boot", "cdrom"]):
+                    with self.subTest(firmware=firmware, order=order):
+                        self.check(firmware, *order, disk=disks)
+
+
+class Variables(GuestCase):
+    """OVMF starts a kernel of the command line by its EFI stub; what Linux writes is there after a restart of the machine."""
+
+    def test_kept(self):
         with tempfile.TemporaryDirectory() as folder:
             kept = pathlib.Path(folder, "vars")
-            for _ in range(2):
-                self.check("--firmware", "uefi", "--firmware-vars", kept)
-                content = kept.read_bytes()
-                self.assertEqual(len(content), TEMPLATE.stat().st_size)
-                self.assertIn("BootOrder".encode("utf-16-le"), content)
+            # Attributes: kept, for boot services and at run time.
+            self.run_guest(kept, f"printf '\\007\\000\\000\\000pearl' >{VARIABLE}")
+            content = kept.read_bytes()
+            self.assertEqual(len(content), TEMPLATE.stat().st_size)
+            self.assertIn("BootOrder".encode("utf-16-le"), content)
+            self.assertEqual(self.run_guest(kept, f"tail -c +5 {VARIABLE}; echo"), "pearl")
+            self.assertIn("No such file", self.run_guest(None, f"cat {VARIABLE}"))
 
-
-class Kernel(GuestCase):
-    """OVMF starts the kernel that the command line names by its EFI stub."""
-
-    def test_uefi(self):
-        with Nacre("run", "--engine", ENGINE, "--firmware", "uefi", *boot_arguments("cloud-amd64")) as guest:
+    def run_guest(self, kept, line):
+        variables = ["--firmware-vars", kept] if kept else []
+        with Nacre("run", "--engine", ENGINE, "--firmware", "uefi", *variables, *boot_arguments("amd64")) as guest:
             guest.expect(PROMPT, 300)
-            self.assertEqual(guest.command_output("ls -d /sys/firmware/efi"), "/sys/firmware/efi")
             for table in ("FACP", "APIC", "DSDT", "BGRT"):
                 self.assertIn(table, guest.command_output("dmesg | grep ACPI:"))
+            self.assertEqual(guest.command_output(MOUNT), "")
+            text = guest.command_output(line)
             guest.send("poweroff -f\n")
             self.check_exit(guest, 0)
+            return text
 
 
 if __name__ == "__main__":

@@ -2,12 +2,10 @@
 BIOS, the chips and the CPU, and keys that are typed from outside. SYSLINUX from FAT: the same system in MEMDISK, whose
 INT 13h stands before the BIOS's, and a Linux kernel."""
 import gzip
-import os
 import pathlib
 import re
 import subprocess
 import tempfile
-import unittest
 
 from control import ControlSocket
 from harness import GuestCase, NACRE, Nacre, PROMPT, guest_file, main
@@ -57,8 +55,6 @@ class System(GuestCase):
         self.assertFalse({line for line in failed if not line.startswith(known)}, guest.command)
         self.assertEqual(len(results), CHECKS)
 
-
-class Dos(System):
     def check(self, engine, boot="floppy", options=(), **more):
         floppy, disk = self.image("floppy.img", FLOPPY_BYTES), self.image("disk.img", DISK_BYTES)
         self.run_checks(floppy, disk, engine, ("--boot", boot, *options), **more)
@@ -66,16 +62,13 @@ class Dos(System):
         self.assertEqual(floppy.read_bytes()[-1536:], pattern(0x3d00))
         self.assertIn(pattern(0x3d80)[1:], disk.read_bytes())
 
+
+class Dos(System):
     def test_interp(self):
         self.check("interp")
 
     def test_jit(self):
         self.check("jit")
-
-    @unittest.skipUnless(os.access("/dev/kvm", os.R_OK | os.W_OK), "no /dev/kvm here")
-    def test_kvm(self):
-        # Where KVM runs the kernel, A20 is a matter of the first two megabytes (docs/firmware.md).
-        self.check("kvm", known=("the fourth megabyte", "all of them"), seconds=300)
 
     def test_jit_from_the_disk(self):
         self.check("jit", boot="disk")

@@ -178,14 +178,14 @@ GuestMemory::~GuestMemory() {
 bool GuestMemory::Read(GuestPhys address, std::span<uint8_t> to) const {
   const uint8_t* from = HostPointer(address, to.size());
   if (!from) return false;
-  std::memcpy(to.data(), from, to.size());
+  if (!to.empty()) std::memcpy(to.data(), from, to.size());  // an empty span may be null
   return true;
 }
 
 bool GuestMemory::Write(GuestPhys address, std::span<const uint8_t> from) {
   uint8_t* to = HostPointer(address, from.size());
   if (!to) return false;
-  std::memcpy(to, from.data(), from.size());
+  if (!from.empty()) std::memcpy(to, from.data(), from.size());
   MarkWritten(address, from.size());
   return true;
 }

@@ -151,6 +151,17 @@ TEST_F(E1000Test, SendsAFrameOfTwoBuffers) {
   EXPECT_EQ(0u, Reg(kTotalSent)) << "cleared by reading";
 }
 
+TEST_F(E1000Test, ADescriptorMayBeEmpty) {
+  Start();
+  const auto frame = Frame(60);
+  Fill(kSendData, frame);
+  Queue(kSendData, 0);
+  Queue(kSendData, 60 | uint64_t{kEndOfPacket} << 24);
+  Ring();
+  ASSERT_EQ(1u, backend->sent.size());
+  EXPECT_EQ(frame, backend->sent[0]);
+}
+
 TEST_F(E1000Test, PadsShortFrames) {
   Start();
   Fill(kSendData, Frame(20));

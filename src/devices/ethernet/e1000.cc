@@ -231,7 +231,7 @@ void E1000::UpdateInterrupt() {
   if (wanted && !level_) {
     const int64_t now = scheduler_.NowNs();
     if (now < next_interrupt_ns_) {
-      if (!throttle_->armed()) throttle_->Arm(next_interrupt_ns_);
+      throttle_->Arm(next_interrupt_ns_);  // ITR may have become less
       return;
     }
     next_interrupt_ns_ = now + int64_t{reg(kItr)} * kItrUnitNs;

@@ -366,6 +366,14 @@ TEST_F(E1000Test, InterruptsKeepTheirDistance) {
   Set(kImc, 0xffffffff);
   EXPECT_FALSE(line.level);
   EXPECT_EQ(kReceiveTimer, Reg(kIcr));
+  // A shorter interval holds for the interrupt that waits.
+  Set(kIms, kReceiveTimer);
+  Set(kIcs, kReceiveTimer);
+  EXPECT_FALSE(line.level);
+  Set(kItr, 100);
+  EXPECT_FALSE(line.level);
+  scheduler.Advance(26'000);
+  EXPECT_TRUE(line.level);
 }
 
 TEST_F(E1000Test, LoopbackComesBack) {

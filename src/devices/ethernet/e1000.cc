@@ -1,6 +1,7 @@
 #include "devices/ethernet/e1000.h"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 
 #include "base/bits.h"
@@ -255,6 +256,17 @@ void E1000::CountOctets(unsigned statistic, uint64_t amount) {
   const uint64_t after = before + amount < before ? ~uint64_t{0} : before + amount;
   reg(statistic) = static_cast<uint32_t>(after);
   reg(statistic + 4) = static_cast<uint32_t>(after >> 32);
+}
+
+void E1000::CountFrame(const FrameCounters& counters, size_t wire_bytes) {
+  Count(counters.total);
+  Count(counters.good);
+  CountOctets(counters.total_octets, wire_bytes);
+  CountOctets(counters.good_octets, wire_bytes);
+  // 64, 65 to 127, 128 to 255, 256 to 511, 512 to 1023, more.
+  constexpr size_t kEnds[] = {65, 128, 256, 512, 1024};
+  const auto size_class = static_cast<unsigned>(std::ranges::upper_bound(kEnds, wire_bytes) - std::begin(kEnds));
+  Count(counters.by_size + 4 * size_class);
 }
 
 // ---- Reset and state.

@@ -86,6 +86,12 @@ class E1000 final : public PciDevice, private network::FrameReceiver {
   void Raise(uint32_t causes);
   void UpdateInterrupt();
   void Count(unsigned statistic, uint64_t amount = 1);
+  /// Of one direction: the registers that count its frames, its octets, and its frames by size, from 64 bytes on.
+  struct FrameCounters {
+    unsigned total, good, total_octets, good_octets, by_size;
+  };
+  /// `wire_bytes`: with FCS.
+  void CountFrame(const FrameCounters& counters, size_t wire_bytes);
   void CountOctets(unsigned statistic, uint64_t amount);
 
   // Transmit: e1000_transmit.cc.
@@ -95,7 +101,7 @@ class E1000 final : public PciDevice, private network::FrameReceiver {
   void LoadContext(std::span<const uint8_t, e1000::kDescriptorSize> descriptor, uint8_t command);
   void Append(uint64_t address, uint64_t size_bytes);
   void FinishPacket(std::span<const uint8_t, e1000::kDescriptorSize> descriptor, uint8_t command, bool extended);
-  void SendSegments(uint8_t command, uint16_t tag);
+  void SendSegments(bool tagged, uint16_t tag);
   void SendFrame(std::vector<uint8_t>& frame, bool tagged, uint16_t tag);
 
   // Receive: e1000_receive.cc.

@@ -109,12 +109,7 @@ bool E1000::Receive(std::span<const uint8_t> frame) {
   }
   Store(arrived_, status, tag, buffer_size);
 
-  Count(kTotalReceived);
-  Count(kGoodReceived);
-  CountOctets(kTotalOctetsReceived, wire);
-  CountOctets(kGoodOctetsReceived, wire);
-  const unsigned size_class = wire <= 64 ? 0 : wire < 128 ? 1 : wire < 256 ? 2 : wire < 512 ? 3 : wire < 1024 ? 4 : 5;
-  Count(kReceived64 + 4 * size_class);
+  CountFrame({kTotalReceived, kGoodReceived, kTotalOctetsReceived, kGoodOctetsReceived, kReceived64}, wire);
   if ((frame[0] & 1) != 0) Count(frame[1] == 0xff && frame[5] == 0xff ? kBroadcastReceived : kMulticastReceived);
   received_causes_ |= kReceiveTimer;
   const auto threshold = static_cast<unsigned>(Bits(control, kThresholdShift, 2));  // a half, a quarter, an eighth

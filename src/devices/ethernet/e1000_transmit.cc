@@ -117,7 +117,7 @@ void E1000::FinishPacket(std::span<const uint8_t, kDescriptorSize> descriptor, u
   const auto tag = LoadLe<uint16_t>(&descriptor[14]);
   if (!packet_.too_long && bytes.size() >= kHeader) {
     if (packet_.segmented) {
-      SendSegments(command, tag);
+      SendSegments(tagged, tag);
     } else {
       if (!extended && (command & kInsertChecksum) != 0) InsertChecksum(bytes, descriptor[13], 0, descriptor[10]);
       const Context& context = checksum_context_;
@@ -134,7 +134,7 @@ void E1000::FinishPacket(std::span<const uint8_t, kDescriptorSize> descriptor, u
 }
 
 /// 3.5: the header in front of every segment, with its lengths, numbers and flags brought up to date.
-void E1000::SendSegments(uint8_t command, uint16_t tag) {
+void E1000::SendSegments(bool tagged, uint16_t tag) {
   const Context& context = segment_context_;
   const bool ip4 = (context.command & kContextIp) != 0, tcp = (context.command & kContextTcp) != 0;
   const size_t header = context.header, ip = context.ip_start, transport = context.tcp_start;
@@ -145,7 +145,6 @@ void E1000::SendSegments(uint8_t command, uint16_t tag) {
     return;
   const size_t payload = bytes.size() - header, count = (payload + context.segment - 1) / context.segment;
   if (count > kMaxSegments) return;
-  const bool tagged = (command & kVlanInsert) != 0 && (reg(kCtrl) & kCtrlVlanMode) != 0;
   for (size_t i = 0; i < count; ++i) {
     const size_t from = i * context.segment, size = std::min<size_t>(context.segment, payload - from);
     frame_.assign(bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(header));
@@ -186,13 +185,7 @@ void E1000::SendFrame(std::vector<uint8_t>& frame, bool tagged, uint16_t tag) {
     frame.insert(frame.begin() + 12, words, words + 4);
   }
   if ((reg(kTctl) & kPadShort) != 0 && frame.size() < kMinFrame) frame.resize(kMinFrame);
-  const size_t wire = frame.size() + 4;
-  Count(kTotalSent);
-  Count(kGoodSent);
-  CountOctets(kTotalOctetsSent, wire);
-  CountOctets(kGoodOctetsSent, wire);
-  const unsigned size_class = wire <= 64 ? 0 : wire < 128 ? 1 : wire < 256 ? 2 : wire < 512 ? 3 : wire < 1024 ? 4 : 5;
-  Count(kSent64 + 4 * size_class);
+  CountFrame({kTotalSent, kGoodSent, kTotalOctetsSent, kGoodOctetsSent, kSent64}, frame.size() + 4);
   if ((frame[0] & 1) != 0) {
     const bool broadcast = std::ranges::all_of(std::span(frame).first(6), [](uint8_t byte) { return byte == 0xff; });
     Count(broadcast ? kBroadcastSent : kMulticastSent);

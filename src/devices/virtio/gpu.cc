@@ -215,7 +215,8 @@ VirtioGpu::Response VirtioGpu::Transfer(const Request& request) {
   if (!resource) return {kErrorResource};
   const gpu::Rect rect = request.rect();
   if (!rect.Inside(resource->width, resource->height)) return {kErrorParameter};
-  moved_bytes_ = uint64_t{rect.width} * rect.height * 4;
+  // Looking for the place in a backing of many pieces costs as well.
+  moved_bytes_ = uint64_t{rect.width} * rect.height * 4 + resource->backing.size() * kEntrySize;
   const bool done = resource->TransferToHost(memory(), rect, LoadLe<uint64_t>(&request.body[16]));
   return {done ? kOk : kErrorParameter};
 }

@@ -9,6 +9,7 @@
 #include "engine/interp/core.h"
 #include "engine/interp/handlers.h"
 #include "x86/decoder.h"
+#include "x86/string_segment.h"
 
 namespace nacre::engine::interp {
 
@@ -18,36 +19,6 @@ using x86::CodeSize;
 namespace {
 
 bool TooLong(Core& c, const Decoded&) { return c.Gp(); }
-
-uint8_t StringSegment(const x86::Instruction& insn) {
-  uint8_t segment = x86::kDs;
-  const bool long_mode = insn.code_size == CodeSize::k64;
-  for (unsigned i = 0; i < insn.prefix_count; ++i) {
-    switch (insn.bytes[i]) {
-      case 0x26:
-        if (!long_mode) segment = x86::kEs;
-        break;
-      case 0x2e:
-        if (!long_mode) segment = x86::kCs;
-        break;
-      case 0x36:
-        if (!long_mode) segment = x86::kSs;
-        break;
-      case 0x3e:
-        if (!long_mode) segment = x86::kDs;
-        break;
-      case 0x64:
-        segment = x86::kFs;
-        break;
-      case 0x65:
-        segment = x86::kGs;
-        break;
-      default:
-        break;
-    }
-  }
-  return segment;
-}
 
 void Resolve(const x86::CpuModel& model, Decoded& d) {
   const x86::Instruction& insn = d.insn;
@@ -60,7 +31,7 @@ void Resolve(const x86::CpuModel& model, Decoded& d) {
   } else {
     d.operand_size = d.stack_size = (insn.code_size == CodeSize::k32) != prefixed ? 4 : 2;
   }
-  d.string_segment = StringSegment(insn);
+  d.string_segment = x86::StringSegment(insn);
   for (unsigned i = 0; i < 4 && i < insn.operand_count; ++i) {
     const x86::Operand& operand = insn.operand[i];
     d.reg[i] = static_cast<uint8_t>(operand.register_class == x86::RegisterClass::kGprHigh ? operand.index * 8 + 1

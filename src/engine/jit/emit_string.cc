@@ -2,6 +2,7 @@
 // JitVcpu::FastSegmentString. Going down (DF set) single ones are left to the interpreter.
 
 #include "engine/jit/translator.h"
+#include "x86/string_segment.h"
 
 namespace nacre::engine::jit {
 
@@ -13,36 +14,6 @@ constexpr uint8_t kMovs = 0xa4, kCmps = 0xa6, kStos = 0xaa, kLods = 0xac, kScas 
 
 bool ReadsSource(uint8_t opcode) { return opcode == kMovs || opcode == kCmps || opcode == kLods; }
 bool UsesDestination(uint8_t opcode) { return opcode != kLods; }
-
-/// Of the source, which a prefix may name.
-unsigned SourceSegment(const Instruction& insn) {
-  unsigned segment = x86::kDs;
-  for (unsigned i = 0; i < insn.prefix_count; ++i) {
-    switch (insn.bytes[i]) {
-      case 0x26:
-        segment = x86::kEs;
-        break;
-      case 0x2e:
-        segment = x86::kCs;
-        break;
-      case 0x36:
-        segment = x86::kSs;
-        break;
-      case 0x3e:
-        segment = x86::kDs;
-        break;
-      case 0x64:
-        segment = x86::kFs;
-        break;
-      case 0x65:
-        segment = x86::kGs;
-        break;
-      default:
-        break;
-    }
-  }
-  return segment;
-}
 
 }  // namespace
 
@@ -57,7 +28,7 @@ uint8_t Translator::StringOpcode(const Instruction& insn) {
 bool Translator::CanTranslateString(const Instruction& insn) const {
   const uint8_t opcode = StringOpcode(insn);
   if (opcode == 0) return false;
-  const unsigned source = SourceSegment(insn);
+  const unsigned source = x86::StringSegment(insn);
   if (ReadsSource(opcode) &&
       (source == x86::kCs ? !(request_.flags & kFlagCsReadable) : KindOf(source) == SegmentKind::kNone))
     return false;
@@ -73,7 +44,7 @@ bool Translator::EmitString(unsigned index) {
   }
   const uint8_t opcode = StringOpcode(insn);
   const unsigned size = (insn.opcode & 1) ? WordSize(insn) : 1;
-  const unsigned source = SourceSegment(insn);
+  const unsigned source = x86::StringSegment(insn);
   const bool narrow = insn.address_size == 2;
   EmitUpwardsOnly(index);
   const SegmentOffset from{.base = x86::kRsi, .address_size = insn.address_size};
@@ -133,7 +104,7 @@ void Translator::EmitRepeatedString(unsigned index) {
   site.context = context() & 3;
   site.string = StringKind::kSegments;
   site.size = (insn.opcode & 1) ? static_cast<uint8_t>(WordSize(insn)) : 1;
-  site.to = static_cast<uint8_t>(SourceSegment(insn));
+  site.to = static_cast<uint8_t>(x86::StringSegment(insn));
   site.from = StringOpcode(insn);
   site.opmask_bits = static_cast<uint8_t>((insn.address_size == 2 ? Site::kNarrowString : 0) |
                                           (insn.has(x86::kInsnRepne) ? Site::kUntilEqual : 0));

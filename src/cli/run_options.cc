@@ -16,11 +16,9 @@ namespace {
 
 using machine::DiskConfig;
 using machine::EngineKind;
+using machine::kMaxCpus;
 using machine::NetworkKind;
 using machine::SerialKind;
-
-constexpr uint64_t kMinMemory = 4 * kMiB, kMaxMemory = 512 * kGiB;
-constexpr unsigned kMaxCpus = 64;
 
 std::vector<std::string_view> Split(std::string_view text, char separator) {
   std::vector<std::string_view> parts;
@@ -39,7 +37,7 @@ Status NotYet(std::string_view what, std::string_view instead) {
 Status SetMemory(RunOptions& options, std::string_view value) {
   const auto size = ParseSize(value);
   if (!size) return Fail("--memory {}: {}", value, size.error().message);
-  if (*size < kMinMemory || *size > kMaxMemory || *size % kPageSize != 0)
+  if (*size < machine::kMinMemoryBytes || *size > machine::kMaxMemoryBytes || *size % kPageSize != 0)
     return Fail("--memory {}: give a size from 4M to 512G, for example --memory 512M", value);
   options.machine.memory_bytes = *size;
   return {};
@@ -468,29 +466,6 @@ std::string RunHelp() {
   text +=
       "\nExit status: 0 the guest powered off, 1 failed, 2 wrong usage, 3 the guest crashed, 124 the time is over.\n";
   return text;
-}
-
-Result<uint64_t> ParseSize(std::string_view text) {
-  uint64_t number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc()) return Fail("'{}' is not a size; give for example 512M", text);
-  std::string_view unit(end, text.data() + text.size());
-  if (unit.ends_with("iB")) {
-    unit.remove_suffix(2);
-    if (unit.empty()) return Fail("'{}' is not a size; give for example 512M", text);
-  } else if (unit.ends_with("B")) {
-    unit.remove_suffix(1);
-  }
-  unsigned shift = 0;
-  if (!unit.empty()) {
-    constexpr std::string_view kUnits = "KMGT";
-    const size_t index = kUnits.find(static_cast<char>(unit[0] & ~0x20));
-    if (unit.size() != 1 || index == std::string_view::npos)
-      return Fail("'{}': sizes take K, M, G or T, for example 512M", text);
-    shift = static_cast<unsigned>(10 * (index + 1));
-  }
-  if (number > (~uint64_t{0} >> shift)) return Fail("'{}' is too large", text);
-  return number << shift;
 }
 
 Result<uint64_t> ParseDurationMs(std::string_view text) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/size_text.h"
 #include "machine/machine_config.h"
 
 namespace nacre::cli {
@@ -38,8 +39,6 @@ Result<RunOptions> ParseRun(std::span<const std::string_view> words);
 /// The text of `nacre run --help`.
 std::string RunHelp();
 
-/// "512M", "1G", "65536"; K, M, G, T are binary, an "iB" or "B" may follow.
-Result<uint64_t> ParseSize(std::string_view text);
 /// "30", "1.5", "500ms", "2m", "1h" in milliseconds; a bare number is seconds.
 Result<uint64_t> ParseDurationMs(std::string_view text);
 

@@ -100,6 +100,9 @@ struct DisplayConfig {
   std::optional<display::VncOptions> vnc;  ///< who shows it; nothing: only screenshots
 };
 
+inline constexpr uint64_t kMinMemoryBytes = 4 * kMiB, kMaxMemoryBytes = 512 * kGiB;
+inline constexpr unsigned kMaxCpus = 64;
+
 struct MachineConfig {
   // Direct boot.
   std::string kernel;

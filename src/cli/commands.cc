@@ -10,14 +10,16 @@
 #include "cli/doctor.h"
 #include "cli/doctor_json.h"
 #include "cli/run_options.h"
+#include "cli/vm_commands.h"
 
 namespace nacre::cli {
 
 namespace {
 
-constexpr std::string_view kHelp =
+constexpr fmt::format_string<std::string_view> kHelp =
     "Nacre runs virtual machines.\n\n"
     "  nacre run [options]     run a virtual machine in the foreground (nacre run --help)\n"
+    "{}"
     "  nacre engine VM [ENGINE]  the engine of a running VM, or go on with jit, kvm or interp\n"
     "  nacre pause VM          a running VM stands still\n"
     "  nacre resume VM         ... and goes on\n"
@@ -29,25 +31,16 @@ constexpr std::string_view kHelp =
     "  nacre help              this text\n"
     "  nacre --version         the version\n";
 
-constexpr std::array<std::string_view, 14> kCommands{"run",        "doctor",    "engine", "pause",   "resume",
-                                                     "screenshot", "type",      "key",    "control", "help",
-                                                     "version",    "--version", "--help", "-h"};
+constexpr std::array<std::string_view, 24> kCommands{"run",     "doctor",  "engine",  "pause",      "resume", "create",
+                                                     "start",   "stop",    "kill",    "rm",         "ls",     "inspect",
+                                                     "logs",    "console", "stats",   "screenshot", "type",   "key",
+                                                     "control", "help",    "version", "--version",  "--help", "-h"};
 
 struct LaterCommand {
   std::string_view name, instead;
 };
 constexpr std::string_view kUseRun = "use `nacre run` with files of your own";
 constexpr std::array kLaterCommands = std::to_array<LaterCommand>({
-    {"create", kUseRun},
-    {"start", kUseRun},
-    {"stop", "use `nacre control VM vm.power`, Ctrl-] or SIGTERM"},
-    {"kill", "use `nacre control VM vm.stop`"},
-    {"rm", kUseRun},
-    {"ls", kUseRun},
-    {"inspect", "use `nacre control VM vm.info`"},
-    {"stats", "use `nacre control VM engine.info` or `nacre run --engine-stats`"},
-    {"logs", "use `nacre run --serial file:PATH`"},
-    {"console", kUseRun},
     {"exec", "use `nacre run -- COMMAND`"},
     {"cp", kUseRun},
     {"snapshot", "use --disk FILE,snapshot to throw writes away"},
@@ -60,6 +53,8 @@ constexpr std::array kLaterCommands = std::to_array<LaterCommand>({
     {"serve", kUseRun},
     {"bench", "use `make bench` in the source folder"},
 });
+
+std::string HelpText() { return fmt::format(kHelp, VmCommandHelp()); }
 
 int UnknownCommand(std::string_view name) {
   const auto later = std::ranges::find(kLaterCommands, name, &LaterCommand::name);
@@ -77,12 +72,13 @@ int UnknownCommand(std::string_view name) {
 
 int Main(std::span<const std::string_view> words) {
   if (words.empty()) {
-    fmt::print(stderr, "nacre: say what to do\n{}", kHelp);
+    fmt::print(stderr, "nacre: say what to do\n{}", HelpText());
     return kExitUsage;
   }
   const std::string_view command = words[0];
   if (command == "run") return RunCommand(words.subspan(1));
   if (const auto status = ControlCommand(words)) return *status;
+  if (const auto status = VmCommand(words)) return *status;
   const bool help = command == "help" || command == "--help" || command == "-h";
   const bool version = command == "--version" || command == "version" || command == "-V";
   if (!help && !version && command != "doctor") return UnknownCommand(command);
@@ -102,7 +98,7 @@ int Main(std::span<const std::string_view> words) {
   if (version) {
     fmt::print("nacre {}\n", NACRE_VERSION);
   } else if (help || wants_help) {
-    fmt::print("{}", kHelp);
+    fmt::print("{}", HelpText());
   } else {
     fmt::print("{}", Doctor());
   }

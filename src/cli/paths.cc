@@ -97,6 +97,7 @@ Result<std::string> ControlSocketOf(const std::string& vm) {
   const fs::path socket = home / "vms" / vm / "run/control";
   std::error_code error;
   if (fs::is_socket(socket, error)) return socket.string();
+  if (fs::exists(home / "vms" / vm / "vm.toml", error)) return Fail("{} does not run; `nacre start {}`", vm, vm);
   return Fail(
       "{}: no running VM has this name ({} is not there); the socket of `nacre run --control PATH` is named by a "
       "path with a '/', such as ./{}",

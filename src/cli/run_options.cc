@@ -247,6 +247,7 @@ Status SetConsole(RunOptions& options, std::string_view value) {
 
 Status SetDisplay(RunOptions& options, std::string_view value) {
   machine::DisplayConfig& display = options.machine.display;
+  options.display = value;
   display.present = false;
   display.vnc.reset();
   if (value == "none") return {};
@@ -378,16 +379,20 @@ constexpr std::array kLaterOptions = std::to_array<LaterOption>({
     {"--json", "the output of `nacre run` is the guest's console"},
 });
 
-Status CheckTogether(RunOptions& options, bool network_given) {
-  machine::MachineConfig& machine = options.machine;
-  if (!network_given) machine.networks.push_back({});
+Status CheckEngineOptions(machine::MachineConfig& machine) {
   const bool for_jit = machine.lockstep || machine.code_cache_bytes != 0 || JitOnlyOption(machine.jit_debug);
   if (machine.engine == EngineKind::kAuto && for_jit) machine.engine = EngineKind::kJit;
   if (machine.lockstep && machine.engine != EngineKind::kJit) return Fail("--lockstep works with --engine jit");
   if (machine.lockstep && machine.cpu_count > 1)
     return Fail("--lockstep compares one CPU with the interpreter: use --cpus 1");
-  NACRE_TRY_STATUS(CheckDebugOptions(machine.jit_debug, machine.engine == EngineKind::kJit));
   if (machine.lockstep_from != 0 && !machine.lockstep) return Fail("--lockstep-from needs --lockstep");
+  return CheckDebugOptions(machine.jit_debug, machine.engine == EngineKind::kJit);
+}
+
+Status CheckTogether(RunOptions& options, bool network_given) {
+  machine::MachineConfig& machine = options.machine;
+  if (!network_given) machine.networks.push_back({});
+  NACRE_TRY_STATUS(CheckEngineOptions(machine));
   if (machine.console.kind == SerialKind::kStdio) {
     if (options.serial_given && machine.serial.kind == SerialKind::kStdio)
       return Fail("--serial stdio and --console stdio: standard input and output can serve only one of them");
@@ -420,7 +425,6 @@ Status UnknownOption(std::string_view name) {
 
 Result<RunOptions> ParseRun(std::span<const std::string_view> words) {
   RunOptions options;
-  bool network_given = false;
   for (size_t i = 0; i < words.size(); ++i) {
     const std::string_view word = words[i];
     if (word == "--") {
@@ -432,8 +436,10 @@ Result<RunOptions> ParseRun(std::span<const std::string_view> words) {
       options.help = true;
       continue;
     }
-    if (!word.starts_with("-"))
-      return Fail("{}: images and VMs are not there yet; use --kernel FILE, or no name for the default guest", word);
+    if (!word.starts_with("-")) {
+      options.names.emplace_back(word);
+      continue;
+    }
     const size_t equals = word.find('=');
     const std::string_view name = word.substr(0, equals);
     const auto option = std::ranges::find(kOptions, name, &Option::name);
@@ -449,16 +455,45 @@ Result<RunOptions> ParseRun(std::span<const std::string_view> words) {
       return Fail("{} needs a value: {} {}", name, name, option->value);
     }
     if (!option->value.empty() && value.empty() && name != "--append") return Fail("{} needs a value", name);
-    network_given |= name == "--net";
+    options.given.push_back(option->name);
     NACRE_TRY_STATUS(option->set(options, value));
   }
-  if (!options.help) NACRE_TRY_STATUS(CheckTogether(options, network_given));
+  if (!options.help)
+    NACRE_TRY_STATUS(CheckTogether(options, std::ranges::find(options.given, "--net") != options.given.end()));
   return options;
+}
+
+bool IsOfOneRun(std::string_view option) {
+  constexpr std::array<std::string_view, 14> kOfOneRun{
+      "--control",       "--timeout",     "--engine-stats", "--lockstep",    "--lockstep-from",
+      "--dump-block",    "--perf-map",    "--perf-symbols", "--jit-stress",  "--kvm-kernel",
+      "--switch-engine", "--check-reuse", "--help",         "--firmware-log"};
+  return std::ranges::find(kOfOneRun, option) != kOfOneRun.end();
+}
+
+Result<RunOptions> OverVm(RunOptions given, machine::MachineConfig machine) {
+  for (const std::string_view option : given.given)
+    if (!IsOfOneRun(option) && option != "--engine")
+      return Fail("{} is of the VM's hardware: change vm.toml, or `nacre create` another VM", option);
+  if (!given.guest_command.empty()) return Fail("a guest command after -- works with the default guest only");
+  const machine::MachineConfig run = std::move(given.machine);
+  if (run.engine != EngineKind::kAuto) machine.engine = run.engine;
+  machine.kvm_kernel = run.kvm_kernel;
+  machine.jit_debug = run.jit_debug;
+  machine.lockstep = run.lockstep;
+  machine.lockstep_from = run.lockstep_from;
+  machine.timeout_ms = run.timeout_ms;
+  machine.firmware_log = run.firmware_log;
+  NACRE_TRY_STATUS(CheckEngineOptions(machine));
+  given.machine = std::move(machine);
+  given.default_guest = false;
+  return given;
 }
 
 std::string RunHelp() {
   std::string text =
-      "Usage: nacre run [options] [-- command for the default guest]\n\n"
+      "Usage: nacre run [options] [-- command for the default guest]\n"
+      "       nacre run VM [options of one run]\n\n"
       "Runs a virtual machine in the foreground, its console on this terminal (Ctrl-] leaves).\n"
       "Without --kernel it is the default guest: Debian's cloud kernel with busybox.\n\n";
   for (const Option& option : kOptions)

@@ -26,7 +26,10 @@ struct RunOptions {
   bool serial_given = false;
   bool engine_stats = false;
   EngineTourOptions tour;
-  std::string control;  ///< the path of the control socket; empty: none
+  std::string display = "none";         ///< the text of --display
+  std::vector<std::string> names;       ///< words that are no options: of a VM or an image
+  std::vector<std::string_view> given;  ///< the options that were there, as "--memory"
+  std::string control;                  ///< the path of the control socket; empty: none
   bool help = false;
   /// Neither kernel nor image: the guest that `make run` prepares.
   bool default_guest = false;
@@ -36,6 +39,10 @@ struct RunOptions {
 
 /// `words`: what follows `nacre run`. An error is wrong usage (exit status 2), one line and perhaps a hint.
 Result<RunOptions> ParseRun(std::span<const std::string_view> words);
+/// What concerns one run and is not of the virtual hardware, so not in vm.toml.
+bool IsOfOneRun(std::string_view option);
+/// A VM's machine with what was given for this run of it; hardware is refused.
+Result<RunOptions> OverVm(RunOptions given, machine::MachineConfig machine);
 /// The text of `nacre run --help`.
 std::string RunHelp();
 

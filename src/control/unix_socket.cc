@@ -26,6 +26,17 @@ Result<sockaddr_un> AddressOf(const std::string& path) {
   return address;
 }
 
+/// Above it a path is no address. The name in its folder is one, by the folder's descriptor.
+constexpr size_t kMaxPath = sizeof(sockaddr_un::sun_path) - 1, kMaxLongPathName = 64;
+
+bool IsLong(const std::string& path) {
+  return path.size() > kMaxPath && std::filesystem::path(path).filename().string().size() <= kMaxLongPathName;
+}
+
+Result<sockaddr_un> AddressIn(int folder, const std::string& name) {
+  return AddressOf(fmt::format("/proc/self/fd/{}/{}", folder, name));
+}
+
 int Connect(int fd, const sockaddr_un& address) {
   return connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
 }
@@ -55,7 +66,7 @@ class FolderLock {
 }  // namespace
 
 Result<ListeningSocket> ListeningSocket::Create(const std::string& path) {
-  NACRE_TRY(AddressOf(path));
+  if (!IsLong(path)) NACRE_TRY(AddressOf(path));
   const std::filesystem::path whole(path);
   const std::string folder_name = whole.has_parent_path() ? whole.parent_path().string() : ".";
   if (!whole.has_filename()) return Fail("{}: a folder, not the path of a socket", path);
@@ -72,8 +83,8 @@ Result<ListeningSocket> ListeningSocket::Create(const std::string& path) {
 Status ListeningSocket::Publish(const std::string& path) {
   const int folder = folder_.get();
   const std::string draft = fmt::format(".nacre-{}-{}", getpid(), fd_.get());
-  const sockaddr_un address = NACRE_TRY(AddressOf(path));
-  const sockaddr_un draft_address = NACRE_TRY(AddressOf(fmt::format("/proc/self/fd/{}/{}", folder, draft)));
+  const sockaddr_un address = NACRE_TRY(IsLong(path) ? AddressIn(folder, name_) : AddressOf(path));
+  const sockaddr_un draft_address = NACRE_TRY(AddressIn(folder, draft));
   unlinkat(folder, draft.c_str(), 0);
   // The mode of the socket's own inode, less the umask, is the name's (unix(7) does not say so: net/unix/af_unix.c).
   if (fchmod(fd_.get(), 0600) != 0 ||
@@ -112,7 +123,11 @@ ListeningSocket::~ListeningSocket() {
 }
 
 Result<Fd> ConnectSocket(const std::string& path) {
-  const sockaddr_un address = NACRE_TRY(AddressOf(path));
+  const std::filesystem::path whole(path);
+  const Fd folder(IsLong(path) ? open(whole.parent_path().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC) : -1);
+  if (IsLong(path) && !folder.valid()) return FailErrno("{}", path);
+  const sockaddr_un address =
+      NACRE_TRY(IsLong(path) ? AddressIn(folder.get(), whole.filename().string()) : AddressOf(path));
   Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd.valid() || Connect(fd.get(), address) != 0) return FailErrno("{}", path);
   return fd;

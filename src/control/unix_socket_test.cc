@@ -111,6 +111,25 @@ TEST(UnixSocket, TheLongestPath) {
   EXPECT_TRUE(ConnectSocket(path));
 }
 
+TEST(UnixSocket, APathAsLongAsFilesMayHave) {
+  const ScratchFolder folder;
+  std::string inner = folder.path();
+  for (int i = 0; i < 8; ++i) {
+    inner += "/" + std::string(200, 'd');
+    ASSERT_TRUE(std::filesystem::create_directory(inner));
+  }
+  const std::string path = inner + "/control";
+  const auto listening = ListeningSocket::Create(path);
+  ASSERT_TRUE(listening) << listening.error().message;
+  EXPECT_TRUE(ConnectSocket(path));
+  const auto second = ListeningSocket::Create(path);
+  ASSERT_FALSE(second);
+  EXPECT_NE(second.error().message.find("another process listens"), std::string::npos) << second.error().message;
+  const auto missing = ConnectSocket(inner + "/none");
+  ASSERT_FALSE(missing);
+  EXPECT_EQ(missing.error().code, ENOENT);
+}
+
 TEST(UnixSocket, OfManyThatFindADeadOneOneListens) {
   for (int round = 0; round < 20; ++round) {
     const ScratchFolder folder;

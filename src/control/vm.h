@@ -2,6 +2,7 @@
 // What the control socket can ask of a running VM. Called on the server's thread; nothing here blocks, and what takes
 // time is told later, on any thread.
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -56,8 +57,14 @@ class MachineVm final : public Vm {
   VmInfo Info() const override;
   void Pause(Done<void> done) override { machine_.RequestPause(std::move(done)); }
   void Resume(Done<void> done) override { machine_.RequestResume(std::move(done)); }
-  void PressPowerButton() override { machine_.PressPowerButton(); }
-  void Stop() override { machine_.Stop(); }
+  void PressPowerButton() override {
+    end_asked_ = true;
+    machine_.PressPowerButton();
+  }
+  void Stop() override {
+    end_asked_ = true;
+    machine_.Stop();
+  }
   void SwitchEngine(machine::EngineKind kind, Done<EngineSwitch> done) override {
     machine_.RequestEngine(kind, std::move(done));
   }
@@ -72,9 +79,13 @@ class MachineVm final : public Vm {
     machine_.RequestKeys(std::move(strokes), std::move(done));
   }
 
+  /// Somebody asked for the end: no restart policy brings the VM back.
+  bool end_asked() const { return end_asked_; }
+
  private:
   machine::Machine& machine_;
   const std::string name_, version_;
+  std::atomic<bool> end_asked_ = false;
 };
 
 }  // namespace nacre::control

@@ -76,6 +76,63 @@ forever:
 """
 
 
+# Says "up", echoes its serial port and powers off when its power button is pressed (ACPI 6.4, 4.8.3.1) or at a Q; at an
+# X it crashes, at a D it ignores the button from then on.
+ECHO = """
+  mov $text, %esi
+  mov $1, %bl
+say:
+  lodsb
+  test %al, %al
+  jz look
+  call put
+  jmp say
+look:
+  mov $0x3fd, %dx
+  in %dx, %al
+  test $1, %al
+  jz button
+  mov $0x3f8, %dx
+  in %dx, %al
+  call put
+  cmp $'Q', %al
+  je off
+  cmp $'X', %al
+  je crash
+  cmp $'D', %al
+  jne button
+  xor %bl, %bl
+button:
+  test %bl, %bl
+  jz look
+  mov $0x600, %dx
+  in %dx, %ax
+  test $0x100, %ax
+  jz look
+off:
+  mov $0x604, %dx
+  mov $0x3400, %ax
+  out %ax, %dx
+  hlt
+put:
+  mov %al, %cl
+  mov $0x3fd, %dx
+full:
+  in %dx, %al
+  test $0x20, %al
+  jz full
+  mov $0x3f8, %dx
+  mov %cl, %al
+  out %al, %dx
+  ret
+crash:
+  lidt none
+  int3
+none: .long 0, 0
+text: .asciz "up\\n"
+"""
+
+
 def debug_exit(value):
     return f"mov ${value}, %al\n out %al, $0xf4\n hlt\n"
 

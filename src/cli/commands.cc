@@ -28,6 +28,7 @@ constexpr fmt::format_string<std::string_view> kHelp =
     "  nacre key VM KEYS...    press keys, such as ctrl-alt-del (nacre key --list)\n"
     "  nacre control VM METHOD [JSON]  any method of a running VM's control socket (nacre control --help)\n"
     "  nacre doctor            what this host offers, and which engine Nacre takes\n"
+    "  nacre doctor --vms      what is wrong with VMs; --repair removes what a crash left\n"
     "  nacre help              this text\n"
     "  nacre --version         the version\n";
 
@@ -79,6 +80,7 @@ int Main(std::span<const std::string_view> words) {
   if (command == "run") return RunCommand(words.subspan(1));
   if (const auto status = ControlCommand(words)) return *status;
   if (const auto status = VmCommand(words)) return *status;
+  if (command == "doctor" && std::ranges::find(words, "--vms") != words.end()) return VmDoctor(words.subspan(1));
   const bool help = command == "help" || command == "--help" || command == "-h";
   const bool version = command == "--version" || command == "version" || command == "-V";
   if (!help && !version && command != "doctor") return UnknownCommand(command);

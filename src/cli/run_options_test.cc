@@ -238,8 +238,10 @@ TEST(RunOptions, ARunOfAVmTakesWhatIsOfOneRun) {
   EXPECT_TRUE(run->machine.networks.empty());
   EXPECT_TRUE(run->engine_stats);
   EXPECT_FALSE(run->default_guest);
-  for (const auto& words : std::vector<std::vector<std::string_view>>{
-           {"web", "--memory", "1G"}, {"web", "--disk", "a"}, {"web", "--net", "none"}, {"web", "--cpu", "x86-64-v2"}}) {
+  for (const auto& words : std::vector<std::vector<std::string_view>>{{"web", "--memory", "1G"},
+                                                                      {"web", "--disk", "a"},
+                                                                      {"web", "--net", "none"},
+                                                                      {"web", "--cpu", "x86-64-v2"}}) {
     const auto refused = over(words);
     ASSERT_FALSE(refused) << words[1];
     EXPECT_NE(refused.error().message.find(words[1]), std::string::npos) << refused.error().message;

@@ -10,6 +10,8 @@ namespace nacre::cli {
 
 /// The exit status if words[0] is one of them.
 std::optional<int> VmCommand(std::span<const std::string_view> words);
+/// `nacre doctor --vms`; the words behind `doctor`.
+int VmDoctor(std::span<const std::string_view> words);
 /// Their names and what each does, for `nacre help`.
 std::string_view VmCommandHelp();
 

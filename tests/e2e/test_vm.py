@@ -372,6 +372,58 @@ class Refusals(Vms):
         self.assertEqual(sorted(path.name for path in vms.iterdir()), ["next", "web"])
 
 
+class Doctor(Vms):
+    def test_finds_and_removes_what_a_crash_left(self):
+        self.vm()
+        self.vm("db")
+        self.assertIn("all is well", self.nacre("doctor", "--vms"))
+        self.nacre("start", "web", "db")
+        self.assertIn("all is well", self.nacre("doctor", "--vms"))
+        os.kill(self.of()["pid"], signal.SIGKILL)
+        self.until_ended()
+        vms = self.home / "vms"
+        (vms / ".new-x-1234/disks").mkdir(parents=True)
+        (vms / "web/.vm.toml.1.tmp").write_text("half")
+        found = json.loads(self.nacre_failing("doctor", "--vms", "--json"))
+        self.assertEqual({pathlib.Path(one["where"]).name for one in found},
+                         {".new-x-1234", ".vm.toml.1.tmp", "control", "console"})
+        self.assertTrue(all(one["repairable"] and not one["repaired"] for one in found), found)
+        said = self.nacre("doctor", "--vms", "--repair")
+        self.assertEqual(said.count(": removed"), 4, said)
+        self.assertIn("all is well", self.nacre("doctor", "--vms"))
+        self.assertEqual(self.of("db")["state"], "running")
+        self.nacre("start", "web")
+
+    def test_names_what_only_people_can_mend(self):
+        for name in ("one", "two", "three", "four"):
+            self.nacre("create", name, "--kernel", self.kernel, "--disk-size", "1M")
+        vms = self.home / "vms"
+        (vms / "one/vm.toml").unlink()
+        (vms / "two/disks/disk0.raw").unlink()
+        (vms / "three/vm.toml").write_text("memory = 3\n")
+        (vms / "five").mkdir()
+        (vms / "five/vm.toml").write_text((vms / "four/vm.toml").read_text().replace("boot/", "../four/boot/")
+                                          .replace("disks/", "../four/disks/"))
+        found = {}
+        for one in json.loads(self.nacre_failing("doctor", "--vms", "--json", "--repair")):
+            self.assertFalse(one["repairable"] or one["repaired"])
+            found.setdefault(one["where"], []).append(one["what"])
+        self.assertEqual(set(found), {"one", "two", "three", "four"})
+        self.assertIn("no vm.toml", found["one"][0])
+        self.assertIn("disk.file", found["two"][0])
+        self.assertIn("vm.toml:1: memory = 3", found["three"][0])
+        self.assertIn("uuid of five", found["four"][0])
+        self.assertIn("MAC address", found["four"][1])
+        self.nacre("rm", "one")  # also without its vm.toml
+
+    def nacre_failing(self, *arguments):
+        """What it prints though its status is 1."""
+        done = subprocess.run([str(NACRE), *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False,
+                              env=self.environment)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        return done.stdout
+
+
 class Files(Vms):
     def test_disks_are_the_vms_own(self):
         disk = self.write("disk.img", b"content" + bytes(1 << 20))

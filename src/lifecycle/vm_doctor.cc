@@ -1,0 +1,129 @@
+#include "lifecycle/vm_doctor.h"
+
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include <map>
+
+#include "lifecycle/vm_config.h"
+#include "lifecycle/vm_create.h"
+#include "lifecycle/vm_files.h"
+#include "lifecycle/vm_lock.h"
+#include "lifecycle/vm_toml.h"
+
+namespace nacre::lifecycle {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+class Examination {
+ public:
+  Examination(const Home& home, bool mend) : home_(home), mend_(mend) {}
+
+  std::vector<VmProblem> Run() {
+    for (const fs::path& folder : Leftovers(home_))
+      Mendable(folder.string(), "is left of a creation or a removal that was not finished");
+    if (mend_) {
+      RemoveLeftovers(home_);
+      for (VmProblem& problem : problems_) {
+        std::error_code error;
+        problem.mended = !fs::exists(problem.where, error);
+      }
+    }
+    for (const std::string& name : home_.VmNames()) ExamineVm({home_.vms() / name});
+    return std::move(problems_);
+  }
+
+ private:
+  VmProblem& Mendable(std::string where, std::string what) {
+    return problems_.emplace_back(VmProblem{std::move(where), std::move(what), true, false});
+  }
+  void Problem(const VmPaths& vm, std::string what) { problems_.push_back({vm.name(), std::move(what), false, false}); }
+
+  void ExamineVm(const VmPaths& vm) {
+    std::error_code error;
+    if (!fs::is_directory(vm.folder, error))
+      return Problem(vm, fmt::format("{} is no directory; take it away", vm.folder.string()));
+    if (!fs::exists(vm.toml(), error)) {
+      Problem(vm, fmt::format("has no vm.toml: take it from a backup, or remove the VM with `nacre rm {}`", vm.name()));
+    } else if (const auto config = ReadVmToml(vm.toml().string()); !config) {
+      Problem(vm, config.error().message);
+    } else {
+      ExamineFiles(vm, *config);
+      ExamineIdentity(vm, *config);
+    }
+    ExamineRemains(vm);
+  }
+
+  void ExamineFiles(const VmPaths& vm, const VmConfig& config) {
+    std::vector<std::pair<std::string_view, std::string>> files;
+    files.emplace_back("boot.kernel", config.machine.kernel);
+    for (const std::string& initrd : config.machine.initrds) files.emplace_back("boot.initrd", initrd);
+    if (config.machine.firmware != "bios" && config.machine.firmware != "uefi")
+      files.emplace_back("boot.firmware", config.machine.firmware);
+    for (const auto& disk : config.machine.disks) files.emplace_back("disk.file", disk.path);
+    for (const auto& floppy : config.machine.floppies) files.emplace_back("floppy.file", floppy.path);
+    files.emplace_back("display.password", config.password_file);
+    for (const auto& [key, file] : files) {
+      std::error_code error;
+      const fs::path path = (vm.folder / file).lexically_normal();
+      if (!file.empty() && !fs::exists(path, error))
+        Problem(vm, fmt::format("{} {} is missing: put it back, or change vm.toml", key, path.string()));
+    }
+  }
+
+  /// A directory that was copied by hand.
+  void ExamineIdentity(const VmPaths& vm, const VmConfig& config) {
+    const auto first_with = [&](const std::string& identity) -> std::string {
+      const auto [at, fresh] = owners_.emplace(identity, vm.name());
+      return fresh || at->second == vm.name() ? "" : at->second;
+    };
+    if (const std::string other = first_with(config.uuid); !other.empty())
+      Problem(vm, fmt::format("has the uuid of {}: give it its own in vm.toml (`uuidgen`)", other));
+    for (const auto& network : config.machine.networks) {
+      if (!network.mac) continue;
+      const std::string mac = fmt::format("{:02x}", fmt::join(*network.mac, ":"));
+      if (const std::string other = first_with(mac); !other.empty())
+        Problem(vm, fmt::format("has the MAC address {} of {}: give it its own in vm.toml", mac, other));
+    }
+  }
+
+  static bool IsRemainder(const fs::path& path) {
+    std::error_code error;
+    const std::string name = path.filename().string();
+    if (fs::is_socket(path, error)) return true;
+    return fs::is_regular_file(path, error) && name.starts_with('.') && name.ends_with(".tmp");
+  }
+
+  /// Sockets nobody listens on, files that were not finished.
+  void ExamineRemains(const VmPaths& vm) {
+    std::error_code error;
+    // While the lock is held here nobody starts the VM.
+    const bool exists = fs::exists(vm.lock(), error);
+    auto lock = exists ? VmLock::Take(vm.lock()) : std::unexpected(Error{"", ENOENT});
+    if (exists && !lock) {
+      if (lock.error().code != EBUSY) Problem(vm, lock.error().message);
+      return;
+    }
+    for (const fs::path& folder : {vm.folder, vm.run(), vm.boot(), vm.disks()}) {
+      for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+        if (!IsRemainder(at->path())) continue;
+        VmProblem& problem = Mendable(at->path().string(), "is left of a process that was killed");
+        if (mend_) problem.mended = unlink(at->path().c_str()) == 0;
+      }
+      error.clear();
+    }
+  }
+
+  const Home& home_;
+  const bool mend_;
+  std::vector<VmProblem> problems_;
+  std::map<std::string, std::string> owners_;  ///< of UUIDs and MAC addresses
+};
+
+}  // namespace
+
+std::vector<VmProblem> ExamineVms(const Home& home, bool mend) { return Examination(home, mend).Run(); }
+
+}  // namespace nacre::lifecycle

@@ -17,10 +17,12 @@ build: ## compile everything, tests included
 
 test: build ## every quick test: units, layers, documents, guests that boot
 	@scripts/prepare-guest cloud-amd64 amd64 i386 xen
+	@scripts/prepare-guest-agent
 	@cd build/release && $(CTEST) -LE long
 
 test-long: build ## the quick tests and the long ones: systemd guest, 50 million instruction cases, 100 MB transfers
 	@scripts/prepare-guest cloud-amd64 amd64 i386 xen
+	@scripts/prepare-guest-agent
 	@scripts/make-rootfs debian12 debian12-bench debian12-i386
 	@cd build/release && $(CTEST)
 

@@ -30,6 +30,8 @@ class CharBackend {
   virtual void RoomAvailable() = 0;
   /// Who takes input, nullptr for nobody. By the device in its constructor and destructor.
   virtual void SetReceiver(CharReceiver* receiver) = 0;
+  /// A program of the guest has the port open, or has it no more. Only ports of virtio-console tell.
+  virtual void SetOpen(bool /*open*/) {}
 };
 
 /// The back end of a port that is connected to nothing.

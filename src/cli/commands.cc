@@ -7,8 +7,10 @@
 
 #include "base/nearest.h"
 #include "cli/control_commands.h"
+#include "cli/cp_command.h"
 #include "cli/doctor.h"
 #include "cli/doctor_json.h"
+#include "cli/exec_command.h"
 #include "cli/run_options.h"
 #include "cli/vm_commands.h"
 
@@ -26,24 +28,24 @@ constexpr fmt::format_string<std::string_view> kHelp =
     "  nacre screenshot VM FILE.png  a running VM's screen as a picture\n"
     "  nacre type VM TEXT      type a text on a running VM's keyboard\n"
     "  nacre key VM KEYS...    press keys, such as ctrl-alt-del (nacre key --list)\n"
+    "  nacre exec VM -- COMMAND  run a program in a running VM (nacre exec --help)\n"
+    "  nacre cp FROM TO        copy files into a running VM or out of it, as VM:PATH (nacre cp --help)\n"
     "  nacre control VM METHOD [JSON]  any method of a running VM's control socket (nacre control --help)\n"
     "  nacre doctor            what this host offers, and which engine Nacre takes\n"
     "  nacre doctor --vms      what is wrong with VMs; --repair removes what a crash left\n"
     "  nacre help              this text\n"
     "  nacre --version         the version\n";
 
-constexpr std::array<std::string_view, 24> kCommands{"run",     "doctor",  "engine",  "pause",      "resume", "create",
-                                                     "start",   "stop",    "kill",    "rm",         "ls",     "inspect",
-                                                     "logs",    "console", "stats",   "screenshot", "type",   "key",
-                                                     "control", "help",    "version", "--version",  "--help", "-h"};
+constexpr std::array<std::string_view, 26> kCommands{
+    "run", "doctor", "engine",  "pause", "resume",  "create",    "start",  "stop",       "kill",
+    "rm",  "ls",     "inspect", "exec",  "logs",    "console",   "stats",  "screenshot", "type",
+    "key", "cp",     "control", "help",  "version", "--version", "--help", "-h"};
 
 struct LaterCommand {
   std::string_view name, instead;
 };
 constexpr std::string_view kUseRun = "use `nacre run` with files of your own";
 constexpr std::array kLaterCommands = std::to_array<LaterCommand>({
-    {"exec", "use `nacre run -- COMMAND`"},
-    {"cp", kUseRun},
     {"snapshot", "use --disk FILE,snapshot to throw writes away"},
     {"restore", kUseRun},
     {"clone", kUseRun},
@@ -78,6 +80,8 @@ int Main(std::span<const std::string_view> words) {
   }
   const std::string_view command = words[0];
   if (command == "run") return RunCommand(words.subspan(1));
+  if (command == "exec") return ExecCommand(words.subspan(1));
+  if (command == "cp") return CpCommand(words.subspan(1));
   if (const auto status = ControlCommand(words)) return *status;
   if (const auto status = VmCommand(words)) return *status;
   if (command == "doctor" && std::ranges::find(words, "--vms") != words.end()) return VmDoctor(words.subspan(1));

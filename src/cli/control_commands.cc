@@ -153,16 +153,21 @@ constexpr std::array kControlWords = std::to_array<ControlWord>({
      Control},
 });
 
+std::string ExampleOf(const control::Parameter& parameter) {
+  std::string value(parameter.example);
+  if (!parameter.choices.empty()) value = fmt::format("{}", fmt::join(parameter.choices, "|"));
+  if (parameter.kind == control::ParameterKind::kText) value = '"' + value + '"';
+  const std::string example = fmt::format("{{\"{}\": {}}}", parameter.name, value);
+  return parameter.optional ? "[" + example + "]" : example;
+}
+
 int Help(const ControlWord& word) {
   fmt::print("Usage: nacre {} {}{}\n\n{}\n", word.name, word.usage, word.run == Control ? "" : " [--json]", word.help);
   if (word.run == Control) {
     fmt::print("\n");
     for (const control::Command& command : control::Commands()) {
       std::string call(command.name);
-      for (const control::Parameter& parameter : command.parameters)
-        call += fmt::format(" {{\"{}\": \"{}\"}}", parameter.name,
-                            parameter.choices.empty() ? std::string(parameter.example)
-                                                      : fmt::format("{}", fmt::join(parameter.choices, "|")));
+      for (const control::Parameter& parameter : command.parameters) call += fmt::format(" {}", ExampleOf(parameter));
       fmt::print("  {:<44} {}\n", call, command.help);
     }
   }

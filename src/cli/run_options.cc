@@ -291,6 +291,12 @@ Status SetBalloon(RunOptions& options, std::string_view value) {
   return {};
 }
 
+Status SetGuestAgent(RunOptions& options, std::string_view value) {
+  if (value != "on" && value != "off") return Fail("--guest-agent {}: choose on or off", value);
+  options.guest_agent = value == "on";
+  return {};
+}
+
 Status SetLockstepFrom(RunOptions& options, std::string_view value) {
   std::string_view digits = value;
   if (digits.starts_with("0x")) digits.remove_prefix(2);
@@ -344,6 +350,7 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"--input", "KIND", "beside PS/2 keyboard and mouse, with --display: virtio (keyboard and tablet), virtio-mouse or ps2 (virtio)",
      SetInput},
     {"--balloon", "on|off", "the memory balloon (on)", SetBalloon},
+    {"--guest-agent", "on|off", "a port for the guest agent of `nacre exec` and `nacre cp` (on with --control)", SetGuestAgent},
     {"--control", "PATH", "a socket by which `nacre control PATH` and others steer the running VM",
      [](RunOptions& o, std::string_view v) -> Status { o.control = v; return {}; }},
     {"--debug-exit", "", "a guest's write to port 0xf4 ends the run with status (value << 1) | 1",
@@ -402,6 +409,7 @@ Status CheckTogether(RunOptions& options, bool network_given) {
     return Fail("--boot needs --firmware: a kernel given with --kernel starts at once");
   if (machine.firmware.empty() && (!machine.firmware_variables.empty() || !machine.firmware_log.empty()))
     return Fail("--firmware-vars and --firmware-log need --firmware");
+  machine.guest_agent = options.guest_agent.value_or(true);
   options.default_guest = machine.kernel.empty() && machine.firmware.empty();
   if (machine.kernel.empty() && !machine.firmware.empty() && !machine.command_line.empty())
     return Fail("--append with --firmware needs --kernel");

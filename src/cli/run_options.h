@@ -3,6 +3,7 @@
 // One thread. The contract is docs/cli.md.
 
 #include <chrono>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -30,6 +31,7 @@ struct RunOptions {
   std::vector<std::string> names;       ///< words that are no options: of a VM or an image
   std::vector<std::string_view> given;  ///< the options that were there, as "--memory"
   std::string control;                  ///< the path of the control socket; empty: none
+  std::optional<bool> guest_agent;      ///< nothing: with a control socket
   bool help = false;
   /// Neither kernel nor image: the guest that `make run` prepares.
   bool default_guest = false;

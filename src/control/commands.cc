@@ -5,6 +5,9 @@
 
 #include <algorithm>
 #include <array>
+#include <vector>
+
+#include "control/agent_commands.h"
 
 namespace nacre::control {
 
@@ -141,7 +144,7 @@ constexpr std::array kScreenshotParameters{Parameter{"path", {}, "/tmp/screen.pn
 constexpr std::array kTypeParameters{Parameter{"text", {}, "ls\\n"}};
 constexpr std::array kPressParameters{Parameter{"keys", {}, "ctrl-alt-del"}};
 
-constexpr std::array kCommands = std::to_array<Command>({
+constexpr std::array kOwnCommands = std::to_array<Command>({
     {"vm.info",
      {},
      "name, state, engine, cpu_model, cpus, memory_bytes, uptime_ms, pid, version",
@@ -159,6 +162,34 @@ constexpr std::array kCommands = std::to_array<Command>({
     {"keyboard.press", kPressParameters, "", "press keys together; several such with spaces between", PressChords},
 });
 
+bool IsOfKind(const Json& value, ParameterKind kind) {
+  switch (kind) {
+    case ParameterKind::kText:
+      return value.is_string();
+    case ParameterKind::kNumber:
+      return value.is_number_unsigned() && value.get<uint64_t>() <= INT64_MAX;
+    case ParameterKind::kTexts:
+      return value.is_array() && std::ranges::all_of(value, [](const Json& one) { return one.is_string(); });
+    case ParameterKind::kObject:
+      return value.is_object();
+  }
+  return false;
+}
+
+constexpr std::string_view NameOf(ParameterKind kind) {
+  switch (kind) {
+    case ParameterKind::kText:
+      return "a string";
+    case ParameterKind::kNumber:
+      return "a number from 0 on";
+    case ParameterKind::kTexts:
+      return "an array of strings";
+    case ParameterKind::kObject:
+      break;
+  }
+  return "an object";
+}
+
 RpcResult<void> CheckParams(const Command& command, const Json& params) {
   const auto invalid = [&](std::string_view parameter, std::string_view what) {
     return std::unexpected(RpcError{RpcCode::kInvalidParams,
@@ -168,10 +199,11 @@ RpcResult<void> CheckParams(const Command& command, const Json& params) {
   for (const auto& [name, value] : params.items())
     if (std::ranges::find(command.parameters, name, &Parameter::name) == command.parameters.end())
       return invalid(name, "is not known");
-  for (const auto& [name, choices, example] : command.parameters) {
+  for (const auto& [name, choices, example, kind, optional] : command.parameters) {
     const auto value = params.find(name);
+    if (value == params.end() && optional) continue;
     if (value == params.end()) return invalid(name, "is missing");
-    if (!value->is_string()) return invalid(name, "is not a string");
+    if (!IsOfKind(*value, kind)) return invalid(name, fmt::format("is not {}", NameOf(kind)));
     if (!choices.empty() && std::ranges::find(choices, value->get_ref<const std::string&>()) == choices.end())
       return invalid(name, fmt::format("is not one of {}", fmt::join(choices, ", ")));
   }
@@ -180,11 +212,18 @@ RpcResult<void> CheckParams(const Command& command, const Json& params) {
 
 }  // namespace
 
-std::span<const Command> Commands() { return kCommands; }
+std::span<const Command> Commands() {
+  static const std::vector<Command> all = [] {
+    std::vector<Command> commands(kOwnCommands.begin(), kOwnCommands.end());
+    commands.insert(commands.end(), AgentCommands().begin(), AgentCommands().end());
+    return commands;
+  }();
+  return all;
+}
 
 void Execute(Vm& vm, const RpcRequest& request, Reply reply) {
-  const auto command = std::ranges::find(kCommands, request.method, &Command::name);
-  if (command == kCommands.end())
+  const auto command = std::ranges::find(Commands(), request.method, &Command::name);
+  if (command == Commands().end())
     return reply(
         std::unexpected(RpcError{RpcCode::kMethodNotFound, fmt::format("there is no method \"{}\"", request.method)}));
   if (const auto checked = CheckParams(*command, request.params); !checked)

@@ -15,11 +15,19 @@ namespace nacre::control {
 /// Called once, on any thread.
 using Reply = std::function<void(RpcResult<Json>)>;
 
-/// A string that must be given.
+enum class ParameterKind : uint8_t {
+  kText,
+  kNumber,  ///< an integer from 0 on
+  kTexts,   ///< an array of texts
+  kObject
+};
+
 struct Parameter {
   std::string_view name;
-  std::span<const std::string_view> choices;  ///< none: any text
-  std::string_view example = {};              ///< of a text, for people
+  std::span<const std::string_view> choices;  ///< of a text; none: any text
+  std::string_view example = {};              ///< of what has no choices, as JSON, for people
+  ParameterKind kind = ParameterKind::kText;
+  bool optional = false;
 };
 
 struct Command {

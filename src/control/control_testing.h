@@ -90,6 +90,8 @@ class FakeVm final : public Vm {
     done({});
   }
 
+  std::optional<Agent> GuestAgent() override { return agent; }
+
   /// Carries out the switches that were asked for; how many.
   size_t Release() {
     std::vector<std::function<void()>> held;
@@ -106,6 +108,7 @@ class FakeVm final : public Vm {
   int power() const { return power_; }
   int stops() const { return stops_; }
 
+  std::optional<Agent> agent;  ///< before any client comes
   std::atomic<bool> holds = false, ended = false;
   std::atomic<size_t> statistics_sections = 2;
 

@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include <array>
 #include <fstream>
 #include <sstream>
 
@@ -409,9 +410,11 @@ TEST(ControlCommands, TheDocumentIsTrue) {
       rows.push_back(line.substr(0, line.rfind(" | ")));
   for (const Command& command : Commands()) {
     std::string parameters;
-    for (const auto& [name, choices, example] : command.parameters) {
-      parameters += fmt::format("`{}`:", name);
-      if (choices.empty()) parameters += " a text";
+    for (const auto& [name, choices, example, kind, optional] : command.parameters) {
+      constexpr std::array<std::string_view, 4> kKinds{"a text", "a number", "texts", "an object"};
+      if (!parameters.empty()) parameters += ", ";
+      parameters += fmt::format("`{}`{}:", name, optional ? " (may be missing)" : "");
+      if (choices.empty()) parameters += fmt::format(" {}", kKinds[static_cast<size_t>(kind)]);
       for (const std::string_view choice : choices) parameters += fmt::format(" `{}`", choice);
     }
     wanted.push_back(fmt::format("| `{}` | {} | {}", command.name, parameters.empty() ? "none" : parameters,

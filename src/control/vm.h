@@ -5,10 +5,12 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "agent/exec_jobs.h"
 #include "base/result.h"
 #include "display/keys.h"
 #include "machine/machine.h"
@@ -45,6 +47,12 @@ class Vm {
   /// Into a PNG file, by an absolute path.
   virtual void Screenshot(const std::string& path, Done<ScreenSize> done) = 0;
   virtual void PressKeys(std::vector<display::KeyStroke> strokes, Done<void> done) = 0;
+  struct Agent {
+    agent::GuestAgent& agent;
+    agent::ExecJobs& jobs;
+  };
+  /// Nothing: the guest has no port for an agent.
+  virtual std::optional<Agent> GuestAgent() = 0;
 };
 
 /// A machine of this process.
@@ -52,7 +60,9 @@ class MachineVm final : public Vm {
  public:
   /// `machine` must outlive it.
   MachineVm(machine::Machine& machine, std::string name, std::string version)
-      : machine_(machine), name_(std::move(name)), version_(std::move(version)) {}
+      : machine_(machine), name_(std::move(name)), version_(std::move(version)) {
+    if (machine_.guest_agent()) jobs_.emplace(*machine_.guest_agent());
+  }
 
   VmInfo Info() const override;
   void Pause(Done<void> done) override { machine_.RequestPause(std::move(done)); }
@@ -78,6 +88,10 @@ class MachineVm final : public Vm {
   void PressKeys(std::vector<display::KeyStroke> strokes, Done<void> done) override {
     machine_.RequestKeys(std::move(strokes), std::move(done));
   }
+  std::optional<Agent> GuestAgent() override {
+    if (!jobs_) return std::nullopt;
+    return Agent{*machine_.guest_agent(), *jobs_};
+  }
 
   /// Somebody asked for the end: no restart policy brings the VM back.
   bool end_asked() const { return end_asked_; }
@@ -86,6 +100,7 @@ class MachineVm final : public Vm {
   machine::Machine& machine_;
   const std::string name_, version_;
   std::atomic<bool> end_asked_ = false;
+  std::optional<agent::ExecJobs> jobs_;
 };
 
 }  // namespace nacre::control

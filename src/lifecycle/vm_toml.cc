@@ -203,6 +203,8 @@ constexpr std::array kVmKeys = std::to_array<Key<VmConfig>>({
      [](const VmConfig& c) { return WrittenStream(c.machine.console, SerialKind::kNone); }},
     {"balloon", "true or false", [](VmConfig& c, const TomlValue& v) { return ReadFlag(c.machine.balloon, v); },
      [](const VmConfig& c) { return Written(c.machine.balloon, true); }},
+    {"guest-agent", "true or false", [](VmConfig& c, const TomlValue& v) { return ReadFlag(c.machine.guest_agent, v); },
+     [](const VmConfig& c) { return Written(c.machine.guest_agent, true); }},
     {"debug-exit", "true or false", [](VmConfig& c, const TomlValue& v) { return ReadFlag(c.machine.debug_exit, v); },
      [](const VmConfig& c) { return Written(c.machine.debug_exit, false); }},
     {"no-reboot", "true or false", [](VmConfig& c, const TomlValue& v) { return ReadFlag(c.machine.no_reboot, v); },

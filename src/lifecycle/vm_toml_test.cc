@@ -38,6 +38,7 @@ code-cache = "64M"
 serial = "none"
 console = "stdio"
 balloon = false
+guest-agent = false
 debug-exit = true
 no-reboot = true
 

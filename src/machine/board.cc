@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <fstream>
 
+#include "agent/guest_agent.h"
 #include "devices/virtio/balloon.h"
 #include "devices/virtio/gpu.h"
 #include "devices/virtio/input.h"
@@ -172,11 +173,17 @@ Status Board::BuildSerial(const Wiring& wiring) {
 }
 
 Status Board::BuildConsole(const Wiring& wiring) {
-  if (config_->console.kind == SerialKind::kNone) return {};
-  console_stream_ = NACRE_TRY(OpenStream(config_->console, "--console", console_file_, wiring));
-  auto device =
-      NACRE_TRY(devices::VirtioConsole::Create({.ports = {{.backend = console_stream_.get()}}}, *memory_, *loop_));
-  virtio_console_ = device.get();
+  const bool has_console = config_->console.kind != SerialKind::kNone;
+  if (has_console) console_stream_ = NACRE_TRY(OpenStream(config_->console, "--console", console_file_, wiring));
+  if (config_->guest_agent) agent_port_ = std::make_unique<agent::PortStream>(*loop_);
+  if (!has_console && !agent_port_) return {};
+  devices::VirtioConsole::Options options;
+  options.ports.push_back({.backend = console_stream_.get()});
+  if (agent_port_)
+    options.ports.push_back(
+        {.backend = agent_port_.get(), .name = std::string(agent::GuestAgent::kPortName), .console = false});
+  auto device = NACRE_TRY(devices::VirtioConsole::Create(std::move(options), *memory_, *loop_));
+  if (has_console) virtio_console_ = device.get();
   NACRE_TRY(AttachVirtio(std::move(device)));
   return {};
 }

@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "agent/port_stream.h"
 #include "base/clock.h"
 #include "base/event_loop.h"
 #include "base/result.h"
@@ -91,6 +92,8 @@ class Board {
   display::Typist& typist() { return *typist_; }
   /// What PrepareDirectBoot has put on the screen.
   std::optional<boot::LinearScreen> BootScreen() const;
+  /// To the guest agent; null: there is none. It outlives everything but the board.
+  agent::PortStream* agent_port() { return agent_port_.get(); }
   void PressPowerButton() { acpi_pm_->PressPowerButton(); }
   /// The size of the terminal that the virtio console leads to.
   void ResizeConsole(uint16_t columns, uint16_t rows) {
@@ -164,6 +167,7 @@ class Board {
   std::unique_ptr<devices::Dma8237> dma_;
   Fd serial_file_, console_file_;
   std::unique_ptr<FdConsole> serial_stream_, console_stream_;
+  std::unique_ptr<agent::PortStream> agent_port_;
   std::unique_ptr<devices::Uart16550> serial_;
   std::shared_ptr<storage::AsyncIo> disk_io_;
   std::unique_ptr<FdWatch> disk_io_watch_;

@@ -78,6 +78,7 @@ Status Machine::Build() {
     const std::lock_guard lock(device_lock_);
     NACRE_TRY_STATUS(board_->Build(wiring));
   }
+  if (agent::PortStream* const port = board_->agent_port()) guest_agent_ = std::make_unique<agent::GuestAgent>(*port);
   NACRE_TRY_STATUS(StartFirstEngine());
   NACRE_TRY_STATUS(StartGuest());
   if (config_.display.vnc)
@@ -292,6 +293,7 @@ Machine::~Machine() {
   runners_.clear();
   if (retiring_.joinable()) retiring_.join();
   vnc_.reset();  // it takes the device lock
+  guest_agent_.reset();
   const std::lock_guard lock(device_lock_);
   if (board_) {
     LeaveKernel();
@@ -461,6 +463,7 @@ RunResult Machine::Finish(RunResult result) {
   ParkAll();
   run_state_ = RunState::kEnded;
   RefuseOrders();
+  if (guest_agent_) guest_agent_->Cancel();
   loop_->Stop();
   loop_thread_.join();
   {

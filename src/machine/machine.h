@@ -18,6 +18,7 @@
 #include <thread>
 #include <vector>
 
+#include "agent/guest_agent.h"
 #include "base/event_loop.h"
 #include "base/result.h"
 #include "engine/engine.h"
@@ -85,6 +86,9 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   /// Told when the guest has taken the last stroke, not while it is paused. That is on the event loop's thread, under
   /// the device lock.
   void RequestKeys(std::vector<display::KeyStroke> strokes, Done<void> done);
+
+  /// Any thread, until the machine is destroyed. Null: the guest has no port for an agent.
+  agent::GuestAgent* guest_agent() { return guest_agent_.get(); }
 
   RunState state() const { return run_state_.load(); }
   EngineKind engine_kind() const { return kind_.load(); }
@@ -179,6 +183,7 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   std::unique_ptr<HostGuestTsc> tsc_;
   std::vector<std::unique_ptr<CpuHost>> hosts_;
   std::unique_ptr<Board> board_;
+  std::unique_ptr<agent::GuestAgent> guest_agent_;
   std::unique_ptr<display::VncServer> vnc_;  ///< null: nobody shows the screen
   std::unique_ptr<engine::Engine> engine_;
   std::string auto_reason_;  ///< kAuto: why it is this engine

@@ -131,6 +131,7 @@ struct MachineConfig {
   SerialConfig serial;                              ///< ttyS0; there is a port even where it leads nowhere
   SerialConfig console{.kind = SerialKind::kNone};  ///< hvc0; kNone: no such device. Not kStdio together with serial
   bool balloon = true;
+  bool guest_agent = true;  ///< a port of virtio-serial for the guest agent (agent/guest_agent.h)
   DisplayConfig display;
 
   bool has_screen() const { return display.present || !firmware.empty(); }

@@ -16,6 +16,7 @@ constexpr uint16_t kDeviceReady = 0, kDeviceAdd = 1, kPortReady = 3, kConsolePor
 constexpr size_t kMaxInput = 4096;
 constexpr size_t kMaxControl = 256;
 constexpr size_t kMaxPorts = 16;
+constexpr size_t kMaxName = 64;
 constexpr uint16_t kQueueSize = 64;
 constexpr uint64_t kPiece = 4096;
 constexpr uint64_t kMaxOutput = 1024 * 1024;  // of one buffer: a hostile one claims gigabytes
@@ -30,8 +31,9 @@ Result<std::unique_ptr<VirtioConsole>> VirtioConsole::Create(Options options, me
   if (options.ports.empty() || options.ports.size() > kMaxPorts)
     return Fail("{}: {} ports, from 1 to {}", options.name, options.ports.size(), kMaxPorts);
   for (const PortOptions& port : options.ports)
-    if (port.name.size() > 64 || !port.backend)
-      return Fail("{}: a port needs a back end and a name of at most 64 characters", options.name);
+    if (port.name.size() > kMaxName) return Fail("{}: a port's name has at most {} bytes", options.name, kMaxName);
+  if (options.ports[0].backend && !options.ports[0].console)
+    return Fail("{}: the first port is a console, or is not there", options.name);
   return std::unique_ptr<VirtioConsole>(new VirtioConsole(std::move(options), memory, scheduler));
 }
 
@@ -48,18 +50,20 @@ VirtioConsole::VirtioConsole(Options options, memory::GuestMemory& memory, Sched
   StoreLe<uint16_t>(&config_[0], 80);
   StoreLe<uint16_t>(&config_[2], 25);
   StoreLe<uint32_t>(&config_[4], static_cast<uint32_t>(ports_.size()));
-  for (auto& port : ports_) port->options.backend->SetReceiver(port.get());
+  for (auto& port : ports_)
+    if (port->options.backend) port->options.backend->SetReceiver(port.get());
 }
 
 VirtioConsole::~VirtioConsole() {
-  for (auto& port : ports_) port->options.backend->SetReceiver(nullptr);
+  for (auto& port : ports_)
+    if (port->options.backend) port->options.backend->SetReceiver(nullptr);
 }
 
 bool VirtioConsole::multiport() const { return has_feature(kFeatureMultiport); }
 
 void VirtioConsole::WriteConfig(uint32_t offset, std::span<const uint8_t> data) {
   // 5.3.4: a character written to emerg_wr appears even before the driver is set up.
-  if (offset == 8 && !data.empty()) ports_[0]->options.backend->Write(data.first(1));
+  if (offset == 8 && !data.empty()) ports_[0]->Write(data.first(1));
 }
 
 void VirtioConsole::OnQueue(unsigned index) {
@@ -94,6 +98,19 @@ void VirtioConsole::Port::Receive(std::span<const uint8_t> bytes) {
   if (owner->driver_ok()) owner->DeliverInput(number);
 }
 
+void VirtioConsole::Port::Write(std::span<const uint8_t> bytes) {
+  if (options.backend) options.backend->Write(bytes);
+}
+
+void VirtioConsole::Port::SetGuestOpen(bool open) {
+  if (std::exchange(guest_open, open) == open || !options.backend) return;
+  // What is on its way to a program is not for the next one; what was typed waits.
+  const bool was_full = Room() == 0;
+  if (!open && !options.console) input.clear();
+  options.backend->SetOpen(open);
+  if (was_full && Room() > 0) options.backend->RoomAvailable();
+}
+
 void VirtioConsole::DeliverInput(unsigned port) {
   Port& from = *ports_[port];
   const unsigned index = ReceiveQueue(port);
@@ -101,7 +118,12 @@ void VirtioConsole::DeliverInput(unsigned port) {
   if (multiport() && !from.guest_open) return;  // Linux throws away what comes before a port is open
   const bool was_full = from.Room() == 0;
   bool moved = false;
-  while (!from.input.empty()) {
+  // Buffers of no size take nothing away, and another CPU may add them for ever.
+  for (unsigned budget = 4u * ring.setup().size; !from.input.empty(); --budget) {
+    if (budget == 0) {
+      LookAgain(index);
+      break;
+    }
     if (!ring.Pop(receive_chain_)) {
       if (ring.EnableNotification()) continue;
       break;
@@ -115,7 +137,7 @@ void VirtioConsole::DeliverInput(unsigned port) {
     moved = true;
   }
   if (moved) Signal(index);
-  if (was_full && from.Room() > 0) from.options.backend->RoomAvailable();
+  if (was_full && from.Room() > 0 && from.options.backend) from.options.backend->RoomAvailable();
 }
 
 void VirtioConsole::Transmit(unsigned port) {
@@ -125,7 +147,7 @@ void VirtioConsole::Transmit(unsigned port) {
     const uint64_t total = std::min(chain.readable_bytes(), kMaxOutput);
     for (uint64_t done = 0; done < total;) {
       const uint64_t size = chain.Read(done, std::span(piece).first(std::min(kPiece, total - done)));
-      ports_[port]->options.backend->Write(std::span(piece).first(size));
+      ports_[port]->Write(std::span(piece).first(size));
       done += size;
     }
     queue(index).Push(chain, 0);
@@ -134,10 +156,11 @@ void VirtioConsole::Transmit(unsigned port) {
 
 void VirtioConsole::HandleControl(uint32_t id, uint16_t event, uint16_t value) {
   if (event == kDeviceReady) {
-    for (uint32_t i = 0; value == 1 && i < ports_.size(); ++i) SendControl(i, kDeviceAdd, 0);
+    for (uint32_t i = 0; value == 1 && i < ports_.size(); ++i)
+      if (ports_[i]->options.backend) SendControl(i, kDeviceAdd, 0);
     return;
   }
-  if (id >= ports_.size()) return;
+  if (id >= ports_.size() || !ports_[id]->options.backend) return;
   Port& port = *ports_[id];
   if (event == kPortReady && value == 1 && !port.announced) {
     port.announced = true;
@@ -149,7 +172,7 @@ void VirtioConsole::HandleControl(uint32_t id, uint16_t event, uint16_t value) {
     if (!name.empty()) SendControl(id, kPortName, 1, {reinterpret_cast<const uint8_t*>(name.data()), name.size()});
     if (port.host_open) SendControl(id, kPortOpen, 1);
   } else if (event == kPortOpen) {
-    port.guest_open = value != 0;
+    port.SetGuestOpen(value != 0);
     if (port.guest_open) DeliverInput(id);
   }
 }
@@ -206,7 +229,10 @@ void VirtioConsole::SetHostConnected(unsigned port, bool connected) {
 }
 
 void VirtioConsole::OnReset() {
-  for (auto& port : ports_) port->guest_open = port->announced = false;
+  for (auto& port : ports_) {
+    port->SetGuestOpen(false);
+    port->announced = false;
+  }
   control_.clear();
 }
 
@@ -226,10 +252,12 @@ void VirtioConsole::SerializeState(state::Archive& archive) {
       });
   archive.List(
       2, control_.size(), kMaxControl, [&](size_t count) { control_.resize(count); },
-      [&](state::Archive& element, size_t index) { element.Bytes(1, control_[index], kControlSize + 64); });
+      [&](state::Archive& element, size_t index) { element.Bytes(1, control_[index], kControlSize + kMaxName); });
 }
 
 void VirtioConsole::OnLoaded() {
+  for (auto& port : ports_)
+    if (port->guest_open && port->options.backend) port->options.backend->SetOpen(true);
   if (driver_ok() && multiport()) SendResize();  // the terminal may be another one now
 }
 

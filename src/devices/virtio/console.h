@@ -17,13 +17,14 @@ namespace nacre::devices {
 class VirtioConsole final : public VirtioDevice {
  public:
   struct PortOptions {
-    CharBackend* backend = nullptr;  ///< not owned; outlives the device
+    CharBackend* backend = nullptr;  ///< not owned; outlives the device. Null: the guest is told of no such port
     std::string name = {};           ///< empty for a console
     bool console = true;             ///< the guest makes it a terminal (hvcN)
   };
   struct Options {
     std::string name = "virtio-console0";
-    std::vector<PortOptions> ports;  ///< 1 to 16
+    /// 1 to 16. Drivers without MULTIPORT know only the first, and as a console: it is one, or is not there.
+    std::vector<PortOptions> ports;
   };
   static Result<std::unique_ptr<VirtioConsole>> Create(Options options, memory::GuestMemory& memory,
                                                        Scheduler& scheduler);
@@ -43,6 +44,8 @@ class VirtioConsole final : public VirtioDevice {
     Port(VirtioConsole* console, unsigned index) : owner(console), number(index) {}
     size_t Room() override;
     void Receive(std::span<const uint8_t> bytes) override;
+    void Write(std::span<const uint8_t> bytes);
+    void SetGuestOpen(bool open);
 
     VirtioConsole* owner;
     const unsigned number;

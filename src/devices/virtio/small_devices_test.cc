@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <random>
+
 #include "devices/virtio/balloon.h"
 #include "devices/virtio/console.h"
 #include "devices/virtio/rng.h"
@@ -17,6 +19,7 @@ class TestChars : public CharBackend {
   void Write(std::span<const uint8_t> bytes) override { output.append(bytes.begin(), bytes.end()); }
   void RoomAvailable() override { ++room_available; }
   void SetReceiver(CharReceiver* to) override { receiver = to; }
+  void SetOpen(bool is) override { opened.push_back(is); }
   /// Offers input as a back end does: no more than there is room for.
   size_t Type(std::string_view text) {
     const size_t size = std::min(text.size(), receiver->Room());
@@ -25,6 +28,7 @@ class TestChars : public CharBackend {
   }
   std::string output;
   unsigned room_available = 0;
+  std::vector<bool> opened;
   CharReceiver* receiver = nullptr;
 };
 
@@ -151,6 +155,168 @@ TEST_P(VirtioConsoleTest, ControlMessagesThatMakeNoSenseAreIgnored) {
       for (uint16_t value : {0, 1, 65535}) Control(id, event, value);
   for (int i = 0; i < 2000; ++i) Control(0, 0, 1);  // what piles up is bounded
   EXPECT_EQ(15, Status());
+}
+
+TEST_P(VirtioConsoleTest, BackEndsAreToldWhoIsThere) {
+  Start(Bit(1), GetParam());
+  Control(0, 0, 1);
+  Control(1, 3, 1);
+  for (const uint16_t value : {0, 1, 1, 0, 1}) Control(1, 6, value);
+  EXPECT_EQ(agent.opened, (std::vector<bool>{true, false, true}));
+  agent.Type(std::string(5000, 'x'));
+  EXPECT_EQ(0u, agent.receiver->Room());
+  Control(1, 6, 0);
+  EXPECT_EQ(4096u, agent.receiver->Room()) << "it is not for the next program";
+  EXPECT_EQ(1u, agent.room_available);
+  Control(1, 6, 1);
+  SetCommon(20, 1, 0);
+  EXPECT_EQ(agent.opened, (std::vector<bool>{true, false, true, false, true, false}));
+  EXPECT_TRUE(terminal.opened.empty());
+}
+
+TEST_P(VirtioConsoleTest, OpenPortsMoveOn) {
+  Start(Bit(1), GetParam());
+  Control(1, 3, 1);
+  Control(1, 6, 1);
+  agent.Type("half a req");
+  VirtioBench other;
+  TestChars here, there;
+  auto created = VirtioConsole::Create({.ports = {{.backend = &here}, {.backend = &there, .console = false}}},
+                                       other.memory, other.scheduler);
+  other.Plug(std::move(*created));
+  CopyStateTo(other);
+  EXPECT_EQ(there.opened, std::vector<bool>{true});
+  EXPECT_TRUE(here.opened.empty());
+  other.ring(4).Add({{kData + 0x4000, 64, true}});
+  other.Kick(4);
+  EXPECT_EQ(10u, other.ring(4).Used().written);
+  other.pci.reset();
+}
+
+TEST_P(VirtioConsoleTest, BuffersOfNoSizeDoNotHoldTheLockForEver) {
+  Start(Bit(1), GetParam());
+  Control(1, 3, 1);
+  Control(1, 6, 1);
+  for (int i = 0; i < 64; ++i) ring(4).Add({{kData, 8}});  // nothing to write to
+  agent.Type("x");
+  for (int i = 0; i < 64; ++i) EXPECT_EQ(0u, ring(4).Used().written);
+  ring(4).Add({{kData + 0x4000, 64, true}});
+  Kick(4);
+  EXPECT_EQ("x", TakeInput(4));
+}
+
+/// A device with an agent's port and no console.
+TEST(VirtioConsoleWithoutConsole, TheFirstPortIsNotThere) {
+  VirtioBench bench;
+  TestChars agent;
+  auto created = VirtioConsole::Create({.ports = {{}, {.backend = &agent, .name = "a", .console = false}}},
+                                       bench.memory, bench.scheduler);
+  ASSERT_TRUE(created);
+  bench.Plug(std::move(*created));
+  const auto control = [&](uint32_t id, uint16_t event, uint16_t value) {
+    bench.memory.WriteValue(GuestPhys(kData), id);
+    bench.memory.WriteValue(GuestPhys(kData + 4), event);
+    bench.memory.WriteValue(GuestPhys(kData + 6), value);
+    bench.ring(3).Add({{kData, 8}});
+    bench.Kick(3);
+  };
+  bench.memory_bus.Write(VirtioBench::kBar0 + VirtioPci::kDeviceOffset + 8, 4, 'E');  // emerg_wr
+  bench.Start(Bit(0) | Bit(1), false);
+  for (int i = 0; i < 8; ++i) bench.ring(2).Add({{kData + 0x1000 + 64u * static_cast<unsigned>(i), 64, true}});
+  control(0, 0, 1);
+  control(0, 3, 1);
+  control(0, 6, 1);
+  EXPECT_EQ(8u, bench.ring(2).Used().written);
+  EXPECT_FALSE(bench.ring(2).GetUsed());
+  EXPECT_EQ((std::vector<uint8_t>{1, 0, 0, 0, 1, 0, 0, 0}), bench.Get(kData + 0x1000, 8)) << "DEVICE_ADD of port 1";
+  bench.ring(1).Add({{kData, 8}});
+  bench.Kick(1);
+  EXPECT_TRUE(bench.ring(1).GetUsed());
+  bench.ring(0).Add({{kData + 0x2000, 8, true}});
+  bench.Kick(0);
+  EXPECT_FALSE(bench.ring(0).GetUsed());
+  EXPECT_EQ(15, bench.Status());
+  bench.pci.reset();
+}
+
+TEST(VirtioConsoleWithoutConsole, WhatCannotBe) {
+  VirtioBench bench;
+  TestChars agent;
+  for (VirtioConsole::Options options :
+       {VirtioConsole::Options{.ports = {}}, VirtioConsole::Options{.ports = {{.backend = &agent, .console = false}}},
+        VirtioConsole::Options{.ports = {{}, {.backend = &agent, .name = std::string(65, 'x'), .console = false}}},
+        VirtioConsole::Options{.ports = std::vector<VirtioConsole::PortOptions>(17)}})
+    EXPECT_FALSE(VirtioConsole::Create(options, bench.memory, bench.scheduler));
+}
+
+// A hostile driver of ports with a seed; NACRE_FUZZ_CASES and NACRE_FUZZ_SEED give longer and other runs. Asserted: no
+// crash, bounded memory, and what one driver did is gone with a reset.
+TEST(VirtioConsoleFuzz, RandomDriver) {
+  const auto environment = [](const char* name, uint64_t otherwise) {
+    const char* const text = std::getenv(name);
+    return text ? std::strtoull(text, nullptr, 0) : otherwise;
+  };
+  std::mt19937_64 random(environment("NACRE_FUZZ_SEED", 20261122));
+  const auto below = [&](uint64_t limit) { return static_cast<uint32_t>(random() % limit); };
+  /// Types back as soon as there is room, from within RoomAvailable.
+  struct Eager : TestChars {
+    void RoomAvailable() override {
+      if (receiver && ++depth < 40) Type(std::string(1000, 'e'));
+    }
+    void Write(std::span<const uint8_t> bytes) override { written += bytes.size(); }
+    unsigned depth = 0;
+    uint64_t written = 0;
+  };
+  Eager terminal, agent;
+  VirtioBench bench;
+  auto created = VirtioConsole::Create({.ports = {{.backend = &terminal},
+                                                  {.backend = &agent, .name = "agent", .console = false},
+                                                  {.backend = nullptr, .name = "nothing", .console = false}}},
+                                       bench.memory, bench.scheduler);
+  VirtioConsole* const console = created->get();
+  bench.Plug(std::move(*created));
+  bench.Start(Bit(0) | Bit(1), false);
+  const uint64_t cases = environment("NACRE_FUZZ_CASES", 20'000);
+  for (uint64_t round = 0; round < cases; ++round) {
+    const unsigned queue = below(8);
+    std::vector<TestBuffer> buffers;
+    for (uint32_t i = 1 + below(3); i != 0; --i)
+      buffers.push_back({kData + below(0x8000), below(8) ? below(5000) : below(0x100'0000), below(2) != 0});
+    if (queue == 3) {
+      const uint64_t at = kData + 8ull * below(0x1000);
+      bench.memory.WriteValue(GuestPhys(at), below(16) ? below(4) : static_cast<uint32_t>(random()));
+      bench.memory.WriteValue(GuestPhys(at + 4), static_cast<uint16_t>(below(16) ? below(9) : random()));
+      bench.memory.WriteValue(GuestPhys(at + 6), static_cast<uint16_t>(below(3)));
+      buffers = {{at, below(16) ? 8 : below(12)}};
+    }
+    bench.ring(queue).Add(buffers, below(4) == 0);
+    bench.Kick(queue);
+    terminal.depth = agent.depth = 0;
+    if (below(4) == 0) agent.Type(std::string(below(5000), 'a'));
+    if (below(8) == 0) terminal.Type(std::string(below(5000), 't'));
+    if (below(16) == 0) console->Resize(static_cast<uint16_t>(random()), static_cast<uint16_t>(random()));
+    if (below(32) == 0) console->SetHostConnected(below(3), below(2) != 0);
+    bench.scheduler.Advance(1);
+    bool again = bench.Status() != 15 || below(2000) == 0;
+    for (unsigned i = 0; i < 8; ++i) {
+      while (bench.ring(i).GetUsed()) {
+      }
+      again |= round % 48 == 47;
+    }
+    if (!again) continue;
+    auto saving = state::Archive::ForSaving();
+    bench.pci->Serialize(saving);
+    const auto bytes = saving.Finish();
+    ASSERT_LT(bytes.size(), 100'000u);
+    auto loading = state::Archive::ForLoading(bytes);
+    bench.pci->Serialize(loading);
+    ASSERT_TRUE(loading.ok());
+    bench.SetCommon(20, 1, 0);
+    bench.Start(Bit(0) | (below(8) ? Bit(1) : 0), below(2) != 0);
+  }
+  EXPECT_GT(agent.written, 0u);
+  EXPECT_GT(agent.opened.size(), cases / 2000);
+  bench.pci.reset();
 }
 
 TEST_P(VirtioConsoleTest, Clause5_3_4_EmergencyWriteNeedsNoDriver) {

@@ -82,7 +82,9 @@ class Subject : public bus::ConformanceSubject {
       case VirtioType::kNet:
         return VirtioNet::Create({}, std::make_unique<NoNet>(), bench_.memory, scheduler());
       case VirtioType::kConsole:
-        return std::move(*VirtioConsole::Create({.ports = {{.backend = &nowhere_}}}, bench_.memory, scheduler()));
+        return std::move(*VirtioConsole::Create(
+            {.ports = {{.backend = &nowhere_}, {.backend = &nowhere_, .name = "x", .console = false}}}, bench_.memory,
+            scheduler()));
       case VirtioType::kRng:
         return VirtioRng::Create("rng", bench_.memory, scheduler());
       case VirtioType::kBalloon:

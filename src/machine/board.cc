@@ -232,7 +232,12 @@ std::vector<std::string> Board::BootOrder() const {
   return paths;
 }
 
-Status Board::BuildDisplay(const Wiring&) {
+void Board::VideoMemory::Place(std::optional<uint64_t> address) {
+  memory.PlaceVideo(address ? std::optional(GuestPhys(*address)) : std::nullopt);
+  changed();
+}
+
+Status Board::BuildDisplay(const Wiring& wiring) {
   if (config_->has_virtio_gpu()) {
     auto gpu = devices::VirtioGpu::Create(*memory_, *loop_);
     screen_ = gpu.get();
@@ -245,6 +250,8 @@ Status Board::BuildDisplay(const Wiring&) {
   Vga::Options options;
   options.rom.assign(std::istreambuf_iterator<char>(rom), {});
   if (options.rom.size() > kMaxVgaRom) return Fail("{}: {} bytes are no VGA BIOS", kVgaRom, options.rom.size());
+  video_memory_ = std::make_unique<VideoMemory>(*memory_, wiring.memory_changed);
+  options.video = video_memory_.get();
   vga_ = NACRE_TRY(Vga::Create(std::move(options), {&ports_, &memory_bus_, &apic_bus_}, *loop_));
   NACRE_TRY(pci_->AttachAnywhere(*vga_));
   if (screen_) screen_choice_ = std::make_unique<display::ScreenChoice>(*screen_, *vga_);

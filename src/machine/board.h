@@ -180,6 +180,16 @@ class Board {
   std::unique_ptr<devices::Ahci> ahci_;    ///< null: nothing is on SATA
   unsigned ahci_slot_ = 0;
   std::vector<std::unique_ptr<devices::E1000>> e1000_;
+  /// The VGA's memory as the CPUs' memory.
+  struct VideoMemory final : devices::Vga::VideoMemory {
+    VideoMemory(memory::GuestMemory& where, std::function<void()> moved) : memory(where), changed(std::move(moved)) {}
+    std::span<uint8_t> bytes() override { return memory.video(); }
+    void Clear(uint64_t size_bytes) override { memory.ClearVideo(size_bytes); }
+    void Place(std::optional<uint64_t> address) override;
+    memory::GuestMemory& memory;
+    const std::function<void()> changed;
+  };
+  std::unique_ptr<VideoMemory> video_memory_;
   std::unique_ptr<devices::Vga> vga_;  ///< null: there is none
   std::unique_ptr<display::ScreenChoice> screen_choice_;
   display::Screen* screen_ = nullptr;

@@ -51,9 +51,9 @@ Result<std::unique_ptr<Machine>> Machine::Create(const MachineConfig& config) {
 Status Machine::Build() {
   using Backing = memory::GuestMemory::Backing;
   if (!config_.firmware.empty()) firmware_ = NACRE_TRY(boot::LoadFirmware(config_.firmware));
-  memory_ = NACRE_TRY(memory::GuestMemory::Create(config_.memory_bytes,
-                                                  config_.lockstep ? Backing::kFile : Backing::kAnonymous,
-                                                  firmware_ ? FirmwareParts::RomBytes(*firmware_) : 0));
+  memory_ = NACRE_TRY(memory::GuestMemory::Create(
+      config_.memory_bytes, config_.lockstep ? Backing::kFile : Backing::kAnonymous,
+      firmware_ ? FirmwareParts::RomBytes(*firmware_) : 0, config_.has_vga() ? devices::Vga::kMemorySize : 0));
   NACRE_TRY_STATUS(ChooseModel());
   loop_ = NACRE_TRY(EventLoop::Create(device_lock_));
   loop_->Pause();  // guest time starts with the guest

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/bits.h"
 #include "base/check.h"
 
 namespace nacre::memory {
@@ -16,7 +17,9 @@ constexpr uint64_t kHugePage = 2 * kMiB;
 
 }  // namespace
 
-Result<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t size_bytes, Backing backing, uint64_t rom_bytes) {
+Result<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t size_bytes, Backing backing, uint64_t rom_bytes,
+                                                         uint64_t video_bytes) {
+  NACRE_CHECK(video_bytes <= kMaxVideo && video_bytes % kPageSize == 0);
   if (size_bytes < kMiB || size_bytes > 1024 * kGiB || size_bytes % kPageSize != 0)
     return Fail("guest memory of {} bytes: give a multiple of 4 KiB between 1M and 1T", size_bytes);
   if (rom_bytes > kMaxRom || rom_bytes % kPageSize != 0)
@@ -25,14 +28,14 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t size_bytes, Ba
   memory->Share(std::make_shared<Windows>());
   if (rom_bytes != 0) memory->mapped_end_ = kMiB;
   if (backing == Backing::kAnonymous) {
-    NACRE_TRY_STATUS(memory->Map(size_bytes, rom_bytes, MAP_PRIVATE | MAP_ANONYMOUS));
+    NACRE_TRY_STATUS(memory->Map(size_bytes, rom_bytes, video_bytes, MAP_PRIVATE | MAP_ANONYMOUS));
     return memory;
   }
   memory->fd_ = Fd(memfd_create("nacre-guest-ram", MFD_CLOEXEC));
   if (!memory->fd_.valid()) return FailErrno("guest memory: memfd_create");
-  if (ftruncate(memory->fd_.get(), static_cast<off_t>(size_bytes + rom_bytes)) != 0)
+  if (ftruncate(memory->fd_.get(), static_cast<off_t>(size_bytes + rom_bytes + video_bytes)) != 0)
     return FailErrno("guest memory of {} bytes", size_bytes);
-  NACRE_TRY_STATUS(memory->Map(size_bytes, rom_bytes, MAP_SHARED));
+  NACRE_TRY_STATUS(memory->Map(size_bytes, rom_bytes, video_bytes, MAP_SHARED));
   return memory;
 }
 
@@ -43,7 +46,7 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::CreatePrivateView(const GuestM
   if (!memory->fd_.valid()) return FailErrno("guest memory: cannot duplicate its descriptor");
   memory->Share(of.windows_);
   memory->mapped_end_ = of.mapped_end_;
-  NACRE_TRY_STATUS(memory->Map(of.size_bytes(), of.rom_size(), MAP_PRIVATE));
+  NACRE_TRY_STATUS(memory->Map(of.size_bytes(), of.rom_size(), of.video_size_, MAP_PRIVATE));
   return memory;
 }
 
@@ -53,10 +56,11 @@ void GuestMemory::Share(std::shared_ptr<Windows> windows) {
   hidden_start_ = &windows_->hidden_start;
   hidden_end_ = &windows_->hidden_end;
   address_mask_ = &windows_->address_mask;
+  video_start_ = &windows_->video_start;
 }
 
-Status GuestMemory::Map(uint64_t size_bytes, uint64_t rom_bytes, int sharing) {
-  const uint64_t used_bytes = size_bytes + rom_bytes;
+Status GuestMemory::Map(uint64_t size_bytes, uint64_t rom_bytes, uint64_t video_bytes, int sharing) {
+  const uint64_t used_bytes = size_bytes + rom_bytes + video_bytes;
   const uint64_t mapping_bytes = used_bytes + 2 * kHugePage;  // on both sides something is left that faults
   void* mapping = mmap(nullptr, mapping_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapping == MAP_FAILED) return FailErrno("guest memory: cannot map {} bytes", mapping_bytes);
@@ -75,6 +79,7 @@ Status GuestMemory::Map(uint64_t size_bytes, uint64_t rom_bytes, int sharing) {
   if (high_size_ > 0) regions_.push_back({GuestPhys(4 * kGiB), high_size_, low_size_});
   rom_size_ = rom_bytes;
   rom_start_ = 4 * kGiB - rom_bytes;
+  video_size_ = video_bytes;
   page_flags_ = std::make_unique<std::atomic<uint8_t>[]>(AlignUp(page_count(), 8));
   return {};
 }
@@ -91,6 +96,27 @@ void GuestMemory::HideRom(uint64_t start, uint64_t end) {
   hidden_end_->store(0, std::memory_order_relaxed);
   hidden_start_->store(AlignDown(start, kPageSize), std::memory_order_relaxed);
   hidden_end_->store(AlignUp(end, kPageSize), std::memory_order_relaxed);
+}
+
+bool GuestMemory::PlaceVideo(std::optional<GuestPhys> start) {
+  constexpr uint64_t kBoard = 0xfec00000;  // IO-APIC, HPET, local APIC, firmware: up to 4 GiB
+  const auto fits = [&](uint64_t from) {
+    if (video_size_ == 0 || from % kPageSize != 0) return false;
+    if (from < 4 * kGiB) return from >= std::max(low_size_, kMiB) && from <= kBoard - video_size_;
+    return from >= 4 * kGiB + high_size_ && from < Bit(52) - video_size_;
+  };
+  const bool placed = start && fits(start->value);
+  video_start_->store(placed ? start->value : kNowhere, std::memory_order_relaxed);
+  return placed;
+}
+
+void GuestMemory::ClearVideo(uint64_t size_bytes) {
+  NACRE_CHECK(size_bytes <= video_size_ && size_bytes % kPageSize == 0);
+  if (size_bytes == 0) return;
+  const bool done = fd_.valid() ? fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, video_base() - base_,
+                                            static_cast<off_t>(size_bytes)) == 0
+                                : madvise(video_base(), size_bytes, MADV_DONTNEED) == 0;
+  if (!done) std::memset(video_base(), 0, size_bytes);
 }
 
 std::vector<Region> GuestMemory::Layout() const {
@@ -129,8 +155,12 @@ std::vector<Region> GuestMemory::Layout() const {
   } else {
     add_ram(0, low_size_);
   }
+  const uint64_t video_start = video_start_->load(std::memory_order_relaxed);
+  const Region video{GuestPhys(video_start), video_size_, size_bytes_ + rom_size_};
+  if (video_start < rom_start_) layout.push_back(video);
   add_pages(rom_start_, rom_start_ + rom_size_);
   if (high_size_ > 0) add({GuestPhys(4 * kGiB), high_size_, low_size_});
+  if (video_start >= rom_start_ && video_start != kNowhere) layout.push_back(video);
   return layout;
 }
 
@@ -193,6 +223,7 @@ bool GuestMemory::Write(GuestPhys address, std::span<const uint8_t> from) {
 void GuestMemory::MarkWritten(GuestPhys address, uint64_t size_bytes) {
   if (size_bytes == 0) return;
   const uint8_t* host = BackingPointer(address, size_bytes);  // a window may have changed since the write
+  if (!host && video_size_ != 0) return;                      // video memory that was taken away since
   NACRE_CHECK(host != nullptr);
   std::atomic_thread_fence(std::memory_order_seq_cst);
   const uint64_t first = PageIndex(host);

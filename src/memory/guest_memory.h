@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -57,13 +58,13 @@ class GuestMemory {
   static constexpr uint8_t kCode = 2;   ///< an engine holds a translation or decoded form of bytes of this page
 
   /// Anonymous memory has huge pages where the host gives them; only a file can be seen through a second view.
-  static constexpr uint64_t kMaxRom = 16 * kMiB;
+  static constexpr uint64_t kMaxRom = 16 * kMiB, kMaxVideo = 64 * kMiB;
 
   enum class Backing : uint8_t { kFile, kAnonymous };
   /// `size_bytes`: a multiple of 4096, from 1 MiB to 1 TiB. Pages come from the host as they are touched.
   /// `rom_bytes`: a multiple of 4096, at most kMaxRom.
   static Result<std::unique_ptr<GuestMemory>> Create(uint64_t size_bytes, Backing backing = Backing::kFile,
-                                                     uint64_t rom_bytes = 0);
+                                                     uint64_t rom_bytes = 0, uint64_t video_bytes = 0);
   /// The same RAM as `of`, which must be a file, now has, copy-on-write: writes stay in this view until
   /// DropPrivatePage. Pages that this view has not written follow `of`. For running an engine beside another one
   /// without touching the guest.
@@ -74,10 +75,10 @@ class GuestMemory {
 
   uint64_t size_bytes() const { return size_bytes_; }
   std::span<const Region> regions() const { return regions_; }
-  /// The whole RAM, regions one after another, then the ROM.
+  /// The whole RAM, regions one after another, then the ROM, then the video memory.
   uint8_t* host_base() const { return base_; }
-  /// Pages of RAM and ROM: one more than the largest PageIndex.
-  uint64_t page_count() const { return (size_bytes_ + rom_size_) / kPageSize; }
+  /// Pages of RAM, ROM and video memory: one more than the largest PageIndex.
+  uint64_t page_count() const { return (size_bytes_ + rom_size_ + video_size_) / kPageSize; }
 
   /// Host address of [address, address + size_bytes), or nullptr unless all of it is RAM of one region that can be read
   /// and written now. For devices; who writes through it calls MarkWritten afterwards.
@@ -87,12 +88,14 @@ class GuestMemory {
   }
   bool IsRam(GuestPhys address, uint64_t size_bytes) const { return HostPointer(address, size_bytes) != nullptr; }
 
-  /// The RAM or ROM of the range, whether or not a window shows something else there; nullptr unless all of it is of
-  /// one region.
+  /// The RAM, ROM or video memory of the range, whether or not a window shows something else there; nullptr unless all
+  /// of it is of one region.
   uint8_t* BackingPointer(GuestPhys address, uint64_t size_bytes) const {
     if (uint8_t* ram = RamPointer(address, size_bytes)) return ram;
     const uint64_t at = address.value - rom_start_;
-    return at < rom_size_ && size_bytes <= rom_size_ - at ? rom() + at : nullptr;
+    if (at < rom_size_ && size_bytes <= rom_size_ - at) return rom() + at;
+    const uint64_t in_video = address.value - video_start_->load(std::memory_order_relaxed);
+    return in_video < video_size_ && size_bytes <= video_size_ - in_video ? video_base() + in_video : nullptr;
   }
 
   /// The page at `page`, a multiple of 4096, as the CPUs see it now.
@@ -101,7 +104,9 @@ class GuestMemory {
   GuestPhys OnBus(GuestPhys address) const {
     return GuestPhys(address.value & address_mask_->load(std::memory_order_relaxed));
   }
-  /// Where the byte at `host` is for the guest, whatever windows show it too.
+  /// Video memory comes and goes with its base address register: translated code is not kept for it.
+  bool MayHoldCode(const uint8_t* host) const { return host < video_base(); }
+  /// Where the byte at `host`, which may hold code, is for the guest, whatever windows show it too.
   GuestPhys AddressOf(const uint8_t* host) const {
     const auto at = static_cast<uint64_t>(host - base_);
     if (at < low_size_) return GuestPhys(at);
@@ -112,6 +117,13 @@ class GuestMemory {
   uint8_t* rom() const { return base_ + size_bytes_; }
   uint64_t rom_size() const { return rom_size_; }
   GuestPhys rom_start() const { return GuestPhys(rom_start_); }
+  /// Empty where there is none. Its pages are never told to TakeDirty.
+  std::span<uint8_t> video() const { return {video_base(), video_size_}; }
+  /// CPUs see the video memory from here on, a multiple of 4096; nothing: nowhere. False, and nowhere, where RAM or ROM
+  /// would be in the way, or what every board has below 4 GiB: it is left to the memory bus.
+  bool PlaceVideo(std::optional<GuestPhys> start);
+  /// Its first bytes, a multiple of 4096, read as zero.
+  void ClearVideo(uint64_t size_bytes);
   /// [first, last] inside the first megabyte, whole pages. The first call comes before any CPU runs.
   void SetLowPages(GuestPhys first, GuestPhys last, LowPage show);
   /// The ROM's bytes [start, end) are registers for now, not memory; empty: none are.
@@ -165,15 +177,18 @@ class GuestMemory {
 
  private:
   static constexpr unsigned kLowPages = kMiB / kPageSize;
+  static constexpr uint64_t kNowhere = ~uint64_t{0} - kMaxVideo;
   /// Shared with private views, which see what the original sees.
   struct Windows {
     std::array<std::atomic<LowPage>, kLowPages> low_pages{};
     std::atomic<uint64_t> hidden_start = 0, hidden_end = 0;
     std::atomic<uint64_t> address_mask = ~uint64_t{0};
+    std::atomic<uint64_t> video_start = kNowhere;
   };
 
   GuestMemory() = default;
-  Status Map(uint64_t size_bytes, uint64_t rom_bytes, int sharing);
+  Status Map(uint64_t size_bytes, uint64_t rom_bytes, uint64_t video_bytes, int sharing);
+  uint8_t* video_base() const { return base_ + size_bytes_ + rom_size_; }
   void Share(std::shared_ptr<Windows> windows);
   uint8_t* RamPointer(GuestPhys address, uint64_t size_bytes) const {
     const uint64_t a = address.value;
@@ -186,6 +201,8 @@ class GuestMemory {
     const uint64_t a = page.value;
     if (a >= mapped_end_) [[likely]] {
       if (uint8_t* ram = RamPointer(page, kPageSize)) return {ram, true};
+      const uint64_t in_video = a - video_start_->load(std::memory_order_relaxed);
+      if (in_video < video_size_) return {video_base() + in_video, true};
       if (a - rom_start_ >= rom_size_) return {};
       const uint64_t at = a - rom_start_;
       if (at >= hidden_start_->load(std::memory_order_relaxed) && at < hidden_end_->load(std::memory_order_relaxed))
@@ -223,10 +240,12 @@ class GuestMemory {
   uint64_t high_size_ = 0;
   uint64_t rom_start_ = 4 * kGiB;
   uint64_t rom_size_ = 0;
+  uint64_t video_size_ = 0;
   uint64_t mapped_end_ = 0;  ///< below it FindPage looks at low_pages_: 0 or 1 MiB
   std::shared_ptr<Windows> windows_;
   std::atomic<LowPage>* low_pages_ = nullptr;  ///< windows_'s
-  std::atomic<uint64_t>*hidden_start_ = nullptr, *hidden_end_ = nullptr, *address_mask_ = nullptr;
+  std::atomic<uint64_t>*hidden_start_ = nullptr, *hidden_end_ = nullptr, *address_mask_ = nullptr,
+  *video_start_ = nullptr;
   std::vector<Region> regions_;
   std::unique_ptr<std::atomic<uint8_t>[]> page_flags_;
   CodeWriteListener* code_listener_ = nullptr;

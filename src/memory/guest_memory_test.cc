@@ -2,8 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
+#include <optional>
 #include <vector>
+
+#include "base/bits.h"
 
 namespace nacre::memory {
 namespace {
@@ -202,6 +206,55 @@ TEST(GuestMemory, TakeDirtyGivesWhatWasWrittenOnce) {
   ASSERT_TRUE(memory->Write(GuestPhys(0x40000), bytes));
   memory->TakeDirty(pages);
   EXPECT_EQ(pages[1], 1u);
+}
+
+class VideoMemory : public testing::TestWithParam<GuestMemory::Backing> {};
+INSTANTIATE_TEST_SUITE_P(Backings, VideoMemory,
+                         testing::Values(GuestMemory::Backing::kFile, GuestMemory::Backing::kAnonymous));
+
+TEST_P(VideoMemory, CpusSeeItWhereItIsPlaced) {
+  const auto memory = std::move(*GuestMemory::Create(4 * kMiB, GetParam(), 64 * kKiB, kMiB));
+  constexpr GuestPhys kAt(0xe0000000), kLast(0xe0000000 + kMiB - kPageSize);
+  EXPECT_EQ(memory->video().size(), kMiB);
+  EXPECT_EQ(memory->FindPage(kAt).host, nullptr);
+  ASSERT_TRUE(memory->PlaceVideo(kAt));
+  EXPECT_EQ(memory->FindPage(kAt).host, memory->video().data());
+  EXPECT_TRUE(memory->FindPage(kAt).writable);
+  EXPECT_EQ(memory->FindPage(kLast).host, memory->video().data() + kMiB - kPageSize);
+  EXPECT_EQ(memory->FindPage(kAt + kMiB).host, nullptr);
+  EXPECT_FALSE(memory->MayHoldCode(memory->video().data()));
+  EXPECT_TRUE(memory->MayHoldCode(memory->rom()));
+  EXPECT_FALSE(memory->IsRam(kAt, 4096));  // not for devices
+  memory->MarkWritten(kAt, 8);
+  const std::vector<Region> layout = memory->Layout();
+  EXPECT_NE(std::ranges::find(layout, Region{kAt, kMiB, 4 * kMiB + 64 * kKiB}), layout.end());
+  ASSERT_TRUE(memory->PlaceVideo(GuestPhys(0x800000000)));
+  EXPECT_EQ(memory->FindPage(kAt).host, nullptr);
+  EXPECT_NE(memory->FindPage(GuestPhys(0x800000000)).host, nullptr);
+  EXPECT_EQ(memory->Layout().back().start, GuestPhys(0x800000000));
+  memory->MarkWritten(kAt, 8);  // who wrote there before it went
+  EXPECT_FALSE(memory->PlaceVideo(std::nullopt));
+  EXPECT_EQ(memory->FindPage(GuestPhys(0x800000000)).host, nullptr);
+  EXPECT_EQ(memory->Layout().size(), layout.size() - 1);
+}
+
+TEST_P(VideoMemory, NothingElseIsHidden) {
+  const auto memory = std::move(*GuestMemory::Create(GuestMemory::kLowLimit + kGiB, GetParam(), 64 * kKiB, kMiB));
+  for (const uint64_t at : {uint64_t{0}, uint64_t{0xa0000}, GuestMemory::kLowLimit - kPageSize, uint64_t{0xfeb80000},
+                            uint64_t{0xfec00000}, uint64_t{0xfff00000}, 4 * kGiB, 5 * kGiB - kPageSize,
+                            uint64_t{0xe0000800}, Bit(52) - kPageSize, ~uint64_t{0} - kMiB + 1})
+    EXPECT_FALSE(memory->PlaceVideo(GuestPhys(at))) << at;
+  for (const uint64_t at : {GuestMemory::kLowLimit, uint64_t{0xfeb00000}, 5 * kGiB})
+    EXPECT_TRUE(memory->PlaceVideo(GuestPhys(at))) << at;
+}
+
+TEST_P(VideoMemory, IsCleared) {
+  const auto memory = std::move(*GuestMemory::Create(4 * kMiB, GetParam(), 0, kMiB));
+  std::ranges::fill(memory->video(), uint8_t{7});
+  memory->ClearVideo(8192);
+  EXPECT_EQ(memory->video()[0], 0);
+  EXPECT_EQ(memory->video()[8191], 0);
+  EXPECT_EQ(memory->video()[8192], 7);
 }
 
 }  // namespace

@@ -247,6 +247,7 @@ void PciDevice::UpdateBars() {
     }
     for (BarDoorbell& doorbell : doorbells_)
       if (doorbell.bar == i) UpdateDoorbell(doorbell, true);
+    BarMoved(i);
   }
 }
 

@@ -87,6 +87,8 @@ class PciDevice : public bus::Device, private bus::MsiSink {
   /// The function's own part. Interrupts are already low (Reset) or restored (Serialize) when these are
   /// called.
   virtual void ResetFunction() = 0;
+  /// A base address register leads somewhere else now, or nowhere (BarAddress).
+  virtual void BarMoved([[maybe_unused]] unsigned index) {}
   virtual void SerializeFunction(state::Archive& archive) = 0;
   /// Hooks for capabilities that act (virtio's configuration access): before bytes are read, after they were
   /// written.

@@ -41,6 +41,11 @@ uint64_t ByBytes(unsigned size, Read read) {
 
 Result<std::unique_ptr<Vga>> Vga::Create(Options options, const PciWiring& wiring, const Scheduler& scheduler) {
   NACRE_CHECK(std::has_single_bit(options.memory_bytes) && options.memory_bytes >= kPlanesSize);
+  if (options.video) {
+    NACRE_CHECK(options.video->bytes().size() == options.memory_bytes);
+    const std::span<uint8_t> bytes = options.video->bytes();
+    return std::unique_ptr<Vga>(new Vga(std::move(options), bytes, wiring, scheduler));
+  }
   void* memory = mmap(nullptr, options.memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return FailErrno("display: cannot map {} bytes of video memory", options.memory_bytes);
   const std::span<uint8_t> span(static_cast<uint8_t*>(memory), options.memory_bytes);
@@ -48,7 +53,7 @@ Result<std::unique_ptr<Vga>> Vga::Create(Options options, const PciWiring& wirin
 }
 
 Vga::Vga(Options options, std::span<uint8_t> memory, const PciWiring& wiring, const Scheduler& scheduler)
-    : PciDevice("vga", kIdentity, wiring), memory_(memory), scheduler_(scheduler) {
+    : PciDevice("vga", kIdentity, wiring), video_(options.video), memory_(memory), scheduler_(scheduler) {
   AddBar(0, BarKind::kMemory32, memory_.size());
   AddBarBlock(0, 0, memory_.size(), frame_buffer_);
   AddBar(2, BarKind::kMemory32, kRegistersSize);
@@ -57,14 +62,23 @@ Vga::Vga(Options options, std::span<uint8_t> memory, const PciWiring& wiring, co
   ResetFunction();
 }
 
-Vga::~Vga() { munmap(memory_.data(), memory_.size()); }
+Vga::~Vga() {
+  if (!video_) munmap(memory_.data(), memory_.size());
+}
+
+void Vga::BarMoved(unsigned index) {
+  if (index == 0 && video_) video_->Place(BarAddress(0));
+}
 
 std::unique_ptr<display::Frame> Vga::Capture() { return CaptureFrame(registers_, memory_, scheduler_.NowNs()); }
 
 void Vga::ClearMemory(uint64_t size_bytes) {
   const uint64_t pages = AlignDown(size_bytes, kPageSize);
   // Pages go back to the host and read as zero.
-  if (pages != 0 && madvise(memory_.data(), pages, MADV_DONTNEED) != 0) std::fill_n(memory_.begin(), pages, 0);
+  if (video_)
+    video_->Clear(pages);
+  else if (pages != 0 && madvise(memory_.data(), pages, MADV_DONTNEED) != 0)
+    std::fill_n(memory_.begin(), pages, 0);
   std::fill_n(memory_.begin() + static_cast<ptrdiff_t>(pages), size_bytes - pages, 0);
 }
 

@@ -27,9 +27,20 @@ class Vga final : public PciDevice, public display::Screen {
   static constexpr uint64_t kMemorySize = 16 << 20;
   static constexpr uint64_t kRegistersSize = 0x1000;  ///< BAR 2
 
+  /// Where the frame buffer lies, when it is memory to the CPUs and not only a register block. Outlives the adapter.
+  class VideoMemory {
+   public:
+    virtual ~VideoMemory() = default;
+    virtual std::span<uint8_t> bytes() = 0;
+    /// The first bytes, a multiple of 4096, are zero.
+    virtual void Clear(uint64_t size_bytes) = 0;
+    /// Of BAR 0; nothing: nowhere.
+    virtual void Place(std::optional<uint64_t> address) = 0;
+  };
   struct Options {
     uint64_t memory_bytes = kMemorySize;  ///< a power of two, from 256 KiB
-    std::vector<uint8_t> rom;             ///< empty: none
+    std::vector<uint8_t> rom = {};        ///< empty: none
+    VideoMemory* video = nullptr;         ///< null: memory of its own, that CPUs reach by the memory bus
   };
   static Result<std::unique_ptr<Vga>> Create(Options options, const PciWiring& wiring, const Scheduler& scheduler);
   ~Vga() override;
@@ -45,6 +56,7 @@ class Vga final : public PciDevice, public display::Screen {
 
  protected:
   void ResetFunction() override;
+  void BarMoved(unsigned index) override;
   void SerializeFunction(state::Archive& archive) override;
 
  private:
@@ -86,7 +98,8 @@ class Vga final : public PciDevice, public display::Screen {
   void SerializeMemory(state::Archive& archive);
   void ClearMemory(uint64_t size_bytes);
 
-  const std::span<uint8_t> memory_;  ///< mapped by Create
+  VideoMemory* const video_;
+  const std::span<uint8_t> memory_;  ///< of video_, else mapped by Create
   const Scheduler& scheduler_;
   vga::Registers registers_;
   Block<&Vga::ReadPorts, &Vga::WritePorts> ports_{*this};

@@ -391,5 +391,33 @@ TEST(Conformance, Vga) {
   bus::RunConformance([] { return std::make_unique<VgaSubject>(); });
 }
 
+TEST(VgaMemory, FollowsTheBaseAddressRegister) {
+  struct Video final : Vga::VideoMemory {
+    std::span<uint8_t> bytes() override { return memory; }
+    void Clear(uint64_t size_bytes) override { std::fill_n(memory.begin(), size_bytes, uint8_t{0}); }
+    void Place(std::optional<uint64_t> address) override { places.push_back(address); }
+    std::vector<uint8_t> memory = std::vector<uint8_t>(kMiB);
+    std::vector<std::optional<uint64_t>> places;
+  } video;
+  ManualScheduler scheduler;
+  bus::PortBus ports;
+  bus::MemoryBus memory;
+  TestMsiSink msi;
+  {
+    const auto vga =
+        std::move(*Vga::Create({.memory_bytes = kMiB, .video = &video}, {&ports, &memory, &msi}, scheduler));
+    vga->Reset();
+    vga->ConfigWrite(0x10, 4, 0xe0000000);
+    vga->ConfigWrite(4, 2, 3);
+    vga->ConfigWrite(4, 2, 3);
+    vga->ConfigWrite(0x10, 4, 0xe8000000);
+    vga->ConfigWrite(4, 2, 0);
+    EXPECT_EQ(video.places, (std::vector<std::optional<uint64_t>>{0xe0000000, 0xe8000000, std::nullopt}));
+    video.memory[5] = 0x77;
+    vga->SetLinearMode(64, 64);
+    EXPECT_EQ(video.memory[5], 0);
+  }
+}
+
 }  // namespace
 }  // namespace nacre::devices

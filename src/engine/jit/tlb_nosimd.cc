@@ -173,7 +173,7 @@ CodePage* JitVcpu::FetchPage(uint64_t code_address) {
                                                        .physical_address_bits = physical_address_bits_});
   if (!translation.ok) return nullptr;
   const uint8_t* host = memory_.FindPage(GuestPhys(AlignDown(translation.address.value, kPageSize))).host;
-  if (!host) return nullptr;
+  if (!host || !memory_.MayHoldCode(host)) return nullptr;
   const uint64_t phys_page = memory_.AddressOf(host).page();  // what a window shows keeps its own address
   page.key = key;
   page.generation = space.generation[translation.global];

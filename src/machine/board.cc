@@ -155,6 +155,7 @@ void Board::BuildLegacy(const Wiring& wiring) {
   Keep(i8042_, std::make_unique<devices::I8042>(NewIrq(devices::I8042::kIrq), NewIrq(devices::I8042::kMouseIrq),
                                                 control, *a20_, config_->has_screen()));
   input_ = std::make_unique<display::InputRouter>(*i8042_);
+  key_pacer_ = std::make_unique<display::KeyPacer>(*input_, *loop_);
   typist_ = std::make_unique<display::Typist>(*input_, *loop_);
   MapPorts(devices::I8042::kDataPort, 1, i8042_->data_io(), "i8042");
   MapPorts(devices::I8042::kCommandPort, 1, i8042_->command_io(), "i8042");

@@ -41,6 +41,7 @@
 #include "devices/virtio/console.h"
 #include "devices/virtio/virtio_pci.h"
 #include "display/input_router.h"
+#include "display/key_pacer.h"
 #include "display/typist.h"
 #include "engine/engine.h"
 #include "machine/fd_console.h"
@@ -88,7 +89,7 @@ class Board {
   boot::AcpiConfig AcpiDescription() const;
   /// Null: there is none. Both outlive everything but the board.
   display::Screen* screen() { return screen_; }
-  display::InputSink& input() { return *input_; }
+  display::InputSink& input() { return *key_pacer_; }
   display::Typist& typist() { return *typist_; }
   /// What PrepareDirectBoot has put on the screen.
   std::optional<boot::LinearScreen> BootScreen() const;
@@ -163,6 +164,7 @@ class Board {
   std::unique_ptr<devices::Rtc> rtc_;
   std::unique_ptr<devices::I8042> i8042_;
   std::unique_ptr<display::InputRouter> input_;
+  std::unique_ptr<display::KeyPacer> key_pacer_;
   std::unique_ptr<display::Typist> typist_;
   std::unique_ptr<devices::Dma8237> dma_;
   Fd serial_file_, console_file_;

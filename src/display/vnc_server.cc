@@ -41,6 +41,8 @@ constexpr int64_t kFastNs = 33'000'000, kSlowNs = 250'000'000;
 constexpr int kClientWaitMs = 3000;
 constexpr unsigned kFirstWidth = 640, kFirstHeight = 480;
 constexpr int kQemuExtendedKeys = -258;  // pseudo-encoding; the RFB protocol's community description
+/// ExtendedDesktopSize's answer for what the guest decides later: the request is forwarded (same description).
+constexpr int kSizeForwarded = 4;
 constexpr uint8_t kQemuMessage = 255, kQemuKeyEvent = 0;
 
 Result<Fd> ListenUnix(const std::string& path) {
@@ -419,7 +421,7 @@ int VncServer::Impl::OnSetDesktopSize(int width, int height, int, rfbExtDesktopS
   server.Active();
   const std::lock_guard lock(server.device_lock_);
   const bool asked = server.source_.RequestSize(static_cast<unsigned>(width), static_cast<unsigned>(height));
-  return asked ? rfbExtDesktopSize_Success : rfbExtDesktopSize_ResizeProhibited;
+  return asked ? kSizeForwarded : rfbExtDesktopSize_ResizeProhibited;
 }
 
 // ---- QEMU's extended key events: they name the key, not what is printed on it.

@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <rfb/rfbclient.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -16,6 +17,7 @@
 #include <filesystem>
 #include <fstream>
 #include <random>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -47,8 +49,15 @@ struct TestScreen final : Screen {
     ++captures;
     return std::make_unique<Picture>(now);
   }
+  bool RequestSize(unsigned width, unsigned height) override {
+    asked_width = width;
+    asked_height = height;
+    return sizable;
+  }
   Picture now;
   int captures = 0;
+  bool sizable = false;
+  unsigned asked_width = 0, asked_height = 0;
 };
 
 struct TestInput final : InputSink {
@@ -176,6 +185,70 @@ TEST_F(VncTest, PasswordsAreChecked) {
   EXPECT_FALSE(Connect());
   EXPECT_FALSE(Connect("wrong"));
   EXPECT_TRUE(Connect("nacre"));
+}
+
+/// RFB's ExtendedDesktopSize: each request is answered at once, a new size is told when the guest has taken it.
+TEST_F(VncTest, ARequestForASizeIsForwardedOrRefused) {
+  constexpr uint8_t kForwarded = 4, kProhibited = 1;
+  Start();
+  const Fd socket = Raw();
+  const int fd = socket.get();
+  const timeval patience{.tv_sec = 60, .tv_usec = 0};
+  ASSERT_EQ(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)), 0);
+  const auto send = [&](std::vector<uint8_t> bytes) {
+    ASSERT_EQ(write(fd, bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
+  };
+  const auto receive = [&](size_t size) {
+    std::vector<uint8_t> bytes(size);
+    if (recv(fd, bytes.data(), size, MSG_WAITALL) != static_cast<ssize_t>(size)) throw std::runtime_error("hung up");
+    return bytes;
+  };
+  // The next rectangle of ExtendedDesktopSize: reason, status, width, height.
+  const auto next = [&] {
+    for (;;) {
+      const unsigned count = receive(4)[3];
+      for (unsigned i = 0; i < count; ++i) {
+        const auto r = receive(12);
+        const auto word = [&](size_t at) { return r[at] << 8 | r[at + 1]; };
+        if (r[8] == 0) {  // raw
+          receive(static_cast<size_t>(word(4)) * static_cast<size_t>(word(6)) * 4);
+          continue;
+        }
+        receive(3 + size_t{16} * receive(1)[0]);
+        return std::vector<int>{word(0), word(2), word(4), word(6)};
+      }
+      send({3, 1, 0, 0, 0, 0, 1, 64, 0, 200});
+    }
+  };
+  receive(12);
+  send({'R', 'F', 'B', ' ', '0', '0', '3', '.', '0', '0', '8', '\n'});
+  receive(receive(1)[0]);
+  send({1});  // no authentication
+  receive(4);
+  send({1});
+  receive(receive(24)[23]);
+  send({2, 0, 0, 2, 0, 0, 0, 0, 0xff, 0xff, 0xfe, 0xcc});
+  for (const uint8_t answer : {kProhibited, kForwarded}) {
+    {
+      const std::lock_guard lock(lock_);
+      screen_.sizable = answer == kForwarded;
+    }
+    send({251, 0, 2, 0, 1, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 2, 0, 1, 0, 0, 0, 0, 0});
+    send({3, 1, 0, 0, 0, 0, 1, 64, 0, 200});
+    EXPECT_EQ(next(), (std::vector<int>{1, answer, 320, 200}));
+    const std::lock_guard lock(lock_);
+    EXPECT_EQ(screen_.asked_width, 512u);
+    EXPECT_EQ(screen_.asked_height, 256u);
+  }
+  {
+    const std::lock_guard lock(lock_);
+    screen_.now.width = 512;
+    screen_.now.height = 256;
+  }
+  send({3, 1, 0, 0, 0, 0, 1, 64, 0, 200});
+  const auto told = next();
+  EXPECT_EQ(told[2], 512);
+  EXPECT_EQ(told[3], 256);
 }
 
 TEST_F(VncTest, KeysAreReleasedWhenAClientGoes) {

@@ -8,6 +8,7 @@
 #include "base/nearest.h"
 #include "cli/control_commands.h"
 #include "cli/cp_command.h"
+#include "cli/disk_command.h"
 #include "cli/doctor.h"
 #include "cli/doctor_json.h"
 #include "cli/exec_command.h"
@@ -22,6 +23,7 @@ constexpr fmt::format_string<std::string_view> kHelp =
     "Nacre runs virtual machines.\n\n"
     "  nacre run [options]     run a virtual machine in the foreground (nacre run --help)\n"
     "{}"
+    "  nacre disk ...          make, describe, check, resize, convert and commit disk images (nacre disk --help)\n"
     "  nacre engine VM [ENGINE]  the engine of a running VM, or go on with jit, kvm or interp\n"
     "  nacre pause VM          a running VM stands still\n"
     "  nacre resume VM         ... and goes on\n"
@@ -36,10 +38,10 @@ constexpr fmt::format_string<std::string_view> kHelp =
     "  nacre help              this text\n"
     "  nacre --version         the version\n";
 
-constexpr std::array<std::string_view, 26> kCommands{
-    "run", "doctor", "engine",  "pause", "resume",  "create",    "start",  "stop",       "kill",
-    "rm",  "ls",     "inspect", "exec",  "logs",    "console",   "stats",  "screenshot", "type",
-    "key", "cp",     "control", "help",  "version", "--version", "--help", "-h"};
+constexpr std::array<std::string_view, 27> kCommands{
+    "run",  "disk", "doctor", "engine",  "pause", "resume",  "create",    "start",  "stop",
+    "kill", "rm",   "ls",     "inspect", "exec",  "logs",    "console",   "stats",  "screenshot",
+    "type", "key",  "cp",     "control", "help",  "version", "--version", "--help", "-h"};
 
 struct LaterCommand {
   std::string_view name, instead;
@@ -85,6 +87,7 @@ int Main(std::span<const std::string_view> words) {
   if (const auto status = ControlCommand(words)) return *status;
   if (const auto status = VmCommand(words)) return *status;
   if (command == "doctor" && std::ranges::find(words, "--vms") != words.end()) return VmDoctor(words.subspan(1));
+  if (command == "disk") return DiskCommand(words.subspan(1));
   const bool help = command == "help" || command == "--help" || command == "-h";
   const bool version = command == "--version" || command == "version" || command == "-V";
   if (!help && !version && command != "doctor") return UnknownCommand(command);

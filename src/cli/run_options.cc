@@ -8,6 +8,7 @@
 #include "base/nearest.h"
 #include "cli/debug_options.h"
 #include "engine/jit/jit_engine.h"
+#include "storage/image.h"
 #include "x86/cpu_model_selection.h"
 
 namespace nacre::cli {
@@ -119,14 +120,15 @@ Status AddDisk(RunOptions& options, std::string_view value) {
       disk.read_only = true;
     } else if (part == "snapshot") {
       disk.snapshot = true;
-    } else if (part == "format=raw") {
-      disk.format_given = true;
-    } else if (part == "format=qcow2") {
-      return NotYet("--disk format=qcow2", "`qemu-img convert -O raw` makes a raw image of it");
+    } else if (part.starts_with("format=")) {
+      disk.format = storage::FormatNamed(part.substr(7));
+      if (!disk.format)
+        return Fail("--disk {}: {}: choose raw or qcow2; `nacre disk convert` reads other formats", value, part);
     } else if (part.starts_with("bus=")) {
       NACRE_TRY_STATUS(SetDiskBus(disk, "--disk", part.substr(4)));
     } else {
-      return Fail("--disk {}: '{}' is not known (format=raw, bus=virtio|ide|sata, readonly, snapshot)", value, part);
+      return Fail("--disk {}: '{}' is not known (format=raw|qcow2, bus=virtio|ide|sata, readonly, snapshot)", value,
+                  part);
     }
   }
   options.machine.disks.push_back(std::move(disk));
@@ -138,7 +140,8 @@ Status AddCdrom(RunOptions& options, std::string_view value) {
   const auto parts = Split(value, ',');
   disc.path = parts[0];
   disc.bus = machine::DiskBus::kIde;
-  disc.cdrom = disc.read_only = disc.format_given = true;
+  disc.cdrom = disc.read_only = true;
+  disc.format = storage::ImageFormat::kRaw;
   if (disc.path.empty()) return Fail("--cdrom {}: give a file name first", value);
   for (const std::string_view part : std::span(parts).subspan(1)) {
     if (!part.starts_with("bus=")) return Fail("--cdrom {}: '{}' is not known (bus=ide|sata)", value, part);
@@ -334,7 +337,7 @@ constexpr std::array kOptions = std::to_array<Option>({
      [](RunOptions& o, std::string_view v) -> Status { o.machine.firmware_log = v; return {}; }},
     {"--boot", "KIND[,KIND...]", "what firmware tries first: floppy, disk, cdrom, net; then the rest in the order of the options", SetBoot},
     {"--disk", "FILE[,OPTION...]",
-     "a disk: bus=virtio|ide|sata, readonly, snapshot (writes are thrown away), format=raw (repeatable)", AddDisk},
+     "a disk: bus=virtio|ide|sata, readonly, snapshot (writes are thrown away), format=raw|qcow2 (repeatable)", AddDisk},
     {"--cdrom", "FILE[,bus=ide|sata]", "a disc in a CD-ROM drive (on IDE) (repeatable)", AddCdrom},
     {"--floppy", "FILE[,readonly]", "a diskette in drive A:, the second time in B:", AddFloppy},
     {"--memory", "SIZE", "the guest's memory (512M)", SetMemory},

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "cli/paths.h"
+#include "storage/image.h"
 
 namespace nacre::cli {
 namespace {
@@ -101,7 +102,7 @@ TEST(RunOptions, EveryOptionOfTheContract) {
   ASSERT_EQ(config.disks.size(), 2u);
   EXPECT_EQ(config.disks[0].path, "d.img");
   EXPECT_TRUE(config.disks[0].read_only);
-  EXPECT_TRUE(config.disks[0].format_given);
+  EXPECT_EQ(config.disks[0].format, storage::ImageFormat::kRaw);
   EXPECT_TRUE(config.disks[1].snapshot);
   EXPECT_EQ(config.memory_bytes, kGiB);
   EXPECT_EQ(config.cpu_model, "x86-64-v2");
@@ -212,7 +213,7 @@ TEST(RunOptions, Displays) {
 
 TEST(RunOptions, WhatIsNotThereYetSaysSo) {
   for (const auto& words : std::vector<std::vector<std::string_view>>{
-           {"--net", "switch:a"}, {"--net", "tap:tap0"}, {"--disk", "a,format=qcow2"}}) {
+           {"--net", "switch:a"}, {"--net", "tap:tap0"}}) {
     const auto options = ParseRun(words);
     ASSERT_FALSE(options) << words[0];
     EXPECT_NE(options.error().message.find("not there yet"), std::string::npos) << options.error().message;

@@ -12,6 +12,7 @@
 #include "cli/vm_commands_parts.h"
 #include "lifecycle/vm_create.h"
 #include "lifecycle/vm_image.h"
+#include "storage/image.h"
 #include "x86/cpu_model_selection.h"
 
 namespace nacre::cli {
@@ -95,7 +96,7 @@ Status UseImage(const lifecycle::Image& image, RunOptions& options) {
   if (!image.disk.empty()) {
     machine::DiskConfig disk;
     disk.path = image.disk.string();
-    disk.format_given = image.disk_format == "raw";
+    disk.format = storage::FormatNamed(image.disk_format);
     machine.disks.insert(machine.disks.begin(), disk);
   }
   options.default_guest = false;

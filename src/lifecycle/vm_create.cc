@@ -11,6 +11,7 @@
 #include "lifecycle/vm_files.h"
 #include "lifecycle/vm_lock.h"
 #include "lifecycle/vm_toml.h"
+#include "storage/image_tools.h"
 
 namespace nacre::lifecycle {
 
@@ -124,30 +125,35 @@ class Creation {
         NACRE_TRY_STATUS(KeepOutside(disk.path));
         continue;
       }
-      NACRE_TRY_STATUS(MakeDisk(disk, fmt::format("disks/disk{}.raw", number++), size));
+      NACRE_TRY_STATUS(MakeDisk(disk, number++, size));
       size = 0;
     }
     return {};
   }
   static bool IsOwn(const machine::DiskConfig& disk) { return !disk.read_only && !disk.cdrom && !disk.snapshot; }
 
-  Status MakeDisk(machine::DiskConfig& disk, const std::string& name, uint64_t size_bytes) {
+  /// A disk of the VM's own: an empty one, or a copy of the file that was named, without the images below it.
+  Status MakeDisk(machine::DiskConfig& disk, unsigned number, uint64_t size_bytes) {
+    using storage::ImageFormat;
     NACRE_TRY_STATUS(MakeFolders(VmPaths{folder_}.disks()));
+    if (!disk.format) disk.format = disk.path.empty() ? ImageFormat::kRaw : NACRE_TRY(storage::ProbeFormat(disk.path));
+    const std::string name = fmt::format("disks/disk{}.{}", number, storage::FormatName(*disk.format));
     const fs::path path = folder_ / name;
-    if (!disk.path.empty()) {
-      NACRE_TRY_STATUS(CopyFile(disk.path, path));
-    } else {
+    if (disk.path.empty()) {
       const Fd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
       if (!file.valid()) return FailErrno("{}", path.string());
-      disk.format_given = true;
+    } else if (NACRE_TRY(storage::DescribeImage({.path = disk.path, .format = disk.format})).size() > 1) {
+      NACRE_TRY_STATUS(storage::ConvertImage({.path = disk.path, .format = disk.format}, path.string(), {}));
+    } else {
+      NACRE_TRY_STATUS(CopyFile(disk.path, path));
     }
     if (size_bytes != 0) {
-      std::error_code error;
-      const uint64_t present = fs::file_size(path, error);
+      const storage::ImageOptions image{.path = path.string(), .format = disk.format};
+      const uint64_t present = NACRE_TRY(storage::DescribeImage(image)).front().size_bytes;
       if (size_bytes < present)
         return Fail("--disk-size {}: {} has {} already, and a disk does not shrink", SizeText(size_bytes), disk.path,
                     SizeText(present));
-      if (truncate(path.c_str(), static_cast<off_t>(size_bytes)) != 0) return FailErrno("{}", path.string());
+      NACRE_TRY_STATUS(storage::ResizeImage(image, size_bytes));
     }
     NACRE_TRY_STATUS(SyncFolder(path.parent_path()));
     disk.path = name;

@@ -11,6 +11,7 @@
 #include "base/size_text.h"
 #include "engine/jit/jit_engine.h"
 #include "lifecycle/toml_value.h"
+#include "storage/image.h"
 #include "x86/cpu_model_selection.h"
 
 namespace nacre::lifecycle {
@@ -262,9 +263,14 @@ constexpr std::array kDisplayKeys = std::to_array<Key<VmConfig>>({
 constexpr std::array kDiskKeys = std::to_array<Key<DiskConfig>>({
     {"file", "a file name", [](DiskConfig& d, const TomlValue& v) { return ReadName(d.path, v); },
      [](const DiskConfig& d) { return Written(d.path); }, true},
-    {"format", "\"raw\"",
-     [](DiskConfig& d, const TomlValue& v) { return d.format_given = v.kind == Kind::kText && v.text == "raw"; },
-     [](const DiskConfig& d) { return Written(d.format_given && !d.cdrom ? "raw" : ""); }},
+    {"format", "\"raw\" or \"qcow2\"",
+     [](DiskConfig& d, const TomlValue& v) {
+       d.format = v.kind == Kind::kText ? storage::FormatNamed(v.text) : std::nullopt;
+       return d.format.has_value();
+     },
+     [](const DiskConfig& d) {
+       return Written(d.format && !d.cdrom ? std::string(storage::FormatName(*d.format)) : "");
+     }},
     {"bus", "\"virtio\" (not for a CD-ROM drive), \"ide\" or \"sata\"",
      [](DiskConfig& d, const TomlValue& v) { return ReadChoice(d.bus, v, kBuses); },
      [](const DiskConfig& d) { return d.bus == DiskBus::kVirtio ? "" : Written(d.bus, kBuses); }},
@@ -435,7 +441,8 @@ class Reader {
       if (disk.bus == DiskBus::kVirtio && table.Find("bus"))
         return At(table.Find("bus")->line, "disk.bus = \"virtio\" is not allowed with cdrom; give \"ide\" or \"sata\"");
       if (!table.Find("bus")) disk.bus = DiskBus::kIde;
-      disk.read_only = disk.format_given = true;
+      disk.read_only = true;
+      disk.format = storage::ImageFormat::kRaw;
     }
     if (machine.floppies.size() > machine::kMaxFloppies)
       return At(root.Find(kFloppy)->items[machine::kMaxFloppies].line, "there are two floppy drives, A: and B:");

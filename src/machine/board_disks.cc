@@ -6,6 +6,7 @@
 #include "devices/ata/atapi_drive.h"
 #include "devices/virtio/block.h"
 #include "machine/board.h"
+#include "storage/image.h"
 #include "storage/raw_disk.h"
 #include "storage/snapshot_disk.h"
 
@@ -28,9 +29,8 @@ Status Board::BuildDisks(const Wiring&) {
   NACRE_TRY_STATUS(BuildFloppies());
   for (size_t i = 0; i < config_->disks.size(); ++i) {
     const DiskConfig& disk = config_->disks[i];
-    std::unique_ptr<storage::Disk> medium = NACRE_TRY(storage::RawDisk::Open(
-        {.path = disk.path, .read_only = disk.read_only || disk.snapshot, .format_given = disk.format_given},
-        disk_io_));
+    std::unique_ptr<storage::Disk> medium = NACRE_TRY(storage::OpenImage(
+        {.path = disk.path, .format = disk.format, .read_only = disk.read_only || disk.snapshot}, disk_io_));
     if (disk.snapshot && !disk.read_only)
       medium = NACRE_TRY(storage::SnapshotDisk::Create(std::move(medium), disk_io_));
     switch (disk.bus) {

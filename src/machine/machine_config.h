@@ -17,6 +17,10 @@
 #include "network/ethernet.h"
 #include "network/user_net.h"
 
+namespace nacre::storage {
+enum class ImageFormat : uint8_t;  // image.h
+}
+
 namespace nacre::machine {
 
 enum class EngineKind : uint8_t { kInterp, kJit, kKvm, kAuto };
@@ -42,8 +46,8 @@ struct DiskConfig {
   DiskBus bus = DiskBus::kVirtio;
   bool cdrom = false;  ///< a disc in a CD-ROM drive, on IDE or SATA; always read_only
   bool read_only = false;
-  bool snapshot = false;      ///< writes are thrown away at the end
-  bool format_given = false;  ///< format=raw was said: a file that looks like another format is taken as raw
+  bool snapshot = false;                            ///< writes are thrown away at the end
+  std::optional<storage::ImageFormat> format = {};  ///< nothing: raw or qcow2 as the file looks
 };
 
 /// A diskette in drive A: or B:.

@@ -2,9 +2,6 @@
 
 #include <fcntl.h>
 #include <linux/falloc.h>
-#include <linux/fs.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
@@ -12,6 +9,7 @@
 
 #include "base/bits.h"
 #include "base/check.h"
+#include "storage/host_file.h"
 
 namespace nacre::storage {
 namespace {
@@ -19,18 +17,9 @@ namespace {
 alignas(kPageSize) const std::array<uint8_t, 64 * kKiB> kZeroes{};
 constexpr unsigned kZeroVectors = 64;
 
-Result<uint64_t> SizeOf(const std::string& path, int fd, const struct stat& info) {
-  if (S_ISBLK(info.st_mode)) {
-    uint64_t size_bytes = 0;
-    if (ioctl(fd, BLKGETSIZE64, &size_bytes) != 0) return FailErrno("disk '{}': size of the device", path);
-    if (size_bytes == 0) return Fail("disk '{}': the block device is empty (no medium?)", path);
-    return size_bytes;
-  }
-  if (S_ISDIR(info.st_mode)) return Fail("disk '{}': is a directory; give an image file", path);
-  if (!S_ISREG(info.st_mode)) return Fail("disk '{}': is neither a file nor a block device", path);
-  if (info.st_size == 0)
-    return Fail("disk '{}': the file is empty; make an image with `truncate -s 10G {}`", path, path);
-  const auto size_bytes = static_cast<uint64_t>(info.st_size);
+Result<uint64_t> SizeOf(const std::string& path, int fd) {
+  const uint64_t size_bytes = NACRE_TRY(FileBytes(path, fd));
+  if (size_bytes == 0) return Fail("disk '{}': the file is empty; make an image with `truncate -s 10G {}`", path, path);
   if (size_bytes % kSectorSize != 0)
     return Fail(
         "disk '{}': {} bytes are not a whole number of 512-byte sectors: is the file truncated, or no raw "
@@ -48,18 +37,6 @@ Status RefuseOtherFormat(const std::string& path, int fd) {
   const char* format = start == "QFI\xfb" ? "qcow2" : start == "KDMV" ? "VMDK" : start == "vhdx" ? "VHDX" : nullptr;
   if (!format) return {};
   return Fail("disk '{}': is a {} image, not a raw one; if it is meant as raw, say format=raw", path, format);
-}
-
-Status Lock(const std::string& path, int fd, bool read_only) {
-  struct flock lock {};
-  lock.l_type = read_only ? F_RDLCK : F_WRLCK;
-  lock.l_whence = SEEK_SET;
-  if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return {};
-  if (errno == EAGAIN || errno == EACCES)
-    return Fail("disk '{}': in use by another program{}; stop it, or use the disk with snapshot or readonly in both",
-                path, read_only ? " that writes it" : "");
-  if (errno == EOPNOTSUPP || errno == ENOLCK || errno == EINVAL) return {};  // a file system without locks
-  return FailErrno("disk '{}': lock", path);
 }
 
 }  // namespace
@@ -161,25 +138,9 @@ class RawDisk::Operation : public IoOperation {
 };
 
 Result<std::unique_ptr<RawDisk>> RawDisk::Open(const RawDiskOptions& options, std::shared_ptr<AsyncIo> io) {
-  const std::string& path = options.path;
-  struct stat info {};
-  if (stat(path.c_str(), &info) != 0) return FailErrno("disk '{}'", path);
-  if (S_ISDIR(info.st_mode)) return Fail("disk '{}': is a directory; give an image file", path);
-  // O_NONBLOCK: a FIFO must not hang us. O_EXCL on a block device: fails when it is mounted.
-  int flags = O_CLOEXEC | O_NONBLOCK | (options.read_only ? O_RDONLY : O_RDWR);
-  if (S_ISBLK(info.st_mode) && !options.read_only) flags |= O_EXCL;
-  Fd fd(open(path.c_str(), flags));
-  if (!fd.valid()) {
-    if (errno == EBUSY) return Fail("disk '{}': the device is in use (mounted?)", path);
-    if (!options.read_only && (errno == EACCES || errno == EROFS || errno == EPERM))
-      return FailErrno("disk '{}': cannot be written (use readonly or snapshot, or change its permissions)", path);
-    return FailErrno("disk '{}'", path);
-  }
-  if (fcntl(fd.get(), F_SETFL, flags & O_ACCMODE) != 0) return FailErrno("disk '{}'", path);
-  if (fstat(fd.get(), &info) != 0) return FailErrno("disk '{}'", path);
-  uint64_t size_bytes = NACRE_TRY(SizeOf(path, fd.get(), info));
-  if (!options.format_given) NACRE_TRY_STATUS(RefuseOtherFormat(path, fd.get()));
-  NACRE_TRY_STATUS(Lock(path, fd.get(), options.read_only));
+  Fd fd = NACRE_TRY(OpenImageFile(options.path, options.read_only));
+  const uint64_t size_bytes = NACRE_TRY(SizeOf(options.path, fd.get()));
+  if (!options.format_given) NACRE_TRY_STATUS(RefuseOtherFormat(options.path, fd.get()));
   return Adopt(std::move(fd), size_bytes, options.read_only, std::move(io));
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 // A disk whose image is the bytes themselves: a file or a block device. Writes go to the host's page cache, a
-// flush is fdatasync. An image that is open for writing is locked (an open file description lock, fcntl(2)),
-// so that no other program that takes such locks opens it too.
+// flush is fdatasync. The file is locked while it is open (host_file.h). Image files of users are opened by OpenImage
+// (image.h), which knows the other formats too.
 
 #include <memory>
 #include <string>
@@ -30,6 +30,7 @@ class RawDisk : public Disk {
   void Start(DiskRequest& request) override;
   void Submit() override;
   void Drain() override;
+  int fd() const { return fd_.get(); }
 
  private:
   class Operation;

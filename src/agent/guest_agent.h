@@ -30,7 +30,7 @@ class GuestAgent {
   struct Request {
     std::string command;                         ///< "guest-ping"
     std::string arguments = {};                  ///< the text of a JSON object, or empty
-    std::chrono::milliseconds patience{10'000};  ///< from the moment when its turn comes
+    std::chrono::milliseconds patience{60'000};  ///< from the moment when its turn comes
     size_t max_answer_bytes = 1024 * 1024;
   };
   /// The JSON text of what the agent returned. Errors: the agent's own text (code EREMOTEIO); ENOTCONN: no agent has

@@ -119,6 +119,7 @@ TEST_F(GuestAgentTest, ThePortIsClosedMeanwhile) {
 
 TEST_F(GuestAgentTest, SilenceIsTheAnswerToAShutdown) {
   guest.Open();
+  EXPECT_EQ(*Call({.command = "guest-ping"}), "{}");
   EXPECT_EQ(*Call({.command = "guest-shutdown", .patience = milliseconds(20)}), "{}");
 }
 

@@ -175,7 +175,7 @@ struct I8042Subject final : ConformanceSubject {
   TestLine irq, mouse_irq;
   TestMachine machine;
   A20Gate a20;
-  I8042 i8042{irq, mouse_irq, machine, a20, kPlugged};
+  I8042 i8042{scheduler(), irq, mouse_irq, machine, a20, kPlugged};
 };
 TEST(Conformance, I8042) { RunSuite<I8042Subject<false>>(); }
 TEST(Conformance, I8042WithKeyboardAndMouse) { RunSuite<I8042Subject<true>>(); }

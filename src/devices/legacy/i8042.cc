@@ -1,5 +1,7 @@
 #include "devices/legacy/i8042.h"
 
+#include <algorithm>
+
 #include "base/bits.h"
 
 namespace nacre::devices {
@@ -25,6 +27,8 @@ void I8042::Reset() {
   mode_ = kKeyboardOff | kMouseOff;
   output_port_ = kNoReset;
   break_code_ = false;
+  ready_ns_ = 0;
+  timer_->Cancel();
   Update();
 }
 
@@ -42,7 +46,8 @@ void I8042::Answer(uint8_t value, uint8_t status) {
 }
 
 void I8042::Fill() {
-  if (!plugged_) return;
+  if (!plugged_ || (status_ & kFull)) return;
+  if (scheduler_.NowNs() < ready_ns_) return timer_->Arm(ready_ns_);
   // The prefix of a break code is swallowed by the translation.
   while (!(status_ & kFull) && !(mode_ & kKeyboardOff) && keyboard_.has_byte()) {
     const uint8_t byte = keyboard_.Take();
@@ -62,8 +67,9 @@ void I8042::Fill() {
 
 uint8_t I8042::ReadData() {
   const uint8_t value = output_;
+  if (status_ & kFull) ready_ns_ = scheduler_.NowNs() + kByteNs;
   status_ &= static_cast<uint8_t>(~(kFull | kTimeout | kAuxiliary));
-  Update();  // the lines fall before the next byte raises one
+  Update();
   Fill();
   return value;
 }
@@ -161,6 +167,7 @@ void I8042::WriteData(uint8_t value) {
 
 void I8042::Key(uint16_t code, bool down) {
   if (!plugged_) return;
+  if (down && key_pressed_) key_pressed_();
   keyboard_.Key(code, down);
   Fill();
 }
@@ -203,9 +210,13 @@ void I8042::Serialize(state::Archive& archive) {
   archive.Field(6, break_code_);
   archive.Section(7, 1, [&](state::Archive& keyboard, uint16_t) { keyboard_.Serialize(keyboard); });
   archive.Section(8, 1, [&](state::Archive& mouse, uint16_t) { mouse_.Serialize(mouse); });
+  archive.Field(9, ready_ns_);
   if (!archive.loading()) return;
   output_port_ &= static_cast<uint8_t>(~kA20);
+  ready_ns_ = std::min(ready_ns_, scheduler_.NowNs() + kByteNs);
+  timer_->Cancel();
   Update();
+  Fill();
 }
 
 }  // namespace nacre::devices

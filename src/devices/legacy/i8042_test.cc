@@ -20,10 +20,11 @@ class I8042Test : public testing::Test {
   uint64_t Data() { return i8042_.data_io().Read(0, 1); }
   void Data(uint8_t value) { i8042_.data_io().Write(0, 1, value); }
 
+  ManualScheduler scheduler_;
   TestLine irq_, mouse_irq_;
   TestMachine machine_;
   A20Gate a20_;
-  I8042 i8042_{irq_, mouse_irq_, machine_, a20_, false};
+  I8042 i8042_{scheduler_, irq_, mouse_irq_, machine_, a20_, false};
 };
 
 TEST_F(I8042Test, SelfTestAnswersAtOnce) {
@@ -86,6 +87,7 @@ class Ps2Test : public testing::Test {
     while (Status() & 1) {
       EXPECT_EQ((Status() & 0x20) != 0, mouse);
       bytes.push_back(static_cast<uint8_t>(i8042_.data_io().Read(0, 1)));
+      scheduler_.Advance(I8042::kByteNs);
       if (bytes.size() > 500) break;
     }
     return bytes;
@@ -98,10 +100,11 @@ class Ps2Test : public testing::Test {
     Data(mode);
   }
 
+  ManualScheduler scheduler_;
   TestLine irq_, mouse_irq_;
   TestMachine machine_;
   A20Gate a20_;
-  I8042 i8042_{irq_, mouse_irq_, machine_, a20_, true};
+  I8042 i8042_{scheduler_, irq_, mouse_irq_, machine_, a20_, true};
 };
 
 TEST_F(Ps2Test, KeyboardIdentifiesItselfWithAnInterruptForEachByte) {
@@ -150,6 +153,51 @@ TEST_F(Ps2Test, ScanCodesInBothSetsAndTranslated) {
   Data(0xf0);
   Data(0x03);
   EXPECT_EQ(Keyboard(), (Bytes{0xfa, 0xfe})) << "there is no set 3";
+}
+
+TEST_F(Ps2Test, AByteStaysUntilTheNextOneHasCome) {
+  Open(0x43);
+  i8042_.Key(KEY_A, true);
+  i8042_.Key(KEY_A, false);
+  EXPECT_EQ(irq_.rises, 1);
+  const auto read = [&] { return i8042_.data_io().Read(0, 1); };
+  EXPECT_EQ(read(), 0x1eu);
+  EXPECT_FALSE(irq_.level);
+  scheduler_.Advance(I8042::kByteNs - 1);
+  EXPECT_EQ(Status() & 1, 0);
+  EXPECT_EQ(read(), 0x1eu) << "the handler that the program calls reads it again";
+  scheduler_.Advance(1);
+  EXPECT_EQ(Status() & 1, 1) << "and that does not put the next one off";
+  EXPECT_EQ(irq_.rises, 2);
+  EXPECT_EQ(read(), 0x9eu);
+  Command(0x20);
+  EXPECT_EQ(read(), 0x43u) << "the controller itself answers at once";
+  scheduler_.Advance(I8042::kByteNs);
+  EXPECT_EQ(Status() & 1, 0);
+  i8042_.Key(KEY_B, true);
+  EXPECT_EQ(Status() & 1, 1) << "the wire was free";
+}
+
+TEST_F(Ps2Test, KeyboardAndMouseShareTheWireAfterASaveToo) {
+  Open(0x43);
+  ToMouse(0xf4);
+  EXPECT_EQ(Mouse(), (Bytes{0xfa}));
+  i8042_.Key(KEY_A, true);
+  i8042_.MovePointer({.dx = 1});
+  EXPECT_EQ(i8042_.data_io().Read(0, 1), 0x1eu);
+  scheduler_.Advance(I8042::kByteNs / 2);
+  auto out = state::Archive::ForSaving();
+  i8042_.Serialize(out);
+  const std::vector<uint8_t> bytes = out.Finish();
+  i8042_.Reset();
+  scheduler_.Advance(I8042::kByteNs / 4);
+  auto in = state::Archive::ForLoading(bytes);
+  i8042_.Serialize(in);
+  EXPECT_TRUE(in.ok());
+  EXPECT_EQ(Status() & 1, 0);
+  scheduler_.Advance(I8042::kByteNs / 4);
+  EXPECT_TRUE(mouse_irq_.level);
+  EXPECT_EQ(Mouse(), (Bytes{0x08, 1, 0}));
 }
 
 TEST_F(Ps2Test, EveryKeyIsTheSameInSet1AndTranslatedFromSet2) {
@@ -327,6 +375,7 @@ TEST_F(Ps2Test, FuzzACommandStreamComesBackAfterAReset) {
         break;
       default:
         i8042_.data_io().Read(0, 1);
+        scheduler_.Advance(static_cast<int64_t>(r >> 44));
     }
   }
   i8042_.Reset();

@@ -44,9 +44,10 @@ Bytes BridgeResources(const AcpiConfig& config) {
   return aml::Resources({windows});
 }
 
-Bytes SimpleDevice(std::string_view name, std::string_view hid, unsigned uid, const Bytes& resources) {
+Bytes SimpleDevice(std::string_view name, std::string_view hid, unsigned uid, const Bytes& resources,
+                   const Bytes& more = {}) {
   return aml::Device(name, aml::Join({aml::Name("_HID", aml::EisaId(hid)), aml::Name("_UID", aml::Integer(uid)),
-                                      aml::Name("_CRS", resources)}));
+                                      aml::Name("_CRS", resources), more}));
 }
 
 /// Devices of fixed ports below the host bridge.
@@ -66,7 +67,12 @@ Bytes LegacyDevices(const AcpiConfig& config) {
     add(SimpleDevice("COM1", "PNP0501", 0, aml::Resources({aml::IoPorts(0x3f8, 8), aml::Irq(4)})));
   if (config.has_rtc) add(SimpleDevice("RTC", "PNP0B00", 0, aml::Resources({aml::IoPorts(0x70, 2), aml::Irq(8)})));
   if (config.has_ps2) {
-    add(SimpleDevice("KBD", "PNP0303", 0, aml::Resources({aml::IoPorts(0x60, 1), aml::IoPorts(0x64, 1), aml::Irq(1)})));
+    // _PRW (7.3.13): the event, and the deepest sleep state that it ends.
+    const Bytes wake = config.keyboard_gpe && config.s3_sleep_type
+                           ? aml::Name("_PRW", aml::Package({aml::Integer(config.keyboard_gpe), aml::Integer(3)}))
+                           : Bytes{};
+    add(SimpleDevice("KBD", "PNP0303", 0, aml::Resources({aml::IoPorts(0x60, 1), aml::IoPorts(0x64, 1), aml::Irq(1)}),
+                     wake));
     add(SimpleDevice("MOU", "PNP0F13", 0, aml::Resources({aml::Irq(12)})));
   }
   if (config.hpet_address)
@@ -97,16 +103,20 @@ Bytes Processors(const AcpiConfig& config) {
   return out;
 }
 
+/// \_Sx (7.4.2): SLP_TYPa, SLP_TYPb, two reserved.
+Bytes SleepState(std::string_view name, std::optional<uint8_t> type) {
+  if (!type) return {};
+  return aml::Name(name, aml::Package({aml::Integer(*type), aml::Integer(0), aml::Integer(0), aml::Integer(0)}));
+}
+
 }  // namespace
 
 std::vector<uint8_t> BuildDsdt(const AcpiConfig& config) {
-  // \_S5: SLP_TYPa, SLP_TYPb, two reserved (7.4.2).
-  const Bytes sleep =
-      aml::Package({aml::Integer(config.s5_sleep_type), aml::Integer(0), aml::Integer(0), aml::Integer(0)});
-  const Bytes terms =
-      aml::Join({aml::Name("\\PICM", aml::Integer(0)),
-                 aml::Method("\\_PIC", 1, aml::Store(aml::Argument(0), aml::Path("\\PICM"))), aml::Name("\\_S5", sleep),
-                 aml::Scope("\\_SB", aml::Join({HostBridge(config), Processors(config)}))});
+  const Bytes terms = aml::Join({aml::Name("\\PICM", aml::Integer(0)),
+                                 aml::Method("\\_PIC", 1, aml::Store(aml::Argument(0), aml::Path("\\PICM"))),
+                                 SleepState("\\_S3", config.s3_sleep_type), SleepState("\\_S4", config.s4_sleep_type),
+                                 SleepState("\\_S5", config.s5_sleep_type),
+                                 aml::Scope("\\_SB", aml::Join({HostBridge(config), Processors(config)}))});
   std::vector<uint8_t> table(36);
   std::memcpy(table.data(), "DSDT", 4);
   StoreLe(table.data() + 4, static_cast<uint32_t>(36 + terms.size()));

@@ -12,6 +12,7 @@ namespace nacre::boot {
 namespace {
 
 constexpr size_t kHeaderBytes = 36, kChecksumAt = 9, kLengthAt = 4;
+constexpr size_t kFacsAt = 64, kWakingVectorAt = 12;  ///< the FACS in the image, the vector in the FACS
 
 /// A table in the making. Values are little-endian.
 class Table {
@@ -94,7 +95,8 @@ std::vector<uint8_t> BuildFadt(const AcpiConfig& config, uint64_t facs, uint64_t
   table.Put<uint16_t>(static_cast<uint16_t>(kLegacyDevices | kNoAspm | (config.has_ps2 ? kHas8042 : 0) |
                                             (config.has_vga ? 0 : kNoVga) | (config.has_rtc ? 0 : kNoCmosRtc)));
   table.Put<uint8_t>(0);
-  table.Put<uint32_t>(kWbinvd | kProcC1 | kNoSleepButton | kNoFixedRtc | (config.reset_port ? kResetRegister : 0));
+  table.Put<uint32_t>(kWbinvd | kProcC1 | kNoSleepButton | (config.has_rtc ? 0 : kNoFixedRtc) |
+                      (config.reset_port ? kResetRegister : 0));
   table.Address(kSystemIo, 8, config.reset_port);
   table.Put<uint8_t>(config.reset_value);
   table.Zeros(3);
@@ -204,7 +206,7 @@ std::vector<uint8_t> BuildRsdp(uint64_t rsdt, uint64_t xsdt) {
 }  // namespace
 
 AcpiImage BuildAcpiImage(const AcpiConfig& config, uint64_t base) {
-  constexpr size_t kFacsAt = 64, kTablesAt = 128;
+  constexpr size_t kTablesAt = 128;
   NACRE_CHECK(base % 64 == 0);
   AcpiImage image;
   std::vector<uint8_t>& out = image.bytes;
@@ -248,6 +250,13 @@ Result<GuestPhys> WriteAcpiTables(memory::GuestMemory& memory, const AcpiConfig&
   if (tables.size() > kAcpiBytes) return Fail("the ACPI tables for {} CPUs are too large", config.cpu_count);
   if (!memory.Write(kAcpiAddress, tables)) return Fail("the guest has no memory for the ACPI tables");
   return kAcpiAddress;
+}
+
+std::optional<uint32_t> WakingVector(const memory::GuestMemory& memory) {
+  uint32_t vector = 0;
+  if (!memory.ReadValue(kAcpiAddress + kFacsAt + kWakingVectorAt, vector) || vector == 0 || vector >= kMiB)
+    return std::nullopt;
+  return vector;
 }
 
 }  // namespace nacre::boot

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "base/result.h"
@@ -24,8 +25,11 @@ struct AcpiConfig {
   uint8_t gpe_length = 0;
   uint16_t smi_command_port = 0;  ///< 0: always in ACPI mode
   uint8_t acpi_enable = 0, acpi_disable = 0;
-  unsigned sci_irq = 9;       ///< level-triggered, active high
-  uint8_t s5_sleep_type = 0;  ///< SLP_TYP of soft off
+  unsigned sci_irq = 9;  ///< level-triggered, active high
+  /// SLP_TYP of soft off, and of suspend to RAM and to disk where the board has them.
+  uint8_t s5_sleep_type = 0;
+  std::optional<uint8_t> s3_sleep_type, s4_sleep_type;
+  uint8_t keyboard_gpe = 0;  ///< the general-purpose event by which the keyboard ends S3; 0: it does not
   uint16_t reset_port = 0;
   uint8_t reset_value = 0;
   uint8_t rtc_century = 0;  ///< CMOS index of the century; 0: none
@@ -68,5 +72,8 @@ std::vector<uint8_t> BuildDsdt(const AcpiConfig& config);
 
 /// Writes the tables at boot_layout.h's kAcpiAddress and returns the RSDP's address.
 Result<GuestPhys> WriteAcpiTables(memory::GuestMemory& memory, const AcpiConfig& config);
+/// Where the guest wants to go on after S3, as it has written to the FACS of these tables (5.2.10): a physical address
+/// for real-address mode. Nothing: it has not, or it is beyond 1 MiB.
+std::optional<uint32_t> WakingVector(const memory::GuestMemory& memory);
 
 }  // namespace nacre::boot

@@ -1,6 +1,7 @@
 // The tables that a guest sees: found from the RSDP by following pointers, as a guest does.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <numeric>
 #include <string>
@@ -101,6 +102,52 @@ TEST(Acpi, FadtPlacesRegisters) {
   const uint64_t facs = LoadLe<uint64_t>(&fadt[132]);
   EXPECT_EQ(facs % 64, 0u);
   EXPECT_EQ(std::string(&all[facs - kBase], &all[facs - kBase] + 4), "FACS");
+}
+
+bool Holds(const std::vector<uint8_t>& bytes, std::initializer_list<aml::Bytes> parts) {
+  const aml::Bytes wanted = aml::Join(parts);
+  return !std::ranges::search(bytes, wanted).empty();
+}
+
+TEST(Acpi, DsdtNamesTheSleepStatesOfTheBoard) {
+  AcpiConfig config = TestConfig();
+  const auto state = [](const char* name, uint8_t type) {
+    return aml::Name(name, aml::Package({aml::Integer(type), aml::Integer(0), aml::Integer(0), aml::Integer(0)}));
+  };
+  EXPECT_TRUE(Holds(BuildDsdt(config), {state("\\_S5", 5)}));
+  EXPECT_FALSE(Holds(BuildDsdt(config), {aml::Path("\\_S3")}));
+  EXPECT_FALSE(Holds(BuildDsdt(config), {aml::Path("\\_S4")}));
+  config.has_ps2 = true;
+  config.keyboard_gpe = 1;
+  EXPECT_FALSE(Holds(BuildDsdt(config), {aml::Path("_PRW")})) << "nothing to wake from";
+  config.s3_sleep_type = 1;
+  config.s4_sleep_type = 2;
+  EXPECT_TRUE(Holds(BuildDsdt(config), {state("\\_S3", 1), state("\\_S4", 2), state("\\_S5", 5)}));
+  EXPECT_TRUE(Holds(BuildDsdt(config), {aml::Name("_PRW", aml::Package({aml::Integer(1), aml::Integer(3)}))}));
+}
+
+TEST(Acpi, TheClockIsAFixedWakeEvent) {
+  constexpr uint32_t kNoFixedRtc = 1 << 6;
+  AcpiConfig config = TestConfig();
+  const auto flags = [&] { return LoadLe<uint32_t>(&Walk(BuildAcpiTables(config, kBase), true)["FACP"][112]); };
+  EXPECT_EQ(flags() & kNoFixedRtc, 0u);
+  config.has_rtc = false;
+  EXPECT_EQ(flags() & kNoFixedRtc, kNoFixedRtc);
+}
+
+TEST(Acpi, WakingVectorIsWhatTheGuestWroteIntoTheFacs) {
+  auto memory = memory::GuestMemory::Create(2 * kMiB);
+  ASSERT_TRUE(memory);
+  const GuestPhys rsdp = WriteAcpiTables(**memory, TestConfig()).value();
+  std::vector<uint8_t> all(64 * kKiB);
+  ASSERT_TRUE((*memory)->Read(rsdp, all));
+  const auto fadt = Walk(all, true)["FACP"];
+  const GuestPhys vector{LoadLe<uint32_t>(&fadt[36]) + 12};
+  EXPECT_EQ(WakingVector(**memory), std::nullopt);
+  ASSERT_TRUE((*memory)->WriteValue(vector, uint32_t{0x9a123}));
+  EXPECT_EQ(WakingVector(**memory), 0x9a123u);
+  ASSERT_TRUE((*memory)->WriteValue(vector, uint32_t{0x100000}));
+  EXPECT_EQ(WakingVector(**memory), std::nullopt) << "real-address mode does not reach it";
 }
 
 // 20.2.4: the length counts its own bytes; one byte up to 63.

@@ -48,7 +48,7 @@ Vm::Done<T> Then(Reply reply, RpcCode code, MakeAnswer answer) {
 void Info(Vm& vm, const Json&, Reply reply) {
   const VmInfo info = vm.Info();
   reply(Json{{"name", info.name},
-             {"state", NameOf(info.state)},
+             {"state", info.asleep && info.state == RunState::kRunning ? "asleep" : NameOf(info.state)},
              {"engine", machine::NameOf(info.engine)},
              {"cpu_model", info.cpu_model},
              {"cpus", info.cpus},
@@ -152,7 +152,7 @@ constexpr std::array kOwnCommands = std::to_array<Command>({
      Info},
     {"vm.pause", {}, "state", "the guest and its time stand still", Pause},
     {"vm.resume", {}, "state", "a paused guest goes on", Resume},
-    {"vm.power", {}, "", "press the power button: the guest's operating system shuts down", Power},
+    {"vm.power", {}, "", "press the power button: the guest's operating system shuts down, or wakes from S3", Power},
     {"vm.stop", {}, "", "end at once, as if the plug were pulled", Stop},
     {"cpu.registers", {}, "cpus", "what each CPU is at, as text", Registers},
     {"engine.info", {}, "engine, sections", "the statistics of --engine-stats", EngineInfo},

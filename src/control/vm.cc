@@ -6,6 +6,7 @@ VmInfo MachineVm::Info() const {
   const x86::CpuModel& model = machine_.cpu_model();
   return {.name = name_,
           .state = machine_.state(),
+          .asleep = machine_.asleep(),
           .engine = machine_.engine_kind(),
           .cpu_model = model.name(),
           .cpus = model.cpu_count(),

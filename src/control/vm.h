@@ -20,6 +20,7 @@ namespace nacre::control {
 struct VmInfo {
   std::string name;
   machine::RunState state = machine::RunState::kRunning;
+  bool asleep = false;  ///< in ACPI state S3
   machine::EngineKind engine = machine::EngineKind::kJit;
   std::string cpu_model;
   unsigned cpus = 1;

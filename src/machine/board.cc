@@ -31,6 +31,8 @@ constexpr size_t kMaxVgaRom = 256 * kKiB;
 constexpr uint16_t kBootWidth = 1024, kBootHeight = 768;
 /// The number of CPUs beside the first, as SeaBIOS reads it.
 constexpr uint8_t kCmosCpuCount = 0x5f;
+/// The reason for a reset, by which a PC's firmware goes on.
+constexpr uint8_t kCmosShutdownStatus = 0x0f, kShutdownResume = 0xfe;
 /// The IO-APIC pins that PIRQA# to PIRQD# have for themselves.
 constexpr unsigned kFirstPirqGsi = 16;
 /// Locally administered, as QEMU's users know it.
@@ -146,14 +148,15 @@ void Board::BuildLegacy(const Wiring& wiring) {
   Keep(pit_, std::make_unique<devices::Pit8254>(*loop_, hpet_->gate_irq0()));
   MapPorts(devices::Pit8254::kPort, 4, *pit_, "pit");
   MapPorts(devices::Pit8254::kSpeakerPort, 1, pit_->speaker_io(), "pit");
-  Keep(rtc_, std::make_unique<devices::Rtc>(*loop_, wall_clock_, hpet_->gate_irq8()));
+  Keep(rtc_, std::make_unique<devices::Rtc>(*loop_, wall_clock_, acpi_pm_->WatchRtc(hpet_->gate_irq8())));
   MapPorts(devices::Rtc::kPort, 2, *rtc_, "rtc");
   uint64_t above_4g = 0;
   for (const memory::Region& region : memory_->regions())
     if (region.start.value != 0) above_4g += region.size_bytes;
   rtc_->SetMemorySize(memory_->regions().front().size_bytes, above_4g);
-  Keep(i8042_, std::make_unique<devices::I8042>(NewIrq(devices::I8042::kIrq), NewIrq(devices::I8042::kMouseIrq),
+  Keep(i8042_, std::make_unique<devices::I8042>(*loop_, NewIrq(devices::I8042::kIrq), NewIrq(devices::I8042::kMouseIrq),
                                                 control, *a20_, config_->has_screen()));
+  i8042_->SetKeyListener([this] { acpi_pm_->KeyPressed(); });
   input_ = std::make_unique<display::InputRouter>(*i8042_);
   key_pacer_ = std::make_unique<display::KeyPacer>(*input_, *loop_);
   typist_ = std::make_unique<display::Typist>(*input_, *loop_);
@@ -318,7 +321,23 @@ void Board::Reset() {
   for (bus::Device* device : devices_) device->Reset();
 }
 
+void Board::Wake() {
+  const std::array<const bus::Device*, 6> powered{acpi_pm_.get(),          rtc_.get(), pci_.get(), isa_bridge_.get(),
+                                                  power_management_.get(), vga_.get()};
+  for (bus::Device* device : devices_)
+    if (std::ranges::find(powered, device) == powered.end()) device->Reset();
+  // By this value (and a waking vector) firmware knows that it is to resume.
+  if (firmware_) rtc_->SetCmos(kCmosShutdownStatus, kShutdownResume);
+  acpi_pm_->EndSleep();
+}
+
 Status Board::PrepareDirectBoot() {
+  NACRE_TRY_STATUS(PrepareResume());
+  if (vga_) vga_->SetLinearMode(kBootWidth, kBootHeight);
+  return {};
+}
+
+Status Board::PrepareResume() {
   for (unsigned i = 0; i < kPciIrqs.size(); ++i)
     isa_bridge_->ConfigWrite(devices::IsaBridge::kRoute + i, 1, kPciIrqs[i]);
   power_management_->Place(devices::AcpiPm::kPmBase);
@@ -337,7 +356,6 @@ Status Board::PrepareDirectBoot() {
                                           .memory32_end = kPciMemory32End,
                                           .memory64_start = 0,
                                           .memory64_end = 0}));
-  if (vga_) vga_->SetLinearMode(kBootWidth, kBootHeight);
   return {};
 }
 
@@ -359,7 +377,10 @@ boot::AcpiConfig Board::AcpiDescription() const {
   acpi.acpi_enable = AcpiPm::kAcpiEnable;
   acpi.acpi_disable = AcpiPm::kAcpiDisable;
   acpi.sci_irq = AcpiPm::kSciIrq;
+  acpi.s3_sleep_type = AcpiPm::kSleepTypeS3;
+  acpi.s4_sleep_type = AcpiPm::kSleepTypeS4;
   acpi.s5_sleep_type = AcpiPm::kSleepTypeS5;
+  acpi.keyboard_gpe = AcpiPm::kKeyboardGpe;
   acpi.reset_port = devices::ResetControl::kPort;
   acpi.reset_value = devices::ResetControl::kResetValue;
   acpi.hpet_address = devices::Hpet::kDefaultBase;

@@ -84,8 +84,14 @@ class Board {
 
   /// Power-on state of every device.
   void Reset();
+  /// In ACPI state S3. Any thread.
+  bool asleep() const { return acpi_pm_->asleep(); }
+  /// The end of S3: power-on state of what had no power meanwhile. The chipset's set-up, the clock and the screen stay.
+  void Wake();
   /// What firmware would do before it starts a kernel: PCI resources, interrupt trigger modes.
   Status PrepareDirectBoot();
+  /// Of that, what it would do again after S3.
+  Status PrepareResume();
   boot::AcpiConfig AcpiDescription() const;
   /// Null: there is none. Both outlive everything but the board.
   display::Screen* screen() { return screen_; }

@@ -12,6 +12,7 @@
 #include "boot/firmware_kernel.h"
 #include "boot/smbios.h"
 #include "boot/table_loader.h"
+#include "devices/chipset/acpi_pm.h"
 #include "devices/chipset/local_apic.h"
 
 namespace nacre::machine {
@@ -190,6 +191,10 @@ void FirmwareParts::AddItems() {
   boot::SmbiosTables smbios = boot::BuildSmbios(config.cpu_count, wiring_.memory->size_bytes());
   items.AddFile(boot::kSmbiosTablesFile, std::move(smbios.tables));
   items.AddFile(boot::kSmbiosAnchorFile, std::move(smbios.anchor));
+  // By ACPI sleep state, S0 to S5: bit 7 there is one, bits 2:0 its SLP_TYP. (S4 is only a way to switch off.)
+  using devices::AcpiPm;
+  items.AddFile("etc/system-states",
+                {0x80, 0, 0, 0x80 | AcpiPm::kSleepTypeS3, 0x80 | AcpiPm::kSleepTypeS4, 0x80 | AcpiPm::kSleepTypeS5});
   // The BIOS's text goes to the screen and to the serial port.
   constexpr uint8_t kSerialPort[] = {0xf8, 0x03};
   items.AddFile("etc/sercon-port", {std::begin(kSerialPort), std::end(kSerialPort)});

@@ -323,6 +323,7 @@ Status Machine::StartGuest() {
 
 void Machine::StartFirmware() {
   const std::lock_guard lock(device_lock_);
+  LeaveKernel();  // what is reset is ours
   board_->Reset();
   for (unsigned i = 0; i < runners_.size(); ++i) {
     x86::ResetCpuState(runners_[i]->state());
@@ -381,6 +382,7 @@ void Machine::ParkSoon() {
 }
 
 void Machine::ResumeAll() {
+  if (asleep()) return;
   for (auto& runner : runners_) runner->Resume();
 }
 
@@ -436,22 +438,32 @@ RunResult Machine::Control() {
   const Clock::time_point deadline = Clock::now() + std::chrono::milliseconds(config_.timeout_ms.value_or(0));
   std::unique_lock lock(control_mutex_);
   for (;;) {
-    const auto something = [&] { return end_ || want_reset_ || !orders_.empty(); };
+    const auto something = [&] { return end_ || want_reset_ || want_sleep_ || want_wake_ || !orders_.empty(); };
     if (!config_.timeout_ms) {
       control_changed_.wait(lock, something);
     } else if (!control_changed_.wait_until(lock, deadline, something)) {
       return {EndReason::kTimeout, 0, {}};
     }
     if (end_) return *end_;
+    if (std::exchange(want_sleep_, false)) {
+      lock.unlock();
+      ParkAll();
+      lock.lock();
+      continue;
+    }
     const bool reset = std::exchange(want_reset_, false);
+    const bool wake = std::exchange(want_wake_, false);
     Order order;
-    if (!reset) {
+    if (!reset && !wake) {
       order = std::move(orders_.front());
       orders_.pop_front();
     }
     lock.unlock();
-    if (!reset) {
+    if (!reset && !wake) {
       order.carry_out();
+    } else if (!reset) {
+      if (const Status status = WakeGuest(); !status)
+        return {EndReason::kEngineError, 0, "the guest's end of sleep: " + status.error().message};
     } else if (const Status status = ResetGuest(); !status) {
       return {EndReason::kEngineError, 0, "the guest asked for a reset: " + status.error().message};
     }

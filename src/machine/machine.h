@@ -94,6 +94,8 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   EngineKind engine_kind() const { return kind_.load(); }
   const x86::CpuModel& cpu_model() const { return *model_; }
   uint64_t memory_bytes() const { return config_.memory_bytes; }
+  /// In ACPI state S3: its time goes on, its CPUs do not.
+  bool asleep() const { return board_->asleep(); }
   /// Guest time since power-on, without the spans in which the machine stood still.
   std::chrono::nanoseconds uptime() const { return std::chrono::nanoseconds(loop_->NowNs()); }
 
@@ -132,6 +134,8 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   Status StartKernel();
   void StartFirmware();
   Status ResetGuest();
+  /// The end of S3: the guest goes on at its waking vector, or by firmware.
+  Status WakeGuest();
   void MemoryChanged();
   void ParkAll();
   void ResumeAll();
@@ -170,6 +174,8 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   bool OnWake(unsigned index) override;
   void PowerOff() override;
   void ResetMachine() override;
+  void Sleep() override;
+  void WakeUp() override;
   void DebugExit(uint32_t value) override;
 
   const MachineConfig config_;
@@ -198,6 +204,7 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   std::condition_variable control_changed_;
   std::optional<RunResult> end_;
   bool want_reset_ = false;
+  bool want_sleep_ = false, want_wake_ = false;
   std::deque<Order> orders_;
   bool refuses_orders_ = false;
   unsigned crashed_cpu_ = 0;

@@ -24,9 +24,24 @@ Code OutByteAt(uint16_t port, uint8_t value) {
 }
 const Code kSpin{0xeb, 0xfe};
 /// mov dx, 0x604; mov ax, SLP_EN | S5; out dx, ax
-const Code kPowerOffCode{0x66, 0xba, 0x04, 0x06, 0x66, 0xb8, 0x00, 0x34, 0x66, 0xef};
+const Code kPowerOffCode{0x66, 0xba, 0x04, 0x06, 0x66, 0xb8, 0x00, 0x20, 0x66, 0xef};
 /// lidt of an empty table, then #BP
 const Code kTripleFault{0x0f, 0x01, 0x1d, 0x00, 0x08, 0x10, 0x00, 0xcc};
+
+/// The board's ACPI tables (boot/boot_layout.h) with the FACS behind the RSDP, and in that the waking vector.
+constexpr uint32_t kWakingVector = 0xe0000 + 64 + 12;
+Code Dword(uint32_t value) {
+  return {static_cast<uint8_t>(value), static_cast<uint8_t>(value >> 8), static_cast<uint8_t>(value >> 16),
+          static_cast<uint8_t>(value >> 24)};
+}
+/// mov dword [address], value
+Code Store(uint32_t address, uint32_t value) { return Code{0xc7, 0x05} + Dword(address) + Dword(value); }
+/// mov dx, port; mov ax, value; out dx, ax
+Code OutWord(uint16_t port, uint16_t value) {
+  return Code{0xba} + Dword(port) +
+         Code{0x66, 0xb8, static_cast<uint8_t>(value), static_cast<uint8_t>(value >> 8), 0x66, 0xef};
+}
+constexpr uint16_t kPmEnable = 0x602, kPmControl = 0x604, kPowerButton = 1 << 8, kSleepS3 = 1 << 13 | 1 << 10;
 
 class MachineTest : public testing::TestWithParam<EngineKind> {
  protected:
@@ -92,6 +107,42 @@ TEST_P(MachineTest, ResetStartsAgainWithFreshMemory) {
   const RunResult result = Run(Config(once + again + kSpin));
   EXPECT_EQ(result.reason, EndReason::kDebugExit);
   EXPECT_EQ(result.debug_exit_value, 0u);
+}
+
+// At its waking vector, in real-address mode, with its memory: there it says what it had left behind.
+TEST_P(MachineTest, SleepEndsAtTheWakingVector) {
+  constexpr uint32_t kVector = 0x8003;
+  const Code code =
+      Store(0x9000, 0x42) + Store(kWakingVector, kVector) + Store(kVector, 0xd88ec031) +  // xor ax, ax; mov ds, ax
+      Store(kVector + 4, 0xe69000a0) +  // mov al, [0x9000]; out 0xf4, al
+      Store(kVector + 8, 0xfeebf4) + OutWord(kPmEnable, kPowerButton) + OutWord(kPmControl, kSleepS3) + kSpin;
+  auto machine = Machine::Create(Config(code));
+  ASSERT_TRUE(machine);
+  Machine& guest = **machine;
+  std::thread button([&] {
+    while (!guest.asleep() && guest.state() != RunState::kEnded) std::this_thread::yield();
+    // What parks the CPUs for a moment does not wake them.
+    guest.RequestRegisters([&](Result<std::vector<std::string>> done) { EXPECT_TRUE(done); });
+    guest.RequestEngine(EngineKind::kInterp, [&](Result<Machine::EngineSwitch> done) {
+      EXPECT_TRUE(done);
+      EXPECT_TRUE(guest.asleep());
+      guest.PressPowerButton();
+    });
+  });
+  const RunResult result = guest.Run();
+  button.join();
+  EXPECT_EQ(result.reason, EndReason::kDebugExit);
+  EXPECT_EQ(result.debug_exit_value, 0x42u);
+  EXPECT_FALSE(guest.asleep());
+}
+
+TEST_P(MachineTest, SleepWithoutAWakingVectorEndsInAReset) {
+  MachineConfig config = Config(OutWord(kPmEnable, kPowerButton) + OutWord(kPmControl, kSleepS3) + kSpin);
+  config.no_reboot = true;
+  auto machine = Machine::Create(config);
+  ASSERT_TRUE(machine);
+  (*machine)->PressPowerButton();  // pending when the guest goes to sleep
+  EXPECT_EQ((*machine)->Run().reason, EndReason::kReset);
 }
 
 TEST_P(MachineTest, TimeoutEndsABusyGuest) {

@@ -30,6 +30,7 @@ AcpiPm::AcpiPm(Scheduler& scheduler, bus::IrqLine& sci, MachineControl& machine)
 void AcpiPm::Reset() {
   status_ = enable_ = control_ = gpe_status_ = gpe_enable_ = 0;
   smi_command_ = smi_data_ = 0;
+  asleep_ = false;
   timer_half_ = NsToTicks(scheduler_.NowNs(), kTimerHz) >> (kTimerBits - 1);
   Update();
 }
@@ -49,6 +50,7 @@ void AcpiPm::UpdateTimerStatus() {
 void AcpiPm::Update() {
   const bool event = (status_ & enable_) != 0 || (gpe_status_ & gpe_enable_) != 0;
   sci_.Set(event && (control_ & kSciEnable) != 0);
+  if (event && asleep()) machine_.WakeUp();
   if ((enable_ & kTimerBit) != 0 && (status_ & kTimerBit) == 0) {
     timer_->Arm(TicksToNs((timer_half_ + 1) << (kTimerBits - 1), kTimerHz));
   } else {
@@ -64,6 +66,38 @@ void AcpiPm::PressPowerButton() {
 void AcpiPm::RaiseGpe(unsigned event) {
   if (event >= 16) return;
   gpe_status_ |= static_cast<uint16_t>(1 << event);
+  Update();
+}
+
+void AcpiPm::KeyPressed() {
+  if (asleep()) RaiseGpe(kKeyboardGpe);
+}
+
+bus::IrqLine& AcpiPm::WatchRtc(bus::IrqLine& next) {
+  rtc_line_.next = &next;
+  return rtc_line_;
+}
+
+void AcpiPm::RtcLine::Set(bool value) {
+  next->Set(value);
+  if (value && !level) {
+    pm.status_ |= kRtcBit;
+    pm.Update();
+  }
+  level = value;
+}
+
+void AcpiPm::EnterSleep(unsigned type) {
+  if (type == kSleepTypeS4 || type == kSleepTypeS5) machine_.PowerOff();
+  if (type != kSleepTypeS3) return;
+  asleep_ = true;
+  machine_.Sleep();  // what is pending already wakes the machine at once: the caller calls Update
+}
+
+void AcpiPm::EndSleep() {
+  asleep_ = false;
+  status_ |= kWake;
+  sci_.Set(false);  // the interrupt controllers know nothing of a level from before
   Update();
 }
 
@@ -122,8 +156,7 @@ void AcpiPm::WritePmByte(unsigned offset, uint8_t value) {
 void AcpiPm::WriteControlHigh(uint8_t value) {
   const auto wide = static_cast<uint16_t>(value << 8);
   control_ = static_cast<uint16_t>((control_ & 0xff) | (wide & kControlMask & 0xff00));
-  // S5 is the only sleep state that the tables name; SLP_EN reads as zero.
-  if ((wide & kSleepEnable) != 0 && (wide >> 10 & 7) == kSleepTypeS5) machine_.PowerOff();
+  if ((wide & kSleepEnable) != 0) EnterSleep(wide >> 10 & 7);  // SLP_EN reads as zero
 }
 
 uint64_t AcpiPm::PmIo::Read(uint64_t offset, unsigned size) {
@@ -176,11 +209,15 @@ void AcpiPm::Serialize(state::Archive& archive) {
   archive.Field(6, gpe_enable_);
   archive.Field(7, smi_command_);
   archive.Field(8, smi_data_);
+  bool asleep = asleep_;
+  archive.Field(9, asleep);
+  archive.Field(10, rtc_line_.level);
   if (!archive.loading()) return;
   status_ &= kStatusMask;
   enable_ &= kEnableMask;
   control_ &= kControlMask;
   timer_half_ &= (uint64_t{1} << 40) - 1;
+  asleep_ = asleep;
   Update();
 }
 

@@ -1,8 +1,9 @@
 #pragma once
 // ACPI power management hardware (ACPI 6.5 ch. 4.8): PM1a event and control blocks, PM timer, GPE0 block, the
-// SMI command port that turns ACPI mode on, power button and soft-off. Port numbers are the FADT's business;
+// SMI command port that turns ACPI mode on, power button, sleep states S3 to S5. Port numbers are the FADT's business;
 // the defaults here are what the machine uses. Under the device lock.
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 
@@ -22,7 +23,9 @@ class AcpiPm final : public bus::Device {
   static constexpr uint16_t kSmiCommandPort = 0xb2;  ///< smi_io(), 2 ports (command, data)
   static constexpr uint8_t kAcpiEnable = 0xf1, kAcpiDisable = 0xf0;
   static constexpr unsigned kSciIrq = 9;
-  static constexpr uint8_t kSleepTypeS5 = 5;       ///< for \_S5 in the DSDT
+  /// SLP_TYP of the sleep states, as the PIIX4 has them: firmware that switches off writes zero without asking.
+  static constexpr uint8_t kSleepTypeS3 = 1, kSleepTypeS4 = 2, kSleepTypeS5 = 0;
+  static constexpr unsigned kKeyboardGpe = 1;      ///< set by the keyboard in S3
   static constexpr uint64_t kTimerHz = 3'579'545;  ///< 24 bits: TMR_VAL_EXT is clear in the FADT
 
   AcpiPm(Scheduler& scheduler, bus::IrqLine& sci, MachineControl& machine);
@@ -34,6 +37,15 @@ class AcpiPm final : public bus::Device {
   void PressPowerButton();
   /// Sets general-purpose event 0-15.
   void RaiseGpe(unsigned event);
+  /// A key was pressed.
+  void KeyPressed();
+  /// What the real-time clock drives instead of `next`: it is passed on, and each rise is a clock event (RTC_STS).
+  bus::IrqLine& WatchRtc(bus::IrqLine& next);
+
+  /// In S3: from the write of SLP_EN to EndSleep or a reset. Any thread.
+  bool asleep() const { return asleep_.load(std::memory_order_relaxed); }
+  /// The machine has woken, with its interrupt controllers in their reset state: says so (WAK_STS).
+  void EndSleep();
 
   std::string_view name() const override { return "acpi-pm"; }
   void Reset() override;
@@ -60,12 +72,21 @@ class AcpiPm final : public bus::Device {
     void Write(uint64_t offset, unsigned size, uint64_t value) override;
   };
 
+  struct RtcLine final : bus::IrqLine {
+    explicit RtcLine(AcpiPm& owner) : pm(owner) {}
+    void Set(bool value) override;
+    AcpiPm& pm;
+    bus::IrqLine* next = nullptr;
+    bool level = false;
+  };
+
   uint32_t TimerValue() const;
   uint8_t ReadPmByte(unsigned offset);
   void WritePmByte(unsigned offset, uint8_t value);
   void WriteControlHigh(uint8_t value);
   void UpdateTimerStatus();
   void Update();
+  void EnterSleep(unsigned type);
 
   Scheduler& scheduler_;
   bus::IrqLine& sci_;
@@ -78,6 +99,8 @@ class AcpiPm final : public bus::Device {
   uint16_t gpe_status_ = 0;
   uint16_t gpe_enable_ = 0;
   uint8_t smi_command_ = 0, smi_data_ = 0;
+  std::atomic<bool> asleep_ = false;
+  RtcLine rtc_line_{*this};
   PmIo pm_io_{*this};
   GpeIo gpe_io_{*this};
   SmiIo smi_io_{*this};

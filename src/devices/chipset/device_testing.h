@@ -61,9 +61,13 @@ struct TestWallClock final : WallClock {
 struct TestMachine final : MachineControl {
   void PowerOff() override { ++power_offs; }
   void ResetMachine() override { ++resets; }
+  void Sleep() override { ++sleeps; }
+  void WakeUp() override { ++wakes; }
   void DebugExit(uint32_t value) override { exits.push_back(value); }
   int power_offs = 0;
   int resets = 0;
+  int sleeps = 0;
+  int wakes = 0;
   std::vector<uint32_t> exits;
 };
 

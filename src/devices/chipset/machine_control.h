@@ -11,6 +11,10 @@ class MachineControl {
   virtual ~MachineControl() = default;
   virtual void PowerOff() = 0;
   virtual void ResetMachine() = 0;
+  /// ACPI state S3 begins: no CPU runs guest code any more.
+  virtual void Sleep() = 0;
+  /// Something that the guest has enabled for that ends S3. Perhaps several times, or before Sleep is carried out.
+  virtual void WakeUp() = 0;
   /// A write to the debug-exit port: the process ends with (value << 1) | 1.
   virtual void DebugExit(uint32_t value) = 0;
 };

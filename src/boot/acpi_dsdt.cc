@@ -75,6 +75,15 @@ Bytes LegacyDevices(const AcpiConfig& config) {
                      wake));
     add(SimpleDevice("MOU", "PNP0F13", 0, aml::Resources({aml::Irq(12)})));
   }
+  if (config.has_dma)
+    add(SimpleDevice(
+        "DMAC", "PNP0200", 0,
+        aml::Resources({aml::IoPorts(0x00, 16), aml::IoPorts(0x81, 15), aml::IoPorts(0xc0, 32), aml::DmaChannel(4)})));
+  // 0x3f6 is IDE's.
+  if (config.has_floppy)
+    add(SimpleDevice(
+        "FDC0", "PNP0700", 0,
+        aml::Resources({aml::IoPorts(0x3f0, 6), aml::IoPorts(0x3f7, 1), aml::Irq(6), aml::DmaChannel(2)})));
   if (config.hpet_address)
     add(SimpleDevice("HPET", "PNP0103", 0,
                      aml::Resources({aml::FixedMemory(static_cast<uint32_t>(config.hpet_address), 0x400)})));

@@ -47,6 +47,7 @@ struct AcpiConfig {
   std::array<uint8_t, 4> pci_gsi{16, 17, 18, 19}, pci_pic_irq{};
 
   bool has_serial0 = true, has_rtc = true, has_ps2 = false, has_vga = false;
+  bool has_dma = false, has_floppy = false;  ///< the 8237s of a PC; a floppy controller on their channel 2
 };
 
 /// The tables' bytes and what in them depends on where they lie. The RSDP comes first, 36 bytes.

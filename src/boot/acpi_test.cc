@@ -126,6 +126,21 @@ TEST(Acpi, DsdtNamesTheSleepStatesOfTheBoard) {
   EXPECT_TRUE(Holds(BuildDsdt(config), {aml::Name("_PRW", aml::Package({aml::Integer(1), aml::Integer(3)}))}));
 }
 
+TEST(Acpi, DsdtNamesDmaAndFloppyControllersThatAreThere) {
+  AcpiConfig config = TestConfig();
+  const aml::Bytes dma = aml::EisaId("PNP0200"), floppy = aml::EisaId("PNP0700");
+  EXPECT_FALSE(Holds(BuildDsdt(config), {dma}));
+  EXPECT_FALSE(Holds(BuildDsdt(config), {floppy}));
+  config.has_dma = true;
+  EXPECT_TRUE(Holds(BuildDsdt(config), {dma}));
+  EXPECT_FALSE(Holds(BuildDsdt(config), {floppy}));
+  config.has_floppy = true;
+  EXPECT_TRUE(Holds(BuildDsdt(config), {floppy}));
+  EXPECT_TRUE(Holds(BuildDsdt(config), {aml::IoPorts(0x3f7, 1), aml::Irq(6), aml::DmaChannel(2)}));
+  EXPECT_EQ(aml::DmaChannel(2), (aml::Bytes{0x2a, 0x04, 0x00}));
+  EXPECT_EQ(aml::DmaChannel(4), (aml::Bytes{0x2a, 0x10, 0x02}));
+}
+
 TEST(Acpi, TheClockIsAFixedWakeEvent) {
   constexpr uint32_t kNoFixedRtc = 1 << 6;
   AcpiConfig config = TestConfig();

@@ -146,6 +146,10 @@ Bytes Irq(unsigned irq) {
   Append(out, static_cast<uint16_t>(1u << irq));
   return out;
 }
+Bytes DmaChannel(unsigned channel) {
+  constexpr uint8_t k16Bits = 2;
+  return {0x2a, static_cast<uint8_t>(1u << channel), channel < 4 ? uint8_t{0} : k16Bits};
+}
 Bytes FixedMemory(uint32_t address, uint32_t size_bytes) {
   Bytes out{0x86, 9, 0, 1};  // writable
   Append(out, address);

@@ -39,6 +39,8 @@ Bytes Argument(unsigned index);
 Bytes Resources(std::initializer_list<Bytes> descriptors);
 Bytes IoPorts(uint16_t first, uint8_t count);
 Bytes Irq(unsigned irq);
+/// One channel of the 8237s, 0 to 7: compatible timing, no bus master, transfers of 8 bits (0 to 3) or 16.
+Bytes DmaChannel(unsigned channel);
 Bytes FixedMemory(uint32_t address, uint32_t size_bytes);
 /// Windows that a bridge passes on to its bus; `last` is included.
 Bytes BusWindow(uint16_t first, uint16_t last);

@@ -364,6 +364,8 @@ boot::AcpiConfig Board::AcpiDescription() const {
   boot::AcpiConfig acpi;
   acpi.has_ps2 = config_->has_screen();
   acpi.has_vga = config_->has_vga();
+  acpi.has_dma = true;
+  acpi.has_floppy = floppy_ != nullptr;
   const uint16_t pm_base = power_management_->base() != 0 ? power_management_->base() : AcpiPm::kPmBase;
   acpi.cpu_count = static_cast<unsigned>(local_apics_.size());
   acpi.local_apic_address = devices::LocalApic::kDefaultBase;

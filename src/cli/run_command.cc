@@ -121,7 +121,12 @@ int RunCommand(std::span<const std::string_view> words) {
   for (const std::string& word : options->guest_command)
     if (word.find('"') != std::string::npos)
       return UsageError({"the guest command may not hold a double quote: " + word, 0});
-  if (options->machine.engine == machine::EngineKind::kKvm) {
+  if (!options->machine.restore.empty()) {
+    auto file = machine::ReadStateFile(options->machine.restore);
+    auto saved = file ? machine::ReadConfig(*file) : std::unexpected(file.error());
+    if (!saved) return Failed(saved.error());
+    if (const Status status = UseSavedConfig(*options, std::move(*saved)); !status) return UsageError(status.error());
+  } else if (options->machine.engine == machine::EngineKind::kKvm) {
     if (const Status status = CheckKvm(options->machine); !status) {
       fmt::print(stderr, "nacre: {}\n", status.error().message);
       return kExitUsage;

@@ -356,6 +356,8 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"--guest-agent", "on|off", "a port for the guest agent of `nacre exec` and `nacre cp` (on with --control)", SetGuestAgent},
     {"--control", "PATH", "a socket by which `nacre control PATH` and others steer the running VM",
      [](RunOptions& o, std::string_view v) -> Status { o.control = v; return {}; }},
+    {"--restore", "DIRECTORY", "go on from a snapshot (docs/snapshots.md); its hardware is the snapshot's",
+     [](RunOptions& o, std::string_view v) -> Status { o.machine.restore = v; return {}; }},
     {"--debug-exit", "", "a guest's write to port 0xf4 ends the run with status (value << 1) | 1",
      [](RunOptions& o, std::string_view) -> Status { o.machine.debug_exit = true; return {}; }},
     {"--no-reboot", "", "end the run when the guest resets the machine",
@@ -413,10 +415,12 @@ Status CheckTogether(RunOptions& options, bool network_given) {
   if (machine.firmware.empty() && (!machine.firmware_variables.empty() || !machine.firmware_log.empty()))
     return Fail("--firmware-vars and --firmware-log need --firmware");
   machine.guest_agent = options.guest_agent.value_or(true);
-  options.default_guest = machine.kernel.empty() && machine.firmware.empty();
+  options.default_guest = machine.kernel.empty() && machine.firmware.empty() && machine.restore.empty();
   if (machine.kernel.empty() && !machine.firmware.empty() && !machine.command_line.empty())
     return Fail("--append with --firmware needs --kernel");
   if (machine.kernel.empty() && !machine.initrds.empty()) return Fail("--initrd needs --kernel");
+  if (!machine.restore.empty() && !options.guest_command.empty())
+    return Fail("--restore: the guest runs already; a command after -- is for a new one");
   if (!options.default_guest && !options.guest_command.empty())
     return Fail("a guest command after -- works with the default guest only; use --append with your own kernel");
   return {};
@@ -499,6 +503,46 @@ Result<RunOptions> OverVm(RunOptions given, machine::MachineConfig machine) {
   given.machine = std::move(machine);
   given.default_guest = false;
   return given;
+}
+
+Status UseSavedConfig(RunOptions& options, machine::MachineConfig saved) {
+  constexpr std::string_view kOwn[] = {
+      "--restore",  "--engine",       "--code-cache", "--serial",       "--console",    "--display",
+      "--control",  "--timeout",      "--no-reboot",  "--engine-stats", "--kvm-kernel", "--switch-engine",
+      "--perf-map", "--perf-symbols", "--jit-stress", "--check-reuse",  "--dump-block"};
+  const auto given = [&](std::string_view name) {
+    return std::ranges::find(options.given, name) != options.given.end();
+  };
+  for (const std::string_view name : options.given)
+    if (std::ranges::find(kOwn, name) == std::end(kOwn))
+      return Fail("{}: with --restore the snapshot decides that", name);
+  machine::MachineConfig& own = options.machine;
+  saved.restore = own.restore;
+  saved.engine = own.engine;
+  saved.kvm_kernel = own.kvm_kernel;
+  saved.jit_debug = own.jit_debug;
+  saved.code_cache_bytes = own.code_cache_bytes;
+  saved.timeout_ms = own.timeout_ms;
+  if (given("--no-reboot")) saved.no_reboot = true;
+  if (given("--serial")) saved.serial = own.serial;
+  if (given("--console")) {
+    if ((saved.console.kind == SerialKind::kNone) != (own.console.kind == SerialKind::kNone))
+      return Fail("--console: with --restore the snapshot decides whether there is one");
+    saved.console = own.console;
+  }
+  if (saved.console.kind == SerialKind::kStdio && saved.serial.kind == SerialKind::kStdio) {
+    if (given("--serial") && given("--console"))
+      return Fail("--serial stdio and --console stdio: standard input and output can serve only one of them");
+    // The console is a device, and stays.
+    if (given("--serial"))
+      saved.console = {.kind = SerialKind::kFile, .path = "/dev/null"};
+    else
+      saved.serial.kind = SerialKind::kNone;
+  }
+  if (own.display.vnc && !saved.has_screen()) return Fail("--display: the snapshot's machine has no screen");
+  saved.display.vnc = own.display.vnc;
+  own = std::move(saved);
+  return {};
 }
 
 std::string RunHelp() {

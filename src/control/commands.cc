@@ -116,6 +116,18 @@ void Screenshot(Vm& vm, const Json& params, Reply reply) {
   vm.Screenshot(params["path"].get<std::string>(), Then<Vm::ScreenSize>(std::move(reply), RpcCode::kFailed, answer));
 }
 
+void Snapshot(Vm& vm, const Json& params, Reply reply) {
+  const auto answer = [](const Vm::SnapshotReport& report) {
+    const auto us = [](auto time) { return std::chrono::duration_cast<std::chrono::microseconds>(time).count(); };
+    return Json{{"pause_us", us(report.pause)},
+                {"total_us", us(report.total)},
+                {"memory_bytes", report.memory_bytes},
+                {"parent", report.parent}};
+  };
+  vm.Snapshot(params["path"].get<std::string>(),
+              Then<Vm::SnapshotReport>(std::move(reply), RpcCode::kFailed, answer));
+}
+
 void PressKeys(Vm& vm, Result<std::vector<display::KeyStroke>> strokes, std::string_view parameter, Reply reply) {
   if (!strokes)
     return reply(std::unexpected(RpcError{RpcCode::kInvalidParams, strokes.error().message, std::string(parameter)}));
@@ -141,6 +153,7 @@ void PressChords(Vm& vm, const Json& params, Reply reply) {
 constexpr std::array<std::string_view, 3> kEngines{"jit", "kvm", "interp"};
 constexpr std::array kSwitchParameters{Parameter{"engine", kEngines}};
 constexpr std::array kScreenshotParameters{Parameter{"path", {}, "/tmp/screen.png"}};
+constexpr std::array kSnapshotParameters{Parameter{"path", {}, "/tmp/before-upgrade"}};
 constexpr std::array kTypeParameters{Parameter{"text", {}, "ls\\n"}};
 constexpr std::array kPressParameters{Parameter{"keys", {}, "ctrl-alt-del"}};
 
@@ -154,6 +167,8 @@ constexpr std::array kOwnCommands = std::to_array<Command>({
     {"vm.resume", {}, "state", "a paused guest goes on", Resume},
     {"vm.power", {}, "", "press the power button: the guest's operating system shuts down, or wakes from S3", Power},
     {"vm.stop", {}, "", "end at once, as if the plug were pulled", Stop},
+    {"vm.snapshot", kSnapshotParameters, "pause_us, total_us, memory_bytes, parent",
+     "save the running machine into a new directory", Snapshot},
     {"cpu.registers", {}, "cpus", "what each CPU is at, as text", Registers},
     {"engine.info", {}, "engine, sections", "the statistics of --engine-stats", EngineInfo},
     {"engine.switch", kSwitchParameters, "from, engine, pause_us", "go on with another engine", SwitchEngine},

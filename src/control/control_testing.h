@@ -83,6 +83,10 @@ class FakeVm final : public Vm {
     screenshot_ = path;
     done(ScreenSize{640, 480});
   }
+  void Snapshot(const std::string& path, Done<SnapshotReport> done) override {
+    if (ended) return done(std::unexpected(Error{"the guest has ended", ECANCELED}));
+    done(SnapshotReport{std::chrono::microseconds(2500), std::chrono::milliseconds(80), 4096, path.substr(1)});
+  }
   void PressKeys(std::vector<display::KeyStroke> strokes, Done<void> done) override {
     if (ended) return done(std::unexpected(Error{"the guest has ended", ECANCELED}));
     const std::lock_guard lock(mutex_);

@@ -35,6 +35,7 @@ class Vm {
   using Done = machine::Machine::Done<T>;
   using EngineSwitch = machine::Machine::EngineSwitch;
   using ScreenSize = machine::Machine::ScreenSize;
+  using SnapshotReport = machine::Machine::SnapshotReport;
 
   virtual ~Vm() = default;
   virtual VmInfo Info() const = 0;
@@ -47,6 +48,8 @@ class Vm {
   virtual void Registers(Done<std::vector<std::string>> done) = 0;
   /// Into a PNG file, by an absolute path.
   virtual void Screenshot(const std::string& path, Done<ScreenSize> done) = 0;
+  /// Into a new directory, by an absolute path.
+  virtual void Snapshot(const std::string& path, Done<SnapshotReport> done) = 0;
   virtual void PressKeys(std::vector<display::KeyStroke> strokes, Done<void> done) = 0;
   struct Agent {
     agent::GuestAgent& agent;
@@ -85,6 +88,9 @@ class MachineVm final : public Vm {
   void Registers(Done<std::vector<std::string>> done) override { machine_.RequestRegisters(std::move(done)); }
   void Screenshot(const std::string& path, Done<ScreenSize> done) override {
     machine_.RequestScreenshot(path, std::move(done));
+  }
+  void Snapshot(const std::string& path, Done<SnapshotReport> done) override {
+    machine_.RequestSnapshot(path, std::move(done));
   }
   void PressKeys(std::vector<display::KeyStroke> strokes, Done<void> done) override {
     machine_.RequestKeys(std::move(strokes), std::move(done));

@@ -49,7 +49,9 @@ Result<std::unique_ptr<FdConsole>> OpenStream(const SerialConfig& config, std::s
       options = {config.input ? STDIN_FILENO : -1, STDOUT_FILENO, config.terminal, wiring.leave};
       break;
     case SerialKind::kFile:
-      file = Fd(open(config.path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+      // A guest that goes on goes on writing.
+      file = Fd(open(config.path.c_str(),
+                     O_WRONLY | O_CREAT | (wiring.config->restore.empty() ? O_TRUNC : O_APPEND) | O_CLOEXEC, 0666));
       if (!file.valid()) return FailErrno("{} file:{}", option, config.path);
       options.output = file.get();
       break;

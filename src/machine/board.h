@@ -82,6 +82,10 @@ class Board {
   devices::KvmClock& kvm_clock() { return *kvm_clock_; }
   devices::KvmParavirt& kvm_paravirt() { return *kvm_paravirt_; }
 
+  /// All with a state, in the order of resets; their names differ.
+  const std::vector<bus::Device*>& devices() const { return devices_; }
+  /// Nothing is in flight between devices and their back ends.
+  void QuiesceDisks();
   /// Power-on state of every device.
   void Reset();
   /// In ACPI state S3. Any thread.
@@ -125,7 +129,6 @@ class Board {
   Status AttachVirtioDisk(size_t index, std::unique_ptr<storage::Disk> medium);
   Status AttachIdeDisk(size_t index, std::unique_ptr<storage::Disk> medium);
   Status AttachSataDisk(size_t index, std::unique_ptr<storage::Disk> medium);
-  void QuiesceDisks();
   Status BuildNetworks(const Wiring& wiring);
   Status BuildFirmware(const Wiring& wiring);
   /// Its slot.

@@ -36,6 +36,9 @@ class HostGuestTsc final : public devices::GuestTsc {
   uint64_t offset() const { return offset_.load(std::memory_order_relaxed); }
   void SetOffset(uint64_t offset) { offset_.store(offset, std::memory_order_relaxed); }
 
+  /// The host's counter when it was paused.
+  uint64_t paused_at() const { return paused_at_.load(std::memory_order_relaxed); }
+
   void Pause() {
     paused_at_.store(HostTsc(), std::memory_order_relaxed);
     paused_.store(true, std::memory_order_release);

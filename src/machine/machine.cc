@@ -29,8 +29,9 @@ Status CheckReadable(const std::string& path, std::string_view what) {
 }
 
 Status CheckFiles(const MachineConfig& config) {
-  if (config.firmware.empty() || !config.kernel.empty()) NACRE_TRY_STATUS(CheckReadable(config.kernel, "kernel"));
-  for (const std::string& initrd : config.initrds) {
+  if (config.restore.empty() && (config.firmware.empty() || !config.kernel.empty()))
+    NACRE_TRY_STATUS(CheckReadable(config.kernel, "kernel"));
+  for (const std::string& initrd : config.restore.empty() ? config.initrds : std::vector<std::string>()) {
     // A module's name may be followed by its string (boot/loader.h).
     if (access(initrd.c_str(), R_OK) != 0)
       NACRE_TRY_STATUS(CheckReadable(initrd.substr(0, initrd.find(' ')), "initrd"));
@@ -54,6 +55,7 @@ Status Machine::Build() {
   memory_ = NACRE_TRY(memory::GuestMemory::Create(
       config_.memory_bytes, config_.lockstep ? Backing::kFile : Backing::kAnonymous,
       firmware_ ? FirmwareParts::RomBytes(*firmware_) : 0, config_.has_vga() ? devices::Vga::kMemorySize : 0));
+  if (!config_.restore.empty()) NACRE_TRY_STATUS(ReadSnapshot());
   NACRE_TRY_STATUS(ChooseModel());
   loop_ = NACRE_TRY(EventLoop::Create(device_lock_));
   loop_->Pause();  // guest time starts with the guest
@@ -80,7 +82,10 @@ Status Machine::Build() {
   }
   if (agent::PortStream* const port = board_->agent_port()) guest_agent_ = std::make_unique<agent::GuestAgent>(*port);
   NACRE_TRY_STATUS(StartFirstEngine());
-  NACRE_TRY_STATUS(StartGuest());
+  if (saved_)
+    NACRE_TRY_STATUS(LoadState());
+  else
+    NACRE_TRY_STATUS(StartGuest());
   if (config_.display.vnc)
     vnc_ = NACRE_TRY(display::VncServer::Start(*config_.display.vnc, *board_->screen(), board_->input(), device_lock_));
   return {};
@@ -91,8 +96,14 @@ Result<bool> Machine::KvmRunsKernels() const {
 }
 
 Status Machine::ChooseModel() {
-  const x86::CpuModelOptions options{.cpu_count = config_.cpu_count};
+  const x86::CpuModelOptions options{.cpu_count = config_.cpu_count, .tsc_khz = saved_tsc_khz_};
   kind_ = config_.engine;
+  if (kind_ == EngineKind::kKvm && saved_tsc_khz_ != 0) {
+    // The guest's CPU is given: a KVM has all of it or is refused.
+    model_ = NACRE_TRY(x86::CpuModel::Create(config_.cpu_model, options));
+    if (NACRE_TRY(KvmRunsKernels())) NACRE_TRY_STATUS(engine::kvm::CheckModel(*model_));
+    return {};
+  }
   if (kind_ == EngineKind::kKvm && NACRE_TRY(KvmRunsKernels())) {
     auto model = engine::kvm::ModelOnKvm(config_.cpu_model, options);
     if (!model) return Context(model.error(), "--engine kvm");
@@ -106,8 +117,9 @@ Status Machine::ChooseModel() {
   engine::kvm::KvmFindings findings = engine::kvm::ExamineKvm(config_.cpu_model, options);
   engine::kvm::EngineChoice choice = engine::kvm::Choose(findings);
   auto_reason_ = std::move(choice.reason);
+  if (choice.kvm && saved_tsc_khz_ != 0 && !engine::kvm::CheckModel(*model_)) choice.kvm = false;
   kind_ = choice.kvm ? EngineKind::kKvm : EngineKind::kJit;
-  if (choice.kvm) model_ = std::move(findings.cpu.model);
+  if (choice.kvm && saved_tsc_khz_ == 0) model_ = std::move(findings.cpu.model);
   return {};
 }
 
@@ -116,7 +128,8 @@ Status Machine::StartFirstEngine() {
   if (started) started = StartEngine(kind_);
   if (started || config_.engine != EngineKind::kAuto || kind_ == EngineKind::kJit) return started;
   auto_reason_ += fmt::format(", but: {}", started.error().message);
-  model_ = NACRE_TRY(x86::CpuModel::Create(config_.cpu_model, {.cpu_count = config_.cpu_count}));
+  if (saved_tsc_khz_ == 0)
+    model_ = NACRE_TRY(x86::CpuModel::Create(config_.cpu_model, {.cpu_count = config_.cpu_count}));
   return StartEngine(EngineKind::kJit);
 }
 
@@ -284,6 +297,7 @@ Result<std::unique_ptr<engine::Engine>> Machine::MakeEngine(EngineKind kind) con
 
 Machine::~Machine() {
   RefuseOrders();
+  EndSnapshots();
   ParkAll();
   if (loop_thread_.joinable()) {
     loop_->Stop();
@@ -429,6 +443,7 @@ RunResult Machine::Run() {
   NACRE_CHECK(!loop_thread_.joinable());
   loop_thread_ = std::thread([this] { loop_->Run(); });
   pthread_setname_np(loop_thread_.native_handle(), "devices");
+  if (from_image_) verify_thread_ = std::thread([this] { VerifyMemory(); });
   Resume();  // time stood still since counter value 0
   return Finish(Control());
 }
@@ -476,6 +491,7 @@ RunResult Machine::Finish(RunResult result) {
   run_state_ = RunState::kEnded;
   RefuseOrders();
   if (guest_agent_) guest_agent_->Cancel();
+  EndSnapshots();
   loop_->Stop();
   loop_thread_.join();
   {

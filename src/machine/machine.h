@@ -29,6 +29,7 @@
 #include "machine/kernel_doorbells.h"
 #include "machine/machine_config.h"
 #include "machine/vcpu_runner.h"
+#include "machine/snapshot_files.h"
 #include "memory/guest_memory.h"
 #include "x86/cpu_model.h"
 
@@ -89,6 +90,15 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
 
   /// Any thread, until the machine is destroyed. Null: the guest has no port for an agent.
   agent::GuestAgent* guest_agent() { return guest_agent_.get(); }
+  struct SnapshotReport {
+    std::chrono::nanoseconds pause;  ///< how long the guest stood still; 0 while it is paused anyway
+    std::chrono::nanoseconds total;
+    uint64_t memory_bytes;  ///< written
+    std::string parent;     ///< the directory beside it that has the rest; empty: it is whole
+  };
+  /// A snapshot in the new directory `path`, which is absolute: the guest stands still for a moment and goes on while its
+  /// memory is written. Told when all is on the disk. One at a time.
+  void RequestSnapshot(std::string path, Done<SnapshotReport> done);
 
   RunState state() const { return run_state_.load(); }
   EngineKind engine_kind() const { return kind_.load(); }
@@ -129,6 +139,21 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   /// What the engine holds is given back beside the guest, which goes on meanwhile.
   void LeaveEngine();
   Result<EngineSwitch> SwitchEngine(EngineKind kind);
+  // machine_state.cc, machine_snapshot.cc. A state is saved and loaded while the CPUs are parked and time stands still.
+  /// All but memory.
+  Result<state::StateFile> SaveState();
+  Status LoadState();
+  MachineConfig SavedConfig() const;
+  void SerializeClocks(state::Archive& archive);
+  void SerializeCpus(state::Archive& archive, unsigned index);
+  Status ReadSnapshot();
+  void VerifyMemory();
+  struct SnapshotWork;
+  Result<std::unique_ptr<SnapshotWork>> BeginSnapshot(const std::string& path);
+  Result<std::unique_ptr<SnapshotWork>> TakeSnapshot(const std::string& path);
+  std::unique_ptr<memory::MemoryImage> ParentFor(const std::string& path, SnapshotIdentity& identity) const;
+  void StartSnapshot(const std::string& path, const Done<SnapshotReport>& done);
+  void EndSnapshots();
   /// Power-on: devices are reset; loads the kernel and sets every CPU's state.
   Status StartGuest();
   Status StartKernel();
@@ -198,6 +223,20 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   std::unique_ptr<KernelDoorbells> kernel_doorbells_;  ///< null: the engine serves none
   std::thread retiring_;                               ///< ends an engine that was left
   std::thread loop_thread_;
+  struct KnownSnapshot {
+    std::string directory;
+    std::string id;
+  };
+  std::optional<state::StateFile> saved_;            ///< between ReadSnapshot and LoadState
+  uint64_t saved_tsc_khz_ = 0;                       ///< of the snapshot; 0: there is none
+  std::unique_ptr<memory::MemoryImage> from_image_;  ///< what memory was restored from
+  std::thread verify_thread_;
+  std::atomic<bool> stop_verify_ = false;
+  std::thread snapshot_thread_;
+  std::atomic<bool> snapshot_runs_ = false;
+  mutable std::mutex snapshot_mutex_;
+  std::optional<KnownSnapshot> last_snapshot_;  ///< under snapshot_mutex_: restored from or taken last
+
   bool kvm_moves_tsc_ = true;  ///< false: on kvm the guest sees the host's time stamp counter
 
   std::mutex control_mutex_;

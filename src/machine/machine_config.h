@@ -107,7 +107,10 @@ struct DisplayConfig {
 inline constexpr uint64_t kMinMemoryBytes = 4 * kMiB, kMaxMemoryBytes = 512 * kGiB;
 inline constexpr unsigned kMaxCpus = 64;
 
+/// What makes the guest's hardware is part of snapshots (config_archive.cc).
 struct MachineConfig {
+  std::string restore;  ///< the directory of a snapshot, from which this configuration is; the guest goes on from there
+
   // Direct boot.
   std::string kernel;
   std::vector<std::string> initrds;

@@ -14,6 +14,7 @@ namespace nacre::memory {
 namespace {
 
 constexpr uint64_t kHugePage = 2 * kMiB;
+constexpr uint64_t kLeastRemapped = 256 * kKiB;
 
 }  // namespace
 
@@ -247,16 +248,28 @@ void GuestMemory::SetCodePage(GuestPhys address, bool on) {
     flags.fetch_and(static_cast<uint8_t>(~kCode), std::memory_order_seq_cst);
 }
 
+bool GuestMemory::DiscardPages(uint8_t* host, uint64_t size_bytes) {
+  if (fd_.valid())
+    return fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, host - base_,
+                     static_cast<off_t>(size_bytes)) == 0;
+  if (!from_file_) return madvise(host, size_bytes, MADV_DONTNEED) == 0;
+  // Anonymous pages again; small pieces are not worth a mapping, of which a process has only so many.
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+  if (size_bytes >= kLeastRemapped && mmap(host, size_bytes, PROT_READ | PROT_WRITE, kFlags, -1, 0) != MAP_FAILED) {
+    (void)madvise(host, size_bytes, MADV_HUGEPAGE);
+    return true;
+  }
+  std::memset(host, 0, size_bytes);
+  return true;
+}
+
 bool GuestMemory::Discard(GuestPhys address, uint64_t size_bytes) {
   const uint64_t start = AlignUp(address.value, kPageSize);
   const uint64_t end = AlignDown(address.value + size_bytes, kPageSize);
   if (size_bytes == 0 || end <= start || end < address.value) return false;
   uint8_t* host = RamPointer(GuestPhys(start), end - start);
   if (!host) return false;
-  const bool done = fd_.valid() ? fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, host - base_,
-                                            static_cast<off_t>(end - start)) == 0
-                                : madvise(host, end - start, MADV_DONTNEED) == 0;
-  if (!done) return false;
+  if (!DiscardPages(host, end - start)) return false;
   MarkWritten(GuestPhys(start), end - start);
   return true;
 }

@@ -124,8 +124,7 @@ void Snapshot(Vm& vm, const Json& params, Reply reply) {
                 {"memory_bytes", report.memory_bytes},
                 {"parent", report.parent}};
   };
-  vm.Snapshot(params["path"].get<std::string>(),
-              Then<Vm::SnapshotReport>(std::move(reply), RpcCode::kFailed, answer));
+  vm.Snapshot(params["path"].get<std::string>(), Then<Vm::SnapshotReport>(std::move(reply), RpcCode::kFailed, answer));
 }
 
 void PressKeys(Vm& vm, Result<std::vector<display::KeyStroke>> strokes, std::string_view parameter, Reply reply) {

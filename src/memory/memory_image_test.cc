@@ -93,7 +93,7 @@ TEST_F(MemoryImageTest, ALayerHasOnlyWhatChanged) {
   Add(nullptr);
   const auto first = Open();
   Fill(150, 0x44);
-  Fill(200, 0);    // zeros now
+  Fill(200, 0);     // zeros now
   Fill(900, 0x55);  // were zeros
   Add(first.get());
   EXPECT_EQ(layers_[0].map.PagesHere(), 2u);

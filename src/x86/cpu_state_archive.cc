@@ -1,6 +1,8 @@
 #include "x86/cpu_state_archive.h"
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <string>
 
 #include "state/archive.h"
@@ -74,7 +76,12 @@ void SerializeXsave(state::Archive& archive, const CpuModel& model, XsaveArea& a
                                       model.name(), model.xcr0_mask()));
   if (archive.loading()) area = {};
   archive.Bytes(2, {area.bytes, kHeaderOffset});
-  archive.Bytes(3, {area.bytes + kHeaderOffset, XsaveArea::kAvxOffset - kHeaderOffset});
+  // Engines keep the host's components, of which the guest sees the model's.
+  std::array<uint8_t, XsaveArea::kAvxOffset - kHeaderOffset> header;
+  std::memcpy(header.data(), area.bytes + kHeaderOffset, header.size());
+  if (!archive.loading()) StoreLe(header.data(), LoadLe<uint64_t>(header.data()) & components);
+  archive.Bytes(3, std::span<uint8_t>(header));
+  if (archive.loading()) std::memcpy(area.bytes + kHeaderOffset, header.data(), header.size());
   for (const XsaveComponent& component : kXsaveComponents)
     if (TestBit(components, component.bit))
       archive.Bytes(static_cast<uint16_t>(16 + component.bit), {area.bytes + component.offset, component.bytes});

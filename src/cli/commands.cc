@@ -38,8 +38,8 @@ constexpr fmt::format_string<std::string_view> kHelp =
     "  nacre help              this text\n"
     "  nacre --version         the version\n";
 
-constexpr std::array<std::string_view, 27> kCommands{
-    "run",  "disk", "doctor", "engine",  "pause", "resume",  "create",    "start",  "stop",
+constexpr std::array<std::string_view, 29> kCommands{
+    "run", "snapshot", "restore",  "disk", "doctor", "engine",  "pause", "resume",  "create",    "start",  "stop",
     "kill", "rm",   "ls",     "inspect", "exec",  "logs",    "console",   "stats",  "screenshot",
     "type", "key",  "cp",     "control", "help",  "version", "--version", "--help", "-h"};
 
@@ -48,8 +48,6 @@ struct LaterCommand {
 };
 constexpr std::string_view kUseRun = "use `nacre run` with files of your own";
 constexpr std::array kLaterCommands = std::to_array<LaterCommand>({
-    {"snapshot", "use --disk FILE,snapshot to throw writes away"},
-    {"restore", kUseRun},
     {"clone", kUseRun},
     {"export", kUseRun},
     {"import", kUseRun},

@@ -37,6 +37,7 @@ constexpr std::array kStart = std::to_array<VmOption>({{"--attach"}, {"--autosta
 constexpr std::array kStop = std::to_array<VmOption>({{"--timeout", true}, {"--force"}, {"--all"}});
 constexpr std::array kForce = std::to_array<VmOption>({{"--force"}});
 constexpr std::array kJson = std::to_array<VmOption>({{"--json"}});
+constexpr std::array kRestore = std::to_array<VmOption>({{"--force"}, {"--attach"}});
 constexpr std::array kLogs = std::to_array<VmOption>({{"-f"}, {"--follow"}, {"--messages"}});
 
 constexpr std::array kWords = std::to_array<VmWord>({
@@ -72,6 +73,15 @@ constexpr std::array kWords = std::to_array<VmWord>({
      1,
      {},
      ConsoleCommand},
+    {"snapshot", "VM [NAME] | ls VM | rm VM NAME... | verify VM NAME... [--json]",
+     "Saves a running VM under a name; it goes on. Without a name, or with ls: lists a VM's snapshots. rm removes "
+     "some, and\n"
+     "those that stand on them stay whole. verify reads all of one.",
+     1, kMany, kJson, SnapshotCommand},
+    {"restore", "VM NAME [--force] [--attach]",
+     "Starts a VM in the background from a snapshot of it. --force: one that runs is ended first. --attach: then as\n"
+     "`nacre console`.",
+     2, 2, kRestore, RestoreCommand},
     {"stats", "[VM...] [--json]", "What running VMs cost the host: processor time, memory, disk.", 0, kMany, kJson,
      StatsCommand},
 });
@@ -150,6 +160,8 @@ std::string_view VmCommandHelp() {
          "  nacre ls                the VMs and what each does\n"
          "  nacre inspect VM        all of a VM\n"
          "  nacre console VM        the console of a running VM on this terminal\n"
+         "  nacre snapshot VM NAME  save a running VM; ls, rm and verify besides\n"
+         "  nacre restore VM NAME   start a VM from a snapshot\n"
          "  nacre logs VM           what a VM's guest has printed\n"
          "  nacre stats [VM...]     what running VMs cost\n"
          "  nacre rm VM...          remove VMs\n";

@@ -45,6 +45,8 @@ int KillCommand(const VmWords& words);
 int ConsoleCommand(const VmWords& words);
 int LogsCommand(const VmWords& words);
 int ListCommand(const VmWords& words);
+int SnapshotCommand(const VmWords& words);
+int RestoreCommand(const VmWords& words);
 int InspectCommand(const VmWords& words);
 int StatsCommand(const VmWords& words);
 

@@ -100,11 +100,13 @@ struct RunEnd {
 
 class VmRun {
  public:
-  VmRun(VmPaths vm, Readiness& readiness, Messages& messages)
-      : vm_(std::move(vm)), readiness_(readiness), messages_(messages) {}
+  /// `snapshot`: from where the first run goes on; empty: it starts.
+  VmRun(VmPaths vm, std::string snapshot, Readiness& readiness, Messages& messages)
+      : vm_(std::move(vm)), snapshot_(std::move(snapshot)), readiness_(readiness), messages_(messages) {}
 
   Result<RunEnd> Once() {
-    const machine::MachineConfig machine_config = NACRE_TRY(lifecycle::MachineOf(config_, vm_.folder));
+    machine::MachineConfig machine_config = NACRE_TRY(lifecycle::MachineOf(config_, vm_.folder));
+    if (!snapshot_.empty()) NACRE_TRY_STATUS(UseSnapshot(machine_config));
     if (machine_config.engine == machine::EngineKind::kKvm) NACRE_TRY_STATUS(CheckKvm(machine_config));
     const std::unique_ptr<machine::Machine> machine = NACRE_TRY(machine::Machine::Create(machine_config));
     const auto signals = NACRE_TRY(StopSignals::Watch(*machine));
@@ -147,6 +149,16 @@ class VmRun {
   }
 
  private:
+  /// The hardware is as it was then; how it is run is vm.toml's.
+  Status UseSnapshot(machine::MachineConfig& config) {
+    const std::string folder = (vm_.snapshots() / std::exchange(snapshot_, {})).string();
+    machine::MachineConfig saved = NACRE_TRY(machine::ReadConfig(NACRE_TRY(machine::ReadStateFile(folder))));
+    saved.engine = config.engine;
+    saved.restore = folder;
+    saved.serial.input = saved.console.input = true;
+    config = std::move(saved);
+    return {};
+  }
   bool WantsRestart(const RunEnd& end) const {
     if (end.asked || config_.restart == RestartPolicy::kNo) return false;
     const bool failed = end.reason == machine::EndReason::kGuestCrash || end.reason == machine::EndReason::kEngineError;
@@ -167,6 +179,7 @@ class VmRun {
   }
 
   const VmPaths vm_;
+  std::string snapshot_;
   lifecycle::VmConfig config_;
   Readiness& readiness_;
   Messages& messages_;
@@ -188,13 +201,13 @@ void CloseConsole() {
   dup2(nothing.get(), STDOUT_FILENO);
 }
 
-Result<int> RunDetached(const VmPaths& vm, Readiness& readiness, Messages& messages) {
+Result<int> RunDetached(const VmPaths& vm, const std::string& snapshot, Readiness& readiness, Messages& messages) {
   auto lock = lifecycle::VmLock::Take(vm.lock());
   if (!lock && lock.error().code == EBUSY)
     return Fail("{} runs already, or is being changed ({})", vm.name(), lock.error().message);
   if (!lock) return std::unexpected(lock.error());
   if (chdir(vm.folder.c_str()) != 0) return FailErrno("{}", vm.folder.string());
-  VmRun run(vm, readiness, messages);
+  VmRun run(vm, snapshot, readiness, messages);
   NACRE_TRY_STATUS(run.LoadConfig());
   Fd guest = NACRE_TRY(OpenConsole());
   auto hub = NACRE_TRY(control::ConsoleHub::Create("run/console", vm.console_log(), std::move(guest)));
@@ -264,7 +277,7 @@ class SpawnSetup {
 
 int VmProcess(std::span<const std::string_view> words) {
   struct stat ready {};
-  if (words.size() != 1 || fstat(kReadyFd, &ready) != 0 || !S_ISFIFO(ready.st_mode)) {
+  if (words.empty() || words.size() > 2 || fstat(kReadyFd, &ready) != 0 || !S_ISFIFO(ready.st_mode)) {
     fmt::print(stderr, "nacre: {} is what `nacre start` runs; use that\n", kVmProcess);
     return kExitUsage;
   }
@@ -285,7 +298,7 @@ int VmProcess(std::span<const std::string_view> words) {
   if (!messages) return fail(messages.error());
   SetLogSink([&](LogLevel, std::string_view text) { messages->Say(text); });
   messages->Say(fmt::format("process {} of nacre {}", getpid(), NACRE_VERSION));
-  const auto status = RunDetached(*vm, readiness, *messages);
+  const auto status = RunDetached(*vm, std::string(words.size() == 2 ? words[1] : ""), readiness, *messages);
   if (!status) messages->Say(status.error().message);
   SetLogSink({});
   if (status) return *status;
@@ -295,7 +308,7 @@ int VmProcess(std::span<const std::string_view> words) {
   return kExitFailed;
 }
 
-Status StartVm(const lifecycle::Home& home, const VmPaths& vm) {
+Status StartVm(const lifecycle::Home& home, const VmPaths& vm, const std::string& snapshot) {
   if (const auto holder = lifecycle::HolderOf(vm.lock()))
     return Fail("{} runs already, or is being changed (process {} has it)", vm.name(), holder->pid);
   NACRE_TRY_STATUS(lifecycle::MakeFolders(vm.run()));
@@ -307,8 +320,9 @@ Status StartVm(const lifecycle::Home& home, const VmPaths& vm) {
     if (!std::string_view(*variable).starts_with("NACRE_HOME=")) variables.emplace_back(*variable);
   variables.push_back("NACRE_HOME=" + home.folder().string());
   SpawnSetup setup;
-  const pid_t child = NACRE_TRY(
-      setup.Spawn(writer.get(), vm.log(), {"nacre", std::string(kVmProcess), vm.name()}, std::move(variables)));
+  std::vector<std::string> words{"nacre", std::string(kVmProcess), vm.name()};
+  if (!snapshot.empty()) words.push_back(snapshot);
+  const pid_t child = NACRE_TRY(setup.Spawn(writer.get(), vm.log(), std::move(words), std::move(variables)));
   writer.Close();
   std::string said;
   char bytes[4096];

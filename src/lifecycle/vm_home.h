@@ -23,6 +23,7 @@ struct VmPaths {
   std::filesystem::path toml() const { return folder / "vm.toml"; }
   std::filesystem::path boot() const { return folder / "boot"; }
   std::filesystem::path disks() const { return folder / "disks"; }
+  std::filesystem::path snapshots() const { return folder / "snapshots"; }
   std::filesystem::path run() const { return folder / "run"; }
   std::filesystem::path lock() const { return run() / "lock"; }
   std::filesystem::path control() const { return run() / "control"; }

@@ -153,6 +153,13 @@ Result<Machine::SnapshotReport> Machine::SnapshotWork::Finish() {
     return FailErrno("snapshot {}: writing the memory", target);
   }
   memory::ImageMap map = writer->Map();
+  if (!identity.parent.empty()) {
+    const fs::path beside = fs::path(target).parent_path() / identity.parent;
+    const auto file = ReadStateFile(beside);
+    const auto known = file ? ReadIdentity(*file) : std::unexpected(file.error());
+    if (!known || known->id != identity.parent_id)
+      return Fail("snapshot {}: {}, on which it stands, has gone meanwhile; take it again", target, beside.string());
+  }
   state.Add("identity", SaveSection([&](state::Archive& archive) { identity.Serialize(archive); }));
   state.Add("memory", SaveSection([&](state::Archive& archive) { map.Serialize(archive); }));
   NACRE_TRY_STATUS(WriteFileDurably(fmt::format("{}/{}", temporary, kStateFile), state.Encode()));

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "state/archive.h"
@@ -267,6 +268,85 @@ ImageMap MemoryWriter::Map() const {
   }
   map.checksums.assign(checksums_, checksums_ + AlignUp(pages_, ImageMap::kPiecePages) / ImageMap::kPiecePages);
   return map;
+}
+
+// -- removing a layer from a chain
+
+namespace {
+
+void AddRun(std::vector<ImageMap::Run>& runs, ImageMap::Run run) {
+  if (!runs.empty() && runs.back().source == run.source)
+    runs.back().count += run.count;
+  else
+    runs.push_back(run);
+}
+
+Status CopyPages(int from, const std::string& from_path, int to, const std::string& to_path, ImageMap::Run run,
+                 std::vector<uint8_t>& buffer) {
+  for (uint64_t at = run.first; at < run.first + run.count;) {
+    const uint64_t count = std::min(run.first + run.count - at, buffer.size() / kPageSize);
+    NACRE_TRY_STATUS(ReadFully(from, from_path, buffer.data(), count * kPageSize, at * kPageSize));
+    for (uint64_t done = 0; done < count * kPageSize;) {
+      const ssize_t written =
+          pwrite(to, &buffer[done], count * kPageSize - done, static_cast<off_t>(at * kPageSize + done));
+      if (written < 0 && errno == EINTR) continue;
+      if (written <= 0) return FailErrno("{}", to_path);
+      done += static_cast<uint64_t>(written);
+    }
+    at += count;
+  }
+  return {};
+}
+
+Result<std::vector<uint32_t>> SumPieces(int fd, const ImageLayer& layer, std::vector<uint8_t>& buffer) {
+  std::vector<uint32_t> sums(layer.map.checksums.size());
+  for (const ImageMap::Run& run : layer.map.runs) {
+    if (run.source != PageSource::kHere) continue;
+    for (uint64_t at = run.first; at < run.first + run.count;) {
+      const uint64_t piece = at / ImageMap::kPiecePages;
+      const uint64_t next = std::min(run.first + run.count, (piece + 1) * ImageMap::kPiecePages);
+      const std::span<uint8_t> bytes(buffer.data(), (next - at) * kPageSize);
+      NACRE_TRY_STATUS(ReadFully(fd, layer.path, bytes.data(), bytes.size(), at * kPageSize));
+      sums[piece] = state::Crc32c(bytes, sums[piece]);
+      at = next;
+    }
+  }
+  return sums;
+}
+
+}  // namespace
+
+Status AdoptParent(ImageLayer& layer, const ImageLayer& parent) {
+  if (layer.map.pages != parent.map.pages) return Fail("{}: not as many pages as {}", layer.path, parent.path);
+  const Fd from(open(parent.path.c_str(), O_RDONLY | O_CLOEXEC)), to(open(layer.path.c_str(), O_RDWR | O_CLOEXEC));
+  if (!from.valid()) return FailErrno("{}", parent.path);
+  if (!to.valid()) return FailErrno("{}", layer.path);
+  std::vector<uint8_t> buffer(ImageMap::kPiecePages * kPageSize);
+  // What is damaged must not get good checksums.
+  for (const auto& [fd, checked] : {std::pair(from.get(), &parent), std::pair(to.get(), &std::as_const(layer))})
+    if (NACRE_TRY(SumPieces(fd, *checked, buffer)) != checked->map.checksums)
+      return Fail("{}: damaged; nothing was changed", checked->path);
+  std::vector<ImageMap::Run> runs;
+  size_t below = 0;
+  for (const ImageMap::Run& run : layer.map.runs) {
+    if (run.source != PageSource::kParent) {
+      AddRun(runs, run);
+      continue;
+    }
+    for (uint64_t at = run.first; at < run.first + run.count;) {
+      while (parent.map.runs[below].first + parent.map.runs[below].count <= at) ++below;
+      const ImageMap::Run& under = parent.map.runs[below];
+      const ImageMap::Run piece{at, std::min(run.first + run.count, under.first + under.count) - at, under.source};
+      if (piece.source == PageSource::kHere)
+        NACRE_TRY_STATUS(CopyPages(from.get(), parent.path, to.get(), layer.path, piece, buffer));
+      AddRun(runs, piece);
+      at += piece.count;
+    }
+  }
+  if (fdatasync(to.get()) != 0) return FailErrno("{}", layer.path);
+  layer.map.runs = std::move(runs);
+  layer.map.checksums = NACRE_TRY(SumPieces(to.get(), layer, buffer));
+  return {};
 }
 
 }  // namespace nacre::memory

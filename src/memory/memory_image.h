@@ -50,6 +50,11 @@ struct ImageLayer {
   ImageMap map;
 };
 
+/// The parent's pages become the layer's, which then stands on the parent's own parent (or on none): `layer` is
+/// changed, and its file gets pages in places where it had holes, and is synced. What says so (`layer.map`) must be
+/// stored before the parent is removed.
+Status AdoptParent(ImageLayer& layer, const ImageLayer& parent);
+
 class MemoryImage {
  public:
   /// From the newest layer to the one without a parent; all have as many pages. The files are looked at for their size

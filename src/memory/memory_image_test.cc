@@ -115,6 +115,37 @@ TEST_F(MemoryImageTest, LongChainsOfRandomChanges) {
   }
 }
 
+TEST_F(MemoryImageTest, LayersCanBeTakenOutOfAChain) {
+  std::mt19937_64 random(13);
+  std::unique_ptr<MemoryImage> image;
+  for (int layer = 0; layer < 6; ++layer) {
+    for (int change = 0; change < 40; ++change) Fill(random() % kPages, static_cast<uint8_t>(random() % 4));
+    Add(image.get());
+    image = Open();
+  }
+  // From the newest, which is first: a middle one, the oldest, then all but one.
+  for (const size_t gone : {2, 4, 3, 2, 1}) {
+    ASSERT_TRUE(AdoptParent(layers_[gone - 1], layers_[gone]));
+    std::filesystem::remove(layers_[gone].path);
+    layers_.erase(layers_.begin() + static_cast<ptrdiff_t>(gone));
+    ExpectSame(*Open());
+  }
+}
+
+TEST_F(MemoryImageTest, DamageDoesNotMoveOn) {
+  for (uint64_t page = 0; page < 100; ++page) Fill(page, 7);
+  Add(nullptr);
+  const auto image = Open();
+  Fill(3, 8);
+  Add(image.get());
+  const int fd = open(layers_[1].path.c_str(), O_WRONLY | O_CLOEXEC);
+  ASSERT_EQ(pwrite(fd, "x", 1, 50 * kPageSize), 1);
+  close(fd);
+  const Status status = AdoptParent(layers_[0], layers_[1]);
+  ASSERT_FALSE(status);
+  EXPECT_NE(status.error().message.find("0: damaged; nothing was changed"), std::string::npos);
+}
+
 TEST_F(MemoryImageTest, WritesDoNotReachTheFile) {
   Fill(20, 0x77);
   for (uint64_t page = 32; page < 64; ++page) Fill(page, 0x78);

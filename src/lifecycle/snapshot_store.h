@@ -1,0 +1,32 @@
+#pragma once
+// The snapshots of a VM: directories beside each other (docs/snapshots.md), to look at and to remove. A running VM
+// writes them (machine::Machine::RequestSnapshot). Any thread; one process at a time changes them, which who calls sees
+// to.
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+
+namespace nacre::lifecycle {
+
+struct SnapshotInfo {
+  std::string name;
+  std::string problem;  ///< why it cannot be restored; the rest is not known then
+  std::string parent;   ///< empty: it is whole
+  int64_t created_utc_ns = 0;
+  uint64_t memory_bytes = 0;  ///< of the guest
+  uint64_t stored_bytes = 0;  ///< of them in its own file
+};
+
+/// In the order in which they were taken, those with a problem last. Those that are being written are left out.
+/// `folder` may be missing.
+std::vector<SnapshotInfo> ListSnapshots(const std::filesystem::path& folder);
+/// Reads all of its memory, with its parents, and all of its state.
+Status VerifySnapshot(const std::filesystem::path& snapshot);
+/// Those that stand on it take what they need of it first: they stay whole, also when this is interrupted.
+Status RemoveSnapshot(const std::filesystem::path& folder, const std::string& name);
+
+}  // namespace nacre::lifecycle

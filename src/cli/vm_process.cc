@@ -152,7 +152,8 @@ class VmRun {
   /// The hardware is as it was then; how it is run is vm.toml's.
   Status UseSnapshot(machine::MachineConfig& config) {
     const std::string folder = (vm_.snapshots() / std::exchange(snapshot_, {})).string();
-    machine::MachineConfig saved = NACRE_TRY(machine::ReadConfig(NACRE_TRY(machine::ReadStateFile(folder))));
+    const state::StateFile file = NACRE_TRY(machine::ReadStateFile(folder));
+    machine::MachineConfig saved = NACRE_TRY(machine::ReadConfig(file));
     saved.engine = config.engine;
     saved.restore = folder;
     saved.serial.input = saved.console.input = true;

@@ -57,6 +57,26 @@ ports:
 """
 
 
+# Answers each byte at its serial port with the next letter, from a on, which it keeps in memory.
+LETTERS = """
+  mov $0x3f8, %dx
+  mov $'>', %al
+  out %al, %dx
+again:
+  mov $0x3fd, %dx
+  in %dx, %al
+  test $1, %al
+  jz again
+  mov $0x3f8, %dx
+  in %dx, %al
+  mov letter, %al
+  out %al, %dx
+  incb letter
+  jmp again
+letter: .byte 'a'
+"""
+
+
 # Writes to every page from 16 MiB to 116 MiB, says so on the serial port and waits for ever.
 TOUCH_100_MIB = """
   mov $0x1000000, %edi

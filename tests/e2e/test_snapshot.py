@@ -1,5 +1,6 @@
 """Snapshots of a running Linux guest: what it was doing goes on, on every engine; restored twice it is two guests. A
 process that is killed while it saves leaves nothing half-made. A guest that checks itself goes on from snapshots."""
+import json
 import os
 import pathlib
 import random
@@ -9,8 +10,10 @@ import tempfile
 import threading
 import time
 
+import bare
 from control import ControlSocket, Refused
 from harness import NACRE, GuestCase, Nacre, PROMPT, boot_arguments, main
+from test_vm import Vms
 
 
 class Snapshots(GuestCase):
@@ -173,6 +176,63 @@ class Snapshots(GuestCase):
         with ControlSocket(self.folder / "vm.sock") as control, self.assertRaises(Refused) as refused:
             control.call("vm.snapshot", path=str(self.folder / name))
         return str(refused.exception)
+
+
+class Named(Vms):
+    """`nacre snapshot` and `nacre restore` of VMs that are directories."""
+
+    def setUp(self):
+        super().setUp()
+        self.kernel = bare.build(pathlib.Path(self.folder.name) / "letters", bare.LETTERS)
+
+    def letter(self, expected):
+        watcher = self.console()
+        watcher.sendall(b"x")
+        self.read_until(watcher, expected)
+
+    def test_from_snapshot_to_rm(self):
+        self.vm()
+        self.assertIn("web does not run", self.nacre("snapshot", "web", "early", expected=1))
+        self.assertEqual(self.nacre("snapshot", "ls", "web"), "")
+        self.nacre("start", "web")
+        self.letter(b"a")
+        self.letter(b"b")
+        self.assertRegex(self.nacre("snapshot", "web", "two"), r"^two: the guest stood still for [\d.]+ ms; [\d.]+ MiB stored\n$")
+        self.letter(b"c")
+        self.assertIn("the rest is in two", self.nacre("snapshot", "web", "three"))
+        self.letter(b"d")
+        self.assertIn("there is such a snapshot already", self.nacre("snapshot", "web", "two", expected=1))
+        self.assertIn("web runs", self.nacre("restore", "web", "two", expected=1))
+        self.nacre("restore", "web", "two", "--force")
+        self.letter(b"c")
+        self.nacre("kill", "web")
+        listed = json.loads(self.nacre("snapshot", "ls", "web", "--json"))
+        self.assertEqual([(one["name"], one["parent"], one["problem"]) for one in listed],
+                         [("two", "", ""), ("three", "two", "")])
+        # What stands on a removed one stays whole.
+        self.nacre("snapshot", "rm", "web", "two")
+        self.assertEqual(self.nacre("snapshot", "verify", "web", "three"), "three: whole\n")
+        self.nacre("restore", "web", "three")
+        self.letter(b"d")
+        self.nacre("kill", "web")
+        self.nacre("snapshot", "rm", "web", "three")
+        self.assertEqual(self.nacre("snapshot", "web"), "")
+        self.assertIn("no snapshot 'three'", self.nacre("restore", "web", "three", expected=1))
+        self.assertIn("no snapshot 'three'", self.nacre("snapshot", "rm", "web", "three", expected=1))
+
+    def test_a_damaged_one_is_refused(self):
+        self.vm()
+        self.nacre("start", "web")
+        self.letter(b"a")
+        self.nacre("snapshot", "web", "bad")
+        self.nacre("kill", "web")
+        state = self.home / "vms/web/snapshots/bad/state.bin"
+        content = bytearray(state.read_bytes())
+        content[len(content) // 2] ^= 1
+        state.write_bytes(content)
+        self.assertRegex(self.nacre("restore", "web", "bad", expected=1), r"bad/state.bin: section '.*' is damaged")
+        self.assertIn("cannot be restored", self.nacre("snapshot", "ls", "web"))
+        self.assertIn("stopped", self.nacre("ls"))
 
 
 class Bare(GuestCase):

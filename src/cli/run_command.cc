@@ -134,7 +134,8 @@ int RunCommand(std::span<const std::string_view> words) {
   }
   UseTerminal(options->machine);
   // Without a control socket nobody can ask it.
-  options->machine.guest_agent = options->guest_agent.value_or(!options->control.empty());
+  if (options->machine.restore.empty())
+    options->machine.guest_agent = options->guest_agent.value_or(!options->control.empty());
   if (options->default_guest) {
     if (const Status status = UseDefaultGuest(*options); !status) return Failed(status.error());
   }

@@ -86,8 +86,11 @@ void SerializeConfig(state::Archive& archive, MachineConfig& config) {
   archive.Section(16, 1, [&](state::Archive& fields, uint16_t) { SerializeDisplay(fields, config.display); });
   archive.Field(17, config.debug_exit);
   archive.Field(18, config.no_reboot);
+  if (archive.loading()) config.guest_agent = false;  // there was none before there was this field
+  archive.Field(19, config.guest_agent);
   if (!archive.loading()) return;
-  if (config.memory_bytes < kMinMemoryBytes || config.memory_bytes > kMaxMemoryBytes || config.memory_bytes % kPageSize != 0)
+  if (config.memory_bytes < kMinMemoryBytes || config.memory_bytes > kMaxMemoryBytes ||
+      config.memory_bytes % kPageSize != 0)
     archive.Reject("an impossible size of memory");
   if (config.cpu_count < 1 || config.cpu_count > kMaxCpus) archive.Reject("an impossible number of CPUs");
   if (config.floppies.size() > kMaxFloppies) archive.Reject("too many floppy drives");

@@ -23,6 +23,7 @@
 #include "cli/terminal.h"
 #include "control/console_hub.h"
 #include "control/server.h"
+#include "lifecycle/snapshot_store.h"
 #include "lifecycle/vm_files.h"
 #include "lifecycle/vm_lock.h"
 #include "lifecycle/vm_log.h"
@@ -208,6 +209,7 @@ Result<int> RunDetached(const VmPaths& vm, const std::string& snapshot, Readines
     return Fail("{} runs already, or is being changed ({})", vm.name(), lock.error().message);
   if (!lock) return std::unexpected(lock.error());
   if (chdir(vm.folder.c_str()) != 0) return FailErrno("{}", vm.folder.string());
+  lifecycle::RemoveUnfinishedSnapshots(vm.snapshots());
   VmRun run(vm, snapshot, readiness, messages);
   NACRE_TRY_STATUS(run.LoadConfig());
   Fd guest = NACRE_TRY(OpenConsole());

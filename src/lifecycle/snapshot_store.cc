@@ -82,6 +82,16 @@ std::vector<SnapshotInfo> ListSnapshots(const fs::path& folder) {
   return list;
 }
 
+void RemoveUnfinishedSnapshots(const fs::path& folder) {
+  std::vector<fs::path> found;
+  std::error_code error;
+  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+    const std::string name = at->path().filename();
+    if (name.starts_with(machine::kUnfinishedPrefix) || name.starts_with(kRemovedPrefix)) found.push_back(at->path());
+  }
+  for (const fs::path& path : found) fs::remove_all(path, error);
+}
+
 Status VerifySnapshot(const fs::path& snapshot) {
   const auto image = NACRE_TRY(machine::OpenMemory(snapshot));
   return image->Verify(std::atomic<bool>(false));

@@ -26,6 +26,8 @@ struct SnapshotInfo {
 std::vector<SnapshotInfo> ListSnapshots(const std::filesystem::path& folder);
 /// Reads all of its memory, with its parents, and all of its state.
 Status VerifySnapshot(const std::filesystem::path& snapshot);
+/// What a VM's process that ended in the middle of a snapshot or of a removal has left. The VM does not run.
+void RemoveUnfinishedSnapshots(const std::filesystem::path& folder);
 /// Those that stand on it take what they need of it first: they stay whole, also when this is interrupted.
 Status RemoveSnapshot(const std::filesystem::path& folder, const std::string& name);
 

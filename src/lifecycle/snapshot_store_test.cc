@@ -77,6 +77,18 @@ TEST_F(SnapshotStoreTest, ListsWhatIsThere) {
   EXPECT_NE(list[2].problem.find("broken/state.bin"), std::string::npos);
 }
 
+TEST_F(SnapshotStoreTest, WhatACrashLeftIsRemoved) {
+  Add("kept", "", 1);
+  for (const char* name : {".new-abcdef", ".rm-old"}) {
+    fs::create_directory(folder_ / name);
+    std::ofstream(folder_ / name / "memory.bin") << "half";
+  }
+  RemoveUnfinishedSnapshots(folder_);
+  RemoveUnfinishedSnapshots(folder_ / "none");
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()), 1);
+  ExpectPages("kept", {1});
+}
+
 TEST_F(SnapshotStoreTest, RemovedParentsLiveOnInTheirChildren) {
   Add("one", "", 1);
   Add("two", "one", 2);

@@ -83,7 +83,7 @@ std::unique_ptr<memory::MemoryImage> Machine::ParentFor(const std::string& path,
   const auto known = file ? ReadIdentity(*file) : Fail("gone");
   if (!known || known->id != last->id) return nullptr;
   auto image = OpenMemory(last->directory);
-  if (!image || (*image)->pages() != memory_->saved_pages()) return nullptr;
+  if (!image || (*image)->pages() != memory::SavedPages(*memory_)) return nullptr;
   identity.parent = fs::path(last->directory).filename();
   identity.parent_id = last->id;
   return std::move(*image);
@@ -109,7 +109,7 @@ Result<std::unique_ptr<Machine::SnapshotWork>> Machine::BeginSnapshot(const std:
   if (!mkdtemp(temporary.data())) return FailErrno("snapshot {}", work->target);
   work->temporary = temporary;
   work->writer = NACRE_TRY(memory::MemoryWriter::Create(fmt::format("{}/{}", temporary, kMemoryFile),
-                                                        memory_->saved_pages(), work->parent.get()));
+                                                        memory::SavedPages(*memory_), work->parent.get()));
   return work;
 }
 

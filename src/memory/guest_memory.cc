@@ -16,6 +16,22 @@ namespace {
 constexpr uint64_t kHugePage = 2 * kMiB;
 constexpr uint64_t kLeastRemapped = 256 * kKiB;
 
+/// Private pages, under which there may be those of a snapshot's file (memory_image.h): large pieces are mapped anew as
+/// anonymous memory, of which the host makes one mapping with what is beside them. Small ones are given back, and
+/// cleared where the file shows then.
+bool DiscardPrivate(uint8_t* host, uint64_t size_bytes) {
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+  if (size_bytes >= kLeastRemapped && mmap(host, size_bytes, PROT_READ | PROT_WRITE, kFlags, -1, 0) != MAP_FAILED) {
+    (void)madvise(host, size_bytes, MADV_HUGEPAGE);
+    return true;
+  }
+  if (madvise(host, size_bytes, MADV_DONTNEED) != 0) return false;
+  for (uint64_t at = 0; at < size_bytes; at += kPageSize)
+    if (std::any_of(host + at, host + at + kPageSize, [](uint8_t byte) { return byte != 0; }))
+      std::memset(host + at, 0, kPageSize);
+  return true;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t size_bytes, Backing backing, uint64_t rom_bytes,
@@ -248,28 +264,16 @@ void GuestMemory::SetCodePage(GuestPhys address, bool on) {
     flags.fetch_and(static_cast<uint8_t>(~kCode), std::memory_order_seq_cst);
 }
 
-bool GuestMemory::DiscardPages(uint8_t* host, uint64_t size_bytes) {
-  if (fd_.valid())
-    return fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, host - base_,
-                     static_cast<off_t>(size_bytes)) == 0;
-  if (!from_file_) return madvise(host, size_bytes, MADV_DONTNEED) == 0;
-  // Anonymous pages again; small pieces are not worth a mapping, of which a process has only so many.
-  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-  if (size_bytes >= kLeastRemapped && mmap(host, size_bytes, PROT_READ | PROT_WRITE, kFlags, -1, 0) != MAP_FAILED) {
-    (void)madvise(host, size_bytes, MADV_HUGEPAGE);
-    return true;
-  }
-  std::memset(host, 0, size_bytes);
-  return true;
-}
-
 bool GuestMemory::Discard(GuestPhys address, uint64_t size_bytes) {
   const uint64_t start = AlignUp(address.value, kPageSize);
   const uint64_t end = AlignDown(address.value + size_bytes, kPageSize);
   if (size_bytes == 0 || end <= start || end < address.value) return false;
   uint8_t* host = RamPointer(GuestPhys(start), end - start);
   if (!host) return false;
-  if (!DiscardPages(host, end - start)) return false;
+  const bool done = fd_.valid() ? fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, host - base_,
+                                            static_cast<off_t>(end - start)) == 0
+                                : DiscardPrivate(host, end - start);
+  if (!done) return false;
   MarkWritten(GuestPhys(start), end - start);
   return true;
 }

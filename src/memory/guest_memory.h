@@ -80,9 +80,6 @@ class GuestMemory {
   /// Pages of RAM, ROM and video memory: one more than the largest PageIndex.
   uint64_t page_count() const { return (size_bytes_ + rom_size_ + video_size_) / kPageSize; }
 
-  /// Of them, without the video memory, which its device saves.
-  uint64_t saved_pages() const { return (size_bytes_ + rom_size_) / kPageSize; }
-
   /// Host address of [address, address + size_bytes), or nullptr unless all of it is RAM of one region that can be read
   /// and written now. For devices; who writes through it calls MarkWritten afterwards.
   uint8_t* HostPointer(GuestPhys address, uint64_t size_bytes) const {
@@ -175,8 +172,6 @@ class GuestMemory {
   /// For private views: forgets what was written to a page, which follows the original again. Clears its flags.
   void DropPrivatePage(uint64_t page_index);
 
-  /// Pages were put in place from files, by mappings of their own (memory_image.h).
-  void SetFromFile() { from_file_ = true; }
   /// Gives whole pages inside the range back to the host; they read as zero afterwards (balloon, free page reporting).
   bool Discard(GuestPhys address, uint64_t size_bytes);
 
@@ -194,7 +189,6 @@ class GuestMemory {
   GuestMemory() = default;
   Status Map(uint64_t size_bytes, uint64_t rom_bytes, uint64_t video_bytes, int sharing);
   uint8_t* video_base() const { return base_ + size_bytes_ + rom_size_; }
-  bool DiscardPages(uint8_t* host, uint64_t size_bytes);
   void Share(std::shared_ptr<Windows> windows);
   uint8_t* RamPointer(GuestPhys address, uint64_t size_bytes) const {
     const uint64_t a = address.value;
@@ -238,7 +232,6 @@ class GuestMemory {
   }
 
   Fd fd_;                       ///< of a file
-  bool from_file_ = false;      ///< under a private page there may be one of a file
   uint8_t* mapping_ = nullptr;  ///< mapping_bytes_ that hold the RAM at base_, aligned to huge pages
   uint64_t mapping_bytes_ = 0;
   uint8_t* base_ = nullptr;

@@ -137,9 +137,11 @@ const uint8_t* MemoryImage::Page(uint64_t page, size_t& hint) const {
   return layer == kNoLayer ? nullptr : views_[layer] + page * kPageSize;
 }
 
+uint64_t SavedPages(const GuestMemory& memory) { return (memory.size_bytes() + memory.rom_size()) / kPageSize; }
+
 Status MemoryImage::MapInto(GuestMemory& memory) const {
-  if (memory.saved_pages() != pages())
-    return Fail("the snapshot's memory has {} pages, the machine's {}", pages(), memory.saved_pages());
+  if (SavedPages(memory) != pages())
+    return Fail("the snapshot's memory has {} pages, the machine's {}", pages(), SavedPages(memory));
   size_t mappings = 0;
   for (const Resolved& run : runs_) {
     if (run.layer == kNoLayer) continue;  // as it is
@@ -156,7 +158,6 @@ Status MemoryImage::MapInto(GuestMemory& memory) const {
              static_cast<off_t>(run.first * kPageSize)) == MAP_FAILED)
       return FailErrno("{}: cannot map {} bytes", path, size_bytes);
   }
-  memory.SetFromFile();
   return {};
 }
 

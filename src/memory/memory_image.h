@@ -45,6 +45,9 @@ struct ImageMap {
   void Serialize(state::Archive& archive);
 };
 
+/// Of a machine's memory: all but the video memory, which its device saves.
+uint64_t SavedPages(const GuestMemory& memory);
+
 struct ImageLayer {
   std::string path;
   ImageMap map;

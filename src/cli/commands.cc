@@ -39,9 +39,9 @@ constexpr fmt::format_string<std::string_view> kHelp =
     "  nacre --version         the version\n";
 
 constexpr std::array<std::string_view, 29> kCommands{
-    "run", "snapshot", "restore",  "disk", "doctor", "engine",  "pause", "resume",  "create",    "start",  "stop",
-    "kill", "rm",   "ls",     "inspect", "exec",  "logs",    "console",   "stats",  "screenshot",
-    "type", "key",  "cp",     "control", "help",  "version", "--version", "--help", "-h"};
+    "run",  "snapshot", "restore", "disk",    "doctor",  "engine",  "pause",     "resume",  "create", "start",
+    "stop", "kill",     "rm",      "ls",      "inspect", "exec",    "logs",      "console", "stats",  "screenshot",
+    "type", "key",      "cp",      "control", "help",    "version", "--version", "--help",  "-h"};
 
 struct LaterCommand {
   std::string_view name, instead;

@@ -26,7 +26,12 @@ void SerializeDisk(state::Archive& archive, DiskConfig& disk) {
   archive.Field(3, disk.cdrom);
   archive.Field(4, disk.read_only);
   archive.Field(5, disk.snapshot);
-  archive.Field(6, disk.format_given);
+  // 0: as the file looks.
+  uint8_t format = disk.format ? static_cast<uint8_t>(1 + static_cast<uint8_t>(*disk.format)) : 0;
+  archive.Field(6, format);
+  if (!archive.loading()) return;
+  if (format > 2) return archive.Reject("an unknown format of a disk");
+  disk.format = format == 0 ? std::nullopt : std::optional(static_cast<storage::ImageFormat>(format - 1));
 }
 
 void SerializeForward(state::Archive& archive, network::PortForward& forward) {

@@ -95,7 +95,7 @@ Result<std::unique_ptr<Machine::SnapshotWork>> Machine::BeginSnapshot(const std:
     return Fail("snapshot '{}': give an absolute path", path);
   for (const DiskConfig& disk : config_.disks)
     if (!disk.read_only)
-      return Fail("disk '{}' can be written and is no qcow2 image: it cannot be frozen for a snapshot", disk.path);
+      return Fail("disk '{}' can be written: it cannot be frozen for a snapshot yet; use readonly", disk.path);
   auto work = std::make_unique<SnapshotWork>();
   work->start = std::chrono::steady_clock::now();
   const fs::path target = fs::path(path).lexically_normal();

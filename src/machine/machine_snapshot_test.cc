@@ -14,6 +14,7 @@
 #include "machine/machine.h"
 #include "machine/snapshot_files.h"
 #include "state/archive.h"
+#include "storage/image.h"
 
 namespace nacre::machine {
 namespace {
@@ -220,7 +221,7 @@ TEST_F(SnapshotTest, LoadedAndSavedAgainIsTheSame) {
 TEST_F(SnapshotTest, RefusesWhatItCannotTake) {
   MachineConfig config = Config(kCounter, EngineKind::kInterp);
   std::ofstream(Path("disk.img")) << std::string(1 << 20, 'x');
-  config.disks = {{.path = Path("disk.img"), .format_given = true}};
+  config.disks = {{.path = Path("disk.img"), .format = storage::ImageFormat::kRaw}};
   auto machine = Machine::Create(config);
   ASSERT_TRUE(machine) << machine.error().message;
   fs::create_directory(Path("there"));

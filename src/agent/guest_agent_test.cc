@@ -7,6 +7,7 @@
 #include "agent/fake_guest_testing.h"
 #include "agent/json_text.h"
 #include "base/base64.h"
+#include "base/fuzz_testing.h"
 
 namespace nacre::agent {
 namespace {
@@ -210,14 +211,10 @@ TEST_F(GuestAgentTest, WhatIsKeptOfProgramsIsBounded) {
   EXPECT_TRUE(jobs.Output(8, ExecJobs::Stream::kOut, 0, 1));
 }
 
-// A guest that says anything, with a seed; NACRE_FUZZ_CASES and NACRE_FUZZ_SEED give longer and other runs. Asserted:
-// no crash, and every call is answered.
+// A guest that says anything, with a seed; longer runs: base/fuzz_testing.h. Asserted: no crash, and every call is
+// answered.
 TEST(GuestAgentFuzz, AnyAnswer) {
-  const auto environment = [](const char* name, uint64_t otherwise) {
-    const char* const text = std::getenv(name);
-    return text ? std::strtoull(text, nullptr, 0) : otherwise;
-  };
-  std::mt19937_64 random(environment("NACRE_FUZZ_SEED", 20261122));
+  std::mt19937_64 random(FuzzSeed(20261122));
   FakeGuest guest;
   const std::vector<std::string> pieces{"{\"return\":",
                                         "{",
@@ -254,7 +251,8 @@ TEST(GuestAgentFuzz, AnyAnswer) {
   };
   GuestAgent agent(guest.port);
   ExecJobs jobs(agent);
-  for (uint64_t i = environment("NACRE_FUZZ_CASES", 300); i != 0; --i) {
+  for (FuzzRun run(300); run.Next();) {
+    const uint64_t i = run.index();
     guest.Open();
     std::promise<void> promise;
     if (i % 2) {

@@ -1,7 +1,7 @@
 // Mutated kernels and initrds: each loads or is refused with a text that names the file, and nothing is written outside
 // the guest's memory.
 //
-// NACRE_FUZZ_CASES=N in the environment: that many mutations a kind of kernel. NACRE_FUZZ_SEED=N: another series.
+// Longer runs: base/fuzz_testing.h; the cases are mutations of each kind of kernel.
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -13,15 +13,11 @@
 #include <random>
 
 #include "base/fd.h"
+#include "base/fuzz_testing.h"
 #include "boot/kernel_images_testing.h"
 
 namespace nacre::boot {
 namespace {
-
-uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text ? std::strtoull(text, nullptr, 0) : otherwise;
-}
 
 /// A file without a name in any folder.
 class MemoryFile {
@@ -115,10 +111,9 @@ class LoaderFuzz : public testing::Test {
   }
   void Fuzz(const KernelFile& good) {
     ASSERT_TRUE(Load(good));
-    const uint64_t cases = FromEnvironment("NACRE_FUZZ_CASES", 1000);
-    Mutator mutator(FromEnvironment("NACRE_FUZZ_SEED", 1));
+    Mutator mutator(FuzzSeed(1));
     uint64_t refused = 0;
-    for (uint64_t i = 0; i < cases; ++i) refused += !Load(mutator.Mutate(good));
+    for (FuzzRun run(1000); run.Next();) refused += !Load(mutator.Mutate(good));
     EXPECT_GT(refused, 0u);
     for (size_t length = 0; length < good.size(); length += 1 + length / 256)
       (void)Load({good.begin(), good.begin() + static_cast<std::ptrdiff_t>(length)});

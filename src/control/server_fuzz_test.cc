@@ -1,21 +1,17 @@
 // Mutated requests in pieces of any size, by clients that leave at any moment: whatever the server says is JSON-RPC,
 // and it goes on to serve.
 //
-// NACRE_FUZZ_CASES=N in the environment: that many clients. NACRE_FUZZ_SEED=N: another series.
+// Longer runs: base/fuzz_testing.h; a case is a client.
 
 #include <cstdlib>
 #include <random>
 
+#include "base/fuzz_testing.h"
 #include "control/control_testing.h"
 #include "control/server.h"
 
 namespace nacre::control {
 namespace {
-
-uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text ? std::strtoull(text, nullptr, 0) : otherwise;
-}
 
 class Mutator {
  public:
@@ -68,10 +64,10 @@ TEST(ServerFuzz, WhateverComesItServesOn) {
   const auto server = Server::Create(path, vm);
   ASSERT_TRUE(server);
   RawClient steady(path);
-  const uint64_t cases = FromEnvironment("NACRE_FUZZ_CASES", 1000);
-  Mutator mutator(FromEnvironment("NACRE_FUZZ_SEED", 1));
+  FuzzRun run(1000);
+  Mutator mutator(FuzzSeed(1));
   uint64_t answers = 0;
-  for (uint64_t i = 0; i < cases; ++i) {
+  while (run.Next()) {
     vm.holds = mutator.Below(4) == 0;
     RawClient client(path);
     std::string bytes;
@@ -98,11 +94,11 @@ TEST(ServerFuzz, WhateverComesItServesOn) {
     }
     client.Close();
     vm.Release();
-    if (i % 16 == 0) {
-      ASSERT_TRUE(steady.Call("vm.info").contains("result")) << "case " << i;
+    if (run.index() % 16 == 0) {
+      ASSERT_TRUE(steady.Call("vm.info").contains("result")) << "case " << run.index();
     }
   }
-  EXPECT_GT(answers, cases / 2);
+  EXPECT_GT(answers, run.cases() / 2);
   EXPECT_EQ(vm.stops(), 0);
 }
 

@@ -1,23 +1,19 @@
 // Hostile drivers of the disk controllers: random register accesses, commands, packets and scatter lists, with a seed.
-// What is asserted: no crash, no sanitizer report, and the controller works again after a reset. NACRE_FUZZ_CASES and
-// NACRE_FUZZ_SEED in the environment give longer and other runs.
+// What is asserted: no crash, no sanitizer report, and the controller works again after a reset. Longer runs:
+// base/fuzz_testing.h.
 
 #include <gtest/gtest.h>
 
 #include <cstdlib>
 #include <random>
 
+#include "base/fuzz_testing.h"
 #include "bus/conformance_testing.h"
 #include "devices/ata/ahci_testing.h"
 #include "devices/ata/ata_testing.h"
 
 namespace nacre::devices {
 namespace {
-
-uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
-  const char* value = std::getenv(name);
-  return value ? std::strtoull(value, nullptr, 0) : otherwise;
-}
 
 class Fuzz : public testing::Test {
  protected:
@@ -67,8 +63,8 @@ class Fuzz : public testing::Test {
     ASSERT_EQ(saved, bus::Save(device));
   }
 
-  const uint64_t cases_ = FromEnvironment("NACRE_FUZZ_CASES", 30'000);
-  std::mt19937_64 random_{FromEnvironment("NACRE_FUZZ_SEED", 20261122)};
+  static constexpr uint64_t kCases = 30'000;
+  std::mt19937_64 random_{FuzzSeed(20261122)};
   TestImage image_{kMiB};
   TestImage disc_{kMiB};
 };
@@ -141,10 +137,10 @@ class IdeFuzz : public Fuzz {
 };
 
 TEST_F(IdeFuzz, RandomDriver) {
-  for (uint64_t step = 0; step < cases_; ++step) {
+  for (FuzzRun run(kCases); run.Next();) {
     Step();
     SometimesBreakTheHost(*bench_.io);
-    if (step % 4096 == 0) bench_.PowerOn();
+    if (run.index() % 4096 == 0) bench_.PowerOn();
   }
   bench_.io->fault = nullptr;
   bench_.PowerOn();
@@ -216,10 +212,10 @@ class AhciFuzz : public Fuzz {
 };
 
 TEST_F(AhciFuzz, RandomDriver) {
-  for (uint64_t step = 0; step < cases_; ++step) {
+  for (FuzzRun run(kCases); run.Next();) {
     Step();
     SometimesBreakTheHost(*bench_.io);
-    if (step % 4096 == 0) {
+    if (run.index() % 4096 == 0) {
       bench_.PowerOn();
       StartPorts();
     }

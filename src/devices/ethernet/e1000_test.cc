@@ -1,4 +1,5 @@
 #include "devices/ethernet/e1000.h"
+#include "base/fuzz_testing.h"
 
 #include <gtest/gtest.h>
 #include <zlib.h>
@@ -452,15 +453,10 @@ TEST(Conformance, E1000) {
   bus::RunConformance([] { return std::make_unique<Subject>(); });
 }
 
-// A hostile driver with a seed; NACRE_FUZZ_CASES and NACRE_FUZZ_SEED give longer and other runs. Asserted: no crash, no
-// sanitizer report, what it brought about can be saved and loaded, and the card works after a reset.
+// A hostile driver with a seed; longer runs: base/fuzz_testing.h. Asserted: no crash, no sanitizer report, what it
+// brought about can be saved and loaded, and the card works after a reset.
 TEST(E1000Fuzz, RandomDriver) {
-  const auto environment = [](const char* name, uint64_t otherwise) {
-    const char* value = std::getenv(name);
-    return value ? std::strtoull(value, nullptr, 0) : otherwise;
-  };
-  const uint64_t cases = environment("NACRE_FUZZ_CASES", 30'000);
-  std::mt19937_64 random(environment("NACRE_FUZZ_SEED", 20261122));
+  std::mt19937_64 random(FuzzSeed(20261122));
   const auto below = [&](uint64_t end) { return random() % end; };
   const auto address = [&]() -> uint64_t {
     switch (below(8)) {
@@ -477,7 +473,7 @@ TEST(E1000Fuzz, RandomDriver) {
                                             kTdlen, kTdh,  kTdt,   kVet,   kVfta,  kMta, kRxcsum};
   E1000Bench bench;
   bench.Start();
-  for (uint64_t step = 0; step < cases; ++step) {
+  for (FuzzRun run(30'000); run.Next();) {
     switch (below(8)) {
       case 0:
         bench.Set(kRegisters[below(std::size(kRegisters))], static_cast<uint32_t>(random() >> below(64)));

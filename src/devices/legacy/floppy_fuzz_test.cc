@@ -1,22 +1,18 @@
 // A hostile driver of the floppy controller and the DMA controllers: random commands, data phases, resets, masks and
 // counts, with a seed. What is asserted: no crash, no sanitizer report, and a read works again after a reset.
-// NACRE_FUZZ_CASES and NACRE_FUZZ_SEED in the environment give longer and other runs.
+// Longer runs: base/fuzz_testing.h.
 
 #include <gtest/gtest.h>
 
 #include <cstdlib>
 #include <random>
 
+#include "base/fuzz_testing.h"
 #include "bus/conformance_testing.h"
 #include "devices/legacy/floppy_testing.h"
 
 namespace nacre::devices {
 namespace {
-
-uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
-  const char* value = std::getenv(name);
-  return value ? std::strtoull(value, nullptr, 0) : otherwise;
-}
 
 class FloppyFuzz : public testing::Test {
  protected:
@@ -98,17 +94,16 @@ class FloppyFuzz : public testing::Test {
     };
   }
 
-  const uint64_t cases_ = FromEnvironment("NACRE_FUZZ_CASES", 30'000);
-  std::mt19937_64 random_{FromEnvironment("NACRE_FUZZ_SEED", 20261122)};
+  std::mt19937_64 random_{FuzzSeed(20261122)};
   TestImage first_{1440 * kKiB};
   TestImage second_{360 * kKiB};
   FloppyBench bench_;
 };
 
 TEST_F(FloppyFuzz, RandomDriver) {
-  for (uint64_t step = 0; step < cases_; ++step) {
+  for (FuzzRun run(30'000); run.Next();) {
     Step();
-    if (step % 4096 == 0) bench_.PowerOn();
+    if (run.index() % 4096 == 0) bench_.PowerOn();
   }
   bench_.io->fault = nullptr;
   bench_.PowerOn();

@@ -1,4 +1,5 @@
 #include "devices/legacy/i8042.h"
+#include "base/fuzz_testing.h"
 
 #include <gtest/gtest.h>
 #include <linux/input-event-codes.h>
@@ -342,13 +343,10 @@ TEST_F(Ps2Test, OutputPortHasTheA20GateAndShowsTheBuffer) {
   EXPECT_EQ(machine_.resets, 0);
 }
 
-/// NACRE_FUZZ_CASES and NACRE_FUZZ_SEED give other lengths and series.
+/// Longer runs: base/fuzz_testing.h.
 TEST_F(Ps2Test, FuzzACommandStreamComesBackAfterAReset) {
-  const char* cases = std::getenv("NACRE_FUZZ_CASES");
-  const char* seed = std::getenv("NACRE_FUZZ_SEED");
-  std::mt19937_64 random(seed ? std::strtoull(seed, nullptr, 0) : 8042);
-  const uint64_t steps = cases ? std::strtoull(cases, nullptr, 0) : 200'000;
-  for (uint64_t step = 0; step < steps; ++step) {
+  std::mt19937_64 random(FuzzSeed(8042));
+  for (FuzzRun run(200'000); run.Next();) {
     const uint64_t r = random();
     const auto byte = static_cast<uint8_t>(r >> 8);
     switch (r % 8) {

@@ -1,6 +1,6 @@
 // A hostile guest at the VGA: random registers, modes and memory with fixed seeds, every picture drawn. What is
 // asserted: no crash, no sanitizer report, pictures of bounded size, and a mode that is set afterwards works.
-// NACRE_FUZZ_CASES and NACRE_FUZZ_SEED give other lengths and series.
+// Longer runs: base/fuzz_testing.h.
 
 #include <gtest/gtest.h>
 
@@ -8,15 +8,11 @@
 #include <random>
 
 #include "base/bits.h"
+#include "base/fuzz_testing.h"
 #include "devices/vga/vga_testing.h"
 
 namespace nacre::devices {
 namespace {
-
-uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text ? std::strtoull(text, nullptr, 0) : otherwise;
-}
 
 class VgaFuzz : public testing::Test, public VgaBench {
  protected:
@@ -65,21 +61,20 @@ class VgaFuzz : public testing::Test, public VgaBench {
     surface.TakeChanged();
   }
 
-  std::mt19937_64 random_{FromEnvironment("NACRE_FUZZ_SEED", 20261122)};
+  std::mt19937_64 random_{FuzzSeed(20261122)};
 };
 
 TEST_F(VgaFuzz, RandomModes) {
   constexpr const Mode* kModes[] = {&kText80, &kMode13, &kMode12, &kCga4};
   constexpr uint16_t kDepths[] = {4, 8, 15, 16, 24, 32};
-  const uint64_t cases = FromEnvironment("NACRE_FUZZ_CASES", 600);
-  for (uint64_t round = 0; round < cases; ++round) {
+  for (FuzzRun run(600); run.Next();) {
     if (Below(2) == 0)
       SetMode(*kModes[Below(4)]);
     else
       LinearMode(static_cast<uint16_t>(Below(2600)), static_cast<uint16_t>(Below(1700)), kDepths[Below(6)]);
     for (unsigned step = Below(100); step > 0; --step) RandomStep();
     if (Below(2) == 0) Unblank();
-    ASSERT_NO_FATAL_FAILURE(CheckPicture()) << "round " << round;
+    ASSERT_NO_FATAL_FAILURE(CheckPicture()) << "round " << run.index();
     if (Below(16) == 0) vga->Reset();
     Place();
   }

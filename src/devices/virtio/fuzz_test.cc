@@ -1,6 +1,6 @@
 // Hostile drivers: random register accesses and random ring contents against every device, with fixed seeds.
 // What is asserted: no crash, no sanitizer report, no write outside RAM, and the device works again after a
-// reset.
+// reset. Longer runs: base/fuzz_testing.h.
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -8,6 +8,7 @@
 
 #include <random>
 
+#include "base/fuzz_testing.h"
 #include "devices/virtio/balloon.h"
 #include "devices/virtio/block.h"
 #include "devices/virtio/console.h"
@@ -173,7 +174,7 @@ class VirtioFuzzTest : public testing::TestWithParam<VirtioType>, public VirtioB
   std::shared_ptr<storage::AsyncIo> io;
   NullCharBackend nowhere_;
   VirtioInput* input_ = nullptr;
-  std::mt19937_64 random_{20240131};
+  std::mt19937_64 random_{FuzzSeed(20240131)};
   bool packed_ = false;
 };
 
@@ -203,8 +204,8 @@ INSTANTIATE_TEST_SUITE_P(Devices, VirtioFuzzTest,
 
 TEST_P(VirtioFuzzTest, RandomRings) {
   unsigned broken = 0, used = 0;
-  for (int round = 0; round < 2500; ++round) {
-    StartDriver((round & 1) != 0);
+  for (FuzzRun run(2500); run.Next();) {
+    StartDriver((run.index() & 1) != 0);
     const auto count = static_cast<unsigned>(Common(18, 2));
     const bool gentle = Random() % 3 != 0;
     for (int step = 0; step < 40; ++step) {

@@ -1,6 +1,7 @@
 // virtio-gpu: each command's effect and its errors, bounds, EDID, cursor, save and restore, hostile commands.
 
 #include "devices/virtio/gpu.h"
+#include "base/fuzz_testing.h"
 
 #include <gtest/gtest.h>
 
@@ -246,18 +247,14 @@ TEST_P(VirtioGpuTest, AllOfItIsSaved) {
 
 // Commands that are nearly right, in any order, and pictures of what they leave.
 TEST(VirtioGpuFuzz, RandomCommands) {
-  const auto environment = [](const char* name, uint64_t otherwise) {
-    const char* const text = std::getenv(name);
-    return text ? std::strtoull(text, nullptr, 0) : otherwise;
-  };
-  std::mt19937_64 random(environment("NACRE_FUZZ_SEED", 20261122));
+  std::mt19937_64 random(FuzzSeed(20261122));
   const auto below = [&](uint64_t limit) { return static_cast<uint32_t>(random() % limit); };
-  const uint64_t cases = environment("NACRE_FUZZ_CASES", 20'000);
+  FuzzRun run(20'000);
   constexpr uint32_t kTypes[] = {0x101, 0x101, 0x102, 0x103, 0x104, 0x105, 0x105, 0x106, 0x106, 0x107, 0x100, 0x10a};
   auto bench = std::make_unique<GpuBench>();
   bench->Start(Bit(1), false, 16);
   unsigned fine = 0;
-  for (uint64_t round = 0; round < cases; ++round) {
+  while (run.Next()) {
     const bool cursor = below(8) == 0;
     const uint32_t type = below(64) == 0 ? static_cast<uint32_t>(random())
                           : cursor       ? 0x300 + below(2)
@@ -292,7 +289,7 @@ TEST(VirtioGpuFuzz, RandomCommands) {
       bench->Start(Bit(1), below(2) != 0, 16);
     }
   }
-  EXPECT_GT(fine, cases / 20) << "too little of it was right";
+  EXPECT_GT(fine, run.cases() / 20) << "too little of it was right";
   bench->SetCommon(20, 1, 0);
   bench->Start(Bit(1), false, 16);
   EXPECT_EQ(bench->Create(1, 64, 64), GpuBench::kOk);

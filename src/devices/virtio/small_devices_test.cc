@@ -4,6 +4,7 @@
 
 #include <random>
 
+#include "base/fuzz_testing.h"
 #include "devices/virtio/balloon.h"
 #include "devices/virtio/console.h"
 #include "devices/virtio/rng.h"
@@ -249,14 +250,10 @@ TEST(VirtioConsoleWithoutConsole, WhatCannotBe) {
     EXPECT_FALSE(VirtioConsole::Create(options, bench.memory, bench.scheduler));
 }
 
-// A hostile driver of ports with a seed; NACRE_FUZZ_CASES and NACRE_FUZZ_SEED give longer and other runs. Asserted: no
-// crash, bounded memory, and what one driver did is gone with a reset.
+// A hostile driver of ports with a seed; longer runs: base/fuzz_testing.h. Asserted: no crash, bounded memory, and what
+// one driver did is gone with a reset.
 TEST(VirtioConsoleFuzz, RandomDriver) {
-  const auto environment = [](const char* name, uint64_t otherwise) {
-    const char* const text = std::getenv(name);
-    return text ? std::strtoull(text, nullptr, 0) : otherwise;
-  };
-  std::mt19937_64 random(environment("NACRE_FUZZ_SEED", 20261122));
+  std::mt19937_64 random(FuzzSeed(20261122));
   const auto below = [&](uint64_t limit) { return static_cast<uint32_t>(random() % limit); };
   /// Types back as soon as there is room, from within RoomAvailable.
   struct Eager : TestChars {
@@ -276,8 +273,8 @@ TEST(VirtioConsoleFuzz, RandomDriver) {
   VirtioConsole* const console = created->get();
   bench.Plug(std::move(*created));
   bench.Start(Bit(0) | Bit(1), false);
-  const uint64_t cases = environment("NACRE_FUZZ_CASES", 20'000);
-  for (uint64_t round = 0; round < cases; ++round) {
+  FuzzRun run(20'000);
+  while (run.Next()) {
     const unsigned queue = below(8);
     std::vector<TestBuffer> buffers;
     for (uint32_t i = 1 + below(3); i != 0; --i)
@@ -301,7 +298,7 @@ TEST(VirtioConsoleFuzz, RandomDriver) {
     for (unsigned i = 0; i < 8; ++i) {
       while (bench.ring(i).GetUsed()) {
       }
-      again |= round % 48 == 47;
+      again |= run.index() % 48 == 47;
     }
     if (!again) continue;
     auto saving = state::Archive::ForSaving();
@@ -315,7 +312,7 @@ TEST(VirtioConsoleFuzz, RandomDriver) {
     bench.Start(Bit(0) | (below(8) ? Bit(1) : 0), below(2) != 0);
   }
   EXPECT_GT(agent.written, 0u);
-  EXPECT_GT(agent.opened.size(), cases / 2000);
+  EXPECT_GT(agent.opened.size(), run.cases() / 2000);
   bench.pci.reset();
 }
 

@@ -2,7 +2,7 @@
 // too, on both engines. The engine must come back whenever it is asked to, and never with an error. What the code
 // computes is the differential test's business (engine/difftest).
 //
-// NACRE_FUZZ_CASES=N in the environment: that many streams a mode. NACRE_FUZZ_SEED=N: another series.
+// Longer runs: base/fuzz_testing.h; a case is a stream in each mode.
 
 #include <gtest/gtest.h>
 
@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "base/fuzz_testing.h"
 #include "engine/difftest/generator.h"
 #include "engine/interp/interp_engine.h"
 #include "engine/jit/hostile_testing.h"
@@ -18,11 +19,6 @@
 
 namespace nacre::engine::jit::hostile {
 namespace {
-
-uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text ? std::strtoull(text, nullptr, 0) : otherwise;
-}
 
 /// Asks a CPU to stop every millisecond. A run that does not end within half a minute ends the process, with its seed.
 class Stopper {
@@ -182,18 +178,17 @@ class RandomCode : public testing::TestWithParam<Target> {};
 
 TEST_P(RandomCode, ComesBack) {
   const bool jit = GetParam().jit;
-  const uint64_t cases = FromEnvironment("NACRE_FUZZ_CASES", 300);
-  const uint64_t first_seed = FromEnvironment("NACRE_FUZZ_SEED", 1);
+  const uint64_t first_seed = FuzzSeed(1);
   Machine machine(
       jit ? std::move(*CreateJitEngine({.code_cache_bytes = 4 * kMiB, .debug = {.stress = GetParam().stress}}))
           : interp::CreateInterpEngine());
   Stopper stopper(machine.vcpu());
   StreamMaker maker;
-  for (uint64_t i = 0; i < cases; ++i) {
-    const uint64_t seed = first_seed * 1000003 + i;
+  for (FuzzRun streams(300); streams.Next();) {
+    const uint64_t seed = first_seed * 1000003 + streams.index();
     stopper.Begin(seed);
     maker.Seed(seed);
-    if (i % 64 == 0) machine.Reset(seed);
+    if (streams.index() % 64 == 0) machine.Reset(seed);
     const uint64_t at = GetParam().mode == Mode::kReal ? 0x8000 : kCode;
     machine.Put(at, maker.Stream(4 * kPageSize));
     if (maker.Below(2)) machine.Put(kHandlers, maker.Stream(0x400));

@@ -112,6 +112,15 @@ TEST(CpuState, SaveLoadKeepsEverything) {
   EXPECT_TRUE(loaded.pending_debug && loaded.nmi_masked && !loaded.halted);
 }
 
+/// A saved state with `value` in a byte of the XSAVE header, which saving would not write.
+std::vector<uint8_t> WithXsaveHeader(std::vector<uint8_t> data, size_t offset, uint8_t value) {
+  constexpr uint8_t kField[] = {3, 0, 0, 0, 64, 0, 0, 0};  // number, kind, size
+  const auto found = std::ranges::search(data, kField);
+  EXPECT_FALSE(found.empty());
+  if (!found.empty()) *(found.end() + static_cast<ptrdiff_t>(offset)) = value;
+  return data;
+}
+
 TEST(CpuState, ImpossibleValuesAreRejected) {
   const std::vector<void (*)(CpuState&)> kMutations = {
       [](CpuState& s) { s.rflags = 0; },
@@ -141,7 +150,6 @@ TEST(CpuState, ImpossibleValuesAreRejected) {
       [](CpuState& s) { s.msr.mtrr_def_type = 7; },
       [](CpuState& s) { s.msr.mtrr_physical[1] = 1; },
       [](CpuState& s) { s.msr.mtrr_physical[2] = Bit(45); },
-      [](CpuState& s) { s.xsave.bytes[513] = 2; },
       [](CpuState& s) { s.xcr0 = 5; },
       [](CpuState& s) { s.xcr0 = 0x67; },
       [](CpuState& s) { s.xcr0 = 0xe3; },
@@ -149,7 +157,6 @@ TEST(CpuState, ImpossibleValuesAreRejected) {
       [](CpuState& s) { s.msr.pat = 2; },
       [](CpuState& s) { s.msr.lstar = Bit(63); },
       [](CpuState& s) { s.xsave.mxcsr() = 0x10000; },
-      [](CpuState& s) { s.xsave.bytes[519] = 0x80; },
       [](CpuState& s) { s.xsave.bytes[527] = 0x80; },
   };
   int number = 0;
@@ -161,6 +168,10 @@ TEST(CpuState, ImpossibleValuesAreRejected) {
     EXPECT_FALSE(Load(loaded, data).has_value()) << "mutation " << number;
     ++number;
   }
+  CpuState state = LongModeState(), loaded;
+  EXPECT_TRUE(Load(loaded, WithXsaveHeader(Save(state), 1, 0)));
+  EXPECT_FALSE(Load(loaded, WithXsaveHeader(Save(state), 1, 2)));
+  EXPECT_FALSE(Load(loaded, WithXsaveHeader(Save(state), 7, 0x80)));
 }
 
 TEST(CpuStateModels, TheXsaveAreaIsTheModels) {
@@ -219,13 +230,18 @@ TEST(CpuStateModels, WhatTheModelLacksIsNotInItsState) {
   EXPECT_EQ(loaded.msr.tsc_adjust, 5u);
   ASSERT_TRUE(Load(loaded, Save(state, one), one));
   EXPECT_EQ(loaded.msr.tsc_adjust | loaded.msr.tsc_aux | loaded.msr.spec_ctrl, 0u);
-  for (const auto& mutate : std::initializer_list<void (*)(CpuState&)>{
-           [](CpuState& s) { s.cr4 |= cr4::kUmip; }, [](CpuState& s) { s.cr4 |= cr4::kOsXsave; },
-           [](CpuState& s) { s.xcr0 = 7; }, [](CpuState& s) { s.xsave.bytes[512] = 4; }}) {
+  for (const auto& mutate : std::initializer_list<void (*)(CpuState&)>{[](CpuState& s) { s.cr4 |= cr4::kUmip; },
+                                                                       [](CpuState& s) { s.cr4 |= cr4::kOsXsave; },
+                                                                       [](CpuState& s) { s.xcr0 = 7; }}) {
     CpuState bad = state;
     mutate(bad);
     EXPECT_FALSE(Load(loaded, Save(bad, one), one));
   }
+  EXPECT_FALSE(Load(loaded, WithXsaveHeader(Save(state, one), 0, 4), one));
+  // What the host has besides is not saved.
+  state.xsave.bytes[512] |= 4;
+  ASSERT_TRUE(Load(loaded, Save(state, one), one));
+  EXPECT_EQ(loaded.xsave.bytes[512] & 4, 0);
 }
 
 /// Damaged files: no crash, and what is accepted is what a CPU of the model can hold.

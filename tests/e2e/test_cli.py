@@ -44,8 +44,7 @@ class CommandLine(GuestCase):
                 self.assertTrue(done.stderr.strip(), "no message")
 
     def test_not_there_yet_is_2_and_says_so(self):
-        run = (["--disk", "x,format=qcow2"], ["--net", "switch:a"], ["--net", "tap:a"],
-               ["program.wasm"])
+        run = (["--net", "switch:a"], ["--net", "tap:a"], ["program.wasm"])
         commands = ("clone", "migrate", "image", "serve")
         for arguments in [["run", *words] for words in run] + [[command] for command in commands]:
             with self.subTest(arguments=arguments):

@@ -131,7 +131,7 @@ button:
   jz look
 off:
   mov $0x604, %dx
-  mov $0x3400, %ax
+  mov $0x2000, %ax
   out %ax, %dx
   hlt
 put:

@@ -38,17 +38,16 @@ constexpr fmt::format_string<std::string_view> kHelp =
     "  nacre help              this text\n"
     "  nacre --version         the version\n";
 
-constexpr std::array<std::string_view, 29> kCommands{
-    "run",  "snapshot", "restore", "disk",    "doctor",  "engine",  "pause",     "resume",  "create", "start",
-    "stop", "kill",     "rm",      "ls",      "inspect", "exec",    "logs",      "console", "stats",  "screenshot",
-    "type", "key",      "cp",      "control", "help",    "version", "--version", "--help",  "-h"};
+constexpr std::array<std::string_view, 30> kCommands{
+    "run",  "snapshot", "restore", "disk",    "doctor",  "engine", "pause",   "resume",    "create", "start",
+    "stop", "kill",     "rm",      "ls",      "inspect", "exec",   "logs",    "console",   "stats",  "screenshot",
+    "type", "key",      "cp",      "control", "clone",   "help",   "version", "--version", "--help", "-h"};
 
 struct LaterCommand {
   std::string_view name, instead;
 };
 constexpr std::string_view kUseRun = "use `nacre run` with files of your own";
 constexpr std::array kLaterCommands = std::to_array<LaterCommand>({
-    {"clone", kUseRun},
     {"export", kUseRun},
     {"import", kUseRun},
     {"migrate", kUseRun},

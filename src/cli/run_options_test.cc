@@ -212,8 +212,7 @@ TEST(RunOptions, Displays) {
 }
 
 TEST(RunOptions, WhatIsNotThereYetSaysSo) {
-  for (const auto& words : std::vector<std::vector<std::string_view>>{
-           {"--net", "switch:a"}, {"--net", "tap:tap0"}}) {
+  for (const auto& words : std::vector<std::vector<std::string_view>>{{"--net", "switch:a"}, {"--net", "tap:tap0"}}) {
     const auto options = ParseRun(words);
     ASSERT_FALSE(options) << words[0];
     EXPECT_NE(options.error().message.find("not there yet"), std::string::npos) << options.error().message;

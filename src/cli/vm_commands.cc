@@ -38,6 +38,7 @@ constexpr std::array kStop = std::to_array<VmOption>({{"--timeout", true}, {"--f
 constexpr std::array kForce = std::to_array<VmOption>({{"--force"}});
 constexpr std::array kJson = std::to_array<VmOption>({{"--json"}});
 constexpr std::array kRestore = std::to_array<VmOption>({{"--force"}, {"--attach"}});
+constexpr std::array kClone = std::to_array<VmOption>({{"--count", true}, {"--live"}});
 constexpr std::array kLogs = std::to_array<VmOption>({{"-f"}, {"--follow"}, {"--messages"}});
 
 constexpr std::array kWords = std::to_array<VmWord>({
@@ -59,6 +60,10 @@ constexpr std::array kWords = std::to_array<VmWord>({
      KillCommand},
     {"rm", "VM... [--force]", "Removes VMs with their disks and snapshots. --force: running ones too.", 1, kMany,
      kForce, RemoveCommand},
+    {"clone", "VM NEW [--count N]",
+     "Makes a VM that goes on from where a stopped one is; at once, for both share what they have in common.\n"
+     "--count: N of them, NEW-1 to NEW-N.",
+     2, 2, kClone, CloneCommand},
     {"ls", "[--json]", "Lists the VMs.", 0, 0, kJson, ListCommand},
     {"inspect", "VM [--json]", "Tells all of a VM.", 1, 1, kJson, InspectCommand},
     {"logs", "VM [-f] [--messages]",
@@ -164,7 +169,8 @@ std::string_view VmCommandHelp() {
          "  nacre restore VM NAME   start a VM from a snapshot\n"
          "  nacre logs VM           what a VM's guest has printed\n"
          "  nacre stats [VM...]     what running VMs cost\n"
-         "  nacre rm VM...          remove VMs\n";
+         "  nacre rm VM...          remove VMs\n"
+         "  nacre clone VM NEW      another VM that goes on from where a stopped one is\n";
 }
 
 std::optional<int> VmCommand(std::span<const std::string_view> words) {

@@ -49,6 +49,7 @@ int SnapshotCommand(const VmWords& words);
 int RestoreCommand(const VmWords& words);
 int InspectCommand(const VmWords& words);
 int StatsCommand(const VmWords& words);
+int CloneCommand(const VmWords& words);
 
 /// Attaches this terminal, or pipes, to the console of a running VM until that ends or the user leaves.
 int AttachConsole(const lifecycle::VmPaths& vm);

@@ -32,12 +32,13 @@ int VmDoctor(std::span<const std::string_view> words) {
                     {"what", problem.what},
                     {"repairable", problem.mendable},
                     {"repaired", problem.mended}});
-    if (!json) fmt::print("{}: {}{}\n", problem.where, problem.what, problem.mended ? ": removed" : "");
+    if (!json) fmt::print("{}: {}{}\n", problem.where, problem.what, problem.mended ? ": mended" : "");
   }
   if (json)
     fmt::print("{}\n", list.dump(2, ' ', false, control::Json::error_handler_t::replace));
   else if (mendable != 0 && !repair)
-    fmt::print("`nacre doctor --vms --repair` removes what is left of {}\n", mendable == 1 ? "this" : "these");
+    fmt::print("`nacre doctor --vms --repair` mends {}\n",
+               mendable == 1 ? "one of these" : fmt::format("{} of these", mendable));
   else if (list.empty())
     fmt::print("{} VMs in {}: all is well\n", home->VmNames().size(), home->vms().string());
   return left ? kExitFailed : kExitDone;

@@ -8,10 +8,12 @@
 
 #include "base/fd.h"
 #include "base/size_text.h"
+#include "lifecycle/vm_draft.h"
 #include "lifecycle/vm_files.h"
+#include "lifecycle/vm_layers.h"
 #include "lifecycle/vm_lock.h"
 #include "lifecycle/vm_toml.h"
-#include "storage/image_tools.h"
+#include "storage/image.h"
 
 namespace nacre::lifecycle {
 
@@ -23,36 +25,6 @@ bool IsBelow(const fs::path& path, const fs::path& folder) {
   const fs::path relative = path.lexically_relative(folder);
   return !relative.empty() && *relative.begin() != "..";
 }
-
-/// A folder for work, with its lock; removed at the end unless it has got its name.
-class Draft {
- public:
-  static Result<Draft> Create(const Home& home, std::string_view name) {
-    NACRE_TRY_STATUS(MakeFolders(home.vms()));
-    const FolderGuard guard(home.vms());
-    const fs::path folder = home.vms() / fmt::format("{}{}-{}", kNewPrefix, name, NewUuid().substr(0, 8));
-    if (mkdir(folder.c_str(), 0700) != 0) return FailErrno("{}", folder.string());
-    auto lock = VmLock::Take(VmPaths{folder}.lock());
-    if (lock) return Draft(folder, std::move(*lock));
-    static_cast<void>(RemoveTree(folder));
-    return std::unexpected(lock.error());
-  }
-  Draft(Draft&& other) noexcept : folder_(std::exchange(other.folder_, {})), lock_(std::move(other.lock_)) {}
-  ~Draft() {
-    if (!folder_.empty()) static_cast<void>(RemoveTree(folder_));
-  }
-  const fs::path& folder() const { return folder_; }
-  Status Publish(const fs::path& to) {
-    NACRE_TRY_STATUS(RenameNew(folder_, to));
-    folder_.clear();
-    return {};
-  }
-
- private:
-  Draft(fs::path folder, VmLock lock) : folder_(std::move(folder)), lock_(std::move(lock)) {}
-  fs::path folder_;
-  VmLock lock_;
-};
 
 class Creation {
  public:
@@ -125,39 +97,31 @@ class Creation {
         NACRE_TRY_STATUS(KeepOutside(disk.path));
         continue;
       }
-      NACRE_TRY_STATUS(MakeDisk(disk, number++, size));
+      NACRE_TRY_STATUS(MakeDisk(disk, fmt::format("disks/disk{}.qcow2", number++), size));
       size = 0;
     }
     return {};
   }
   static bool IsOwn(const machine::DiskConfig& disk) { return !disk.read_only && !disk.cdrom && !disk.snapshot; }
 
-  /// A disk of the VM's own: an empty one, or a copy of the file that was named, without the images below it.
-  Status MakeDisk(machine::DiskConfig& disk, unsigned number, uint64_t size_bytes) {
-    using storage::ImageFormat;
+  /// An overlay on the disk's file, which is only read from now on; without a file an empty disk.
+  Status MakeDisk(machine::DiskConfig& disk, const std::string& name, uint64_t size_bytes) {
     NACRE_TRY_STATUS(MakeFolders(VmPaths{folder_}.disks()));
-    if (!disk.format) disk.format = disk.path.empty() ? ImageFormat::kRaw : NACRE_TRY(storage::ProbeFormat(disk.path));
-    const std::string name = fmt::format("disks/disk{}.{}", number, storage::FormatName(*disk.format));
     const fs::path path = folder_ / name;
     if (disk.path.empty()) {
-      const Fd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-      if (!file.valid()) return FailErrno("{}", path.string());
-    } else if (NACRE_TRY(storage::DescribeImage({.path = disk.path, .format = disk.format})).size() > 1) {
-      NACRE_TRY_STATUS(storage::ConvertImage({.path = disk.path, .format = disk.format}, path.string(), {}));
+      storage::Qcow2Options options;
+      options.size_bytes = size_bytes;
+      NACRE_TRY_STATUS(storage::CreateQcow2(path.string(), options));
     } else {
-      NACRE_TRY_STATUS(CopyFile(disk.path, path));
-    }
-    if (size_bytes != 0) {
-      const storage::ImageOptions image{.path = path.string(), .format = disk.format};
-      const uint64_t present = NACRE_TRY(storage::DescribeImage(image)).front().size_bytes;
-      if (size_bytes < present)
+      const DiskLayer below = NACRE_TRY(LookAtDisk(disk.path, disk.format));
+      if (size_bytes != 0 && size_bytes < below.size_bytes)
         return Fail("--disk-size {}: {} has {} already, and a disk does not shrink", SizeText(size_bytes), disk.path,
-                    SizeText(present));
-      NACRE_TRY_STATUS(storage::ResizeImage(image, size_bytes));
+                    SizeText(below.size_bytes));
+      NACRE_TRY_STATUS(MakeOverlay(home_, path, below, size_bytes));
     }
-    NACRE_TRY_STATUS(SyncFolder(path.parent_path()));
     disk.path = name;
-    return {};
+    disk.format = storage::ImageFormat::kQcow2;
+    return SyncFolder(path.parent_path());
   }
 
   const Home& home_;
@@ -169,31 +133,43 @@ class Creation {
 }  // namespace
 
 Status CreateVm(const Home& home, NewVm vm) {
-  const VmPaths paths = NACRE_TRY(home.PathsOf(vm.name));
-  const auto exists = [&] {
-    return Fail("{}: there is such a VM already; give another name, or remove it with `nacre rm {}`", vm.name, vm.name);
-  };
-  if (home.HasVm(vm.name)) return exists();
+  NACRE_TRY_STATUS(CheckName(vm.name));
   RemoveLeftovers(home);
-  Draft draft = NACRE_TRY(Draft::Create(home, vm.name));
-  if (const Status status = Creation(home, vm, draft.folder()).Fill(); !status) return status;
-  NACRE_TRY_STATUS(SyncFolder(draft.folder()));
-  const Status published = draft.Publish(paths.folder);
-  if (!published && published.error().code == EEXIST) return exists();
-  return published;
+  VmDraft draft = NACRE_TRY(VmDraft::Create(home, vm.name));
+  NACRE_TRY_STATUS(Creation(home, vm, draft.folder()).Fill());
+  return draft.Publish();
 }
 
+namespace {
+
+/// Overlays on files in its directory, that somebody made by hand or of a snapshot, would be lost.
+Status CheckNobodyStandsOn(const Home& home, const VmPaths& vm) {
+  std::error_code error;
+  const fs::path folder = fs::canonical(vm.folder, error);
+  if (error) return Fail("{}: {}", vm.folder.string(), error.message());
+  for (const auto& [from, to] : NACRE_TRY(FindBackingReferences(home)).references)
+    if (IsBelow(to, folder) && !IsBelow(from, vm.folder))
+      return Fail("{}: {} stands on {}; remove that first", vm.name(), from.string(), to.string());
+  return {};
+}
+
+}  // namespace
+
 Status RemoveVm(const Home& home, const VmPaths& vm) {
+  const LayersGuard guard = NACRE_TRY(LayersGuard::Take(home));
   auto lock = VmLock::Take(vm.lock());
   if (!lock && lock.error().code == EBUSY)
     return Fail("{} runs ({}); `nacre stop {}` first, or `nacre rm --force {}`", vm.name(), lock.error().message,
                 vm.name(), vm.name());
   if (!lock) return std::unexpected(lock.error());
+  NACRE_TRY_STATUS(CheckNobodyStandsOn(home, vm));
   const fs::path away = home.vms() / fmt::format("{}{}-{}", kRemovedPrefix, vm.name(), NewUuid().substr(0, 8));
   NACRE_TRY_STATUS(RenameNew(vm.folder, away));
   if (const Status status = RemoveTree(away); !status)
     return Fail("{} is no VM any more, but not all of it could be removed: {}", vm.name(), status.error().message);
   RemoveLeftovers(home);
+  // Where an image cannot be read, nobody knows what is used: layers stay, and `nacre doctor --vms` tells why.
+  static_cast<void>(RemoveUnusedLayers(home, guard));
   return {};
 }
 

@@ -10,6 +10,7 @@
 #include "lifecycle/vm_log.h"
 #include "lifecycle/vm_status.h"
 #include "lifecycle/vm_toml.h"
+#include "storage/image.h"
 
 namespace nacre::lifecycle {
 namespace {

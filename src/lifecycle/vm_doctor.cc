@@ -8,8 +8,11 @@
 #include "lifecycle/vm_config.h"
 #include "lifecycle/vm_create.h"
 #include "lifecycle/vm_files.h"
+#include "lifecycle/vm_layers.h"
 #include "lifecycle/vm_lock.h"
 #include "lifecycle/vm_toml.h"
+#include "storage/image.h"
+#include "storage/qcow2_check.h"
 
 namespace nacre::lifecycle {
 
@@ -32,6 +35,7 @@ class Examination {
       }
     }
     for (const std::string& name : home_.VmNames()) ExamineVm({home_.vms() / name});
+    ExamineLayers();
     return std::move(problems_);
   }
 
@@ -47,13 +51,14 @@ class Examination {
       return Problem(vm, fmt::format("{} is no directory; take it away", vm.folder.string()));
     if (!fs::exists(vm.toml(), error)) {
       Problem(vm, fmt::format("has no vm.toml: take it from a backup, or remove the VM with `nacre rm {}`", vm.name()));
-    } else if (const auto config = ReadVmToml(vm.toml().string()); !config) {
-      Problem(vm, config.error().message);
     } else {
-      ExamineFiles(vm, *config);
-      ExamineIdentity(vm, *config);
+      const auto config = ReadVmToml(vm.toml().string());
+      if (!config) Problem(vm, config.error().message);
+      if (config) ExamineFiles(vm, *config);
+      if (config) ExamineIdentity(vm, *config);
+      return ExamineRemains(vm, config ? &*config : nullptr);
     }
-    ExamineRemains(vm);
+    ExamineRemains(vm, nullptr);
   }
 
   void ExamineFiles(const VmPaths& vm, const VmConfig& config) {
@@ -89,6 +94,46 @@ class Examination {
     }
   }
 
+  /// The VM does not run, and cannot be started meanwhile.
+  void ExamineDisks(const VmPaths& vm, const VmConfig& config) {
+    for (const auto& disk : config.machine.disks) {
+      const fs::path path = (vm.folder / disk.path).lexically_normal();
+      std::error_code error;
+      if (disk.cdrom || !fs::exists(path, error)) continue;
+      const auto layer = LookAtDisk(path, disk.format);
+      if (!layer) {
+        Problem(vm, layer.error().message);
+      } else if (layer->format == storage::ImageFormat::kQcow2 && !disk.read_only) {
+        ExamineImage(vm, path);
+      }
+    }
+  }
+
+  void ExamineImage(const VmPaths& vm, const fs::path& path) {
+    const auto report = storage::CheckQcow2(path.string(), mend_);
+    if (!report) return Problem(vm, report.error().message);
+    if (report->corruptions != 0)
+      Problem(vm, fmt::format("{}: the image is damaged: {}", path.string(),
+                              report->faults.empty() ? "" : report->faults[0]));
+    if (report->leaks == 0 && report->repaired == 0) return;
+    VmProblem& problem = Mendable(path.string(), "has clusters that are counted and not used; no data is in danger");
+    problem.mended = report->leaks == 0;
+  }
+
+  void ExamineLayers() {
+    std::error_code error;
+    if (!fs::exists(home_.layers(), error)) return;
+    const auto guard = LayersGuard::Take(home_);
+    const auto unused = UnusedLayers(home_);
+    if (!guard || !unused) {
+      problems_.push_back({home_.layers().string(), (guard ? unused.error() : guard.error()).message, false, false});
+      return;
+    }
+    if (mend_) static_cast<void>(RemoveUnusedLayers(home_, *guard));
+    for (const fs::path& layer : *unused)
+      Mendable(layer.string(), "is a frozen disk that nothing stands on").mended = mend_ && !fs::exists(layer, error);
+  }
+
   static bool IsRemainder(const fs::path& path) {
     std::error_code error;
     const std::string name = path.filename().string();
@@ -97,7 +142,7 @@ class Examination {
   }
 
   /// Sockets nobody listens on, files that were not finished.
-  void ExamineRemains(const VmPaths& vm) {
+  void ExamineRemains(const VmPaths& vm, const VmConfig* config) {
     std::error_code error;
     // While the lock is held here nobody starts the VM.
     const bool exists = fs::exists(vm.lock(), error);
@@ -106,6 +151,7 @@ class Examination {
       if (lock.error().code != EBUSY) Problem(vm, lock.error().message);
       return;
     }
+    if (config) ExamineDisks(vm, *config);
     for (const fs::path& folder : {vm.folder, vm.run(), vm.boot(), vm.disks()}) {
       for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
         if (!IsRemainder(at->path())) continue;

@@ -389,7 +389,7 @@ class Doctor(Vms):
                          {".new-x-1234", ".vm.toml.1.tmp", "control", "console"})
         self.assertTrue(all(one["repairable"] and not one["repaired"] for one in found), found)
         said = self.nacre("doctor", "--vms", "--repair")
-        self.assertEqual(said.count(": removed"), 4, said)
+        self.assertEqual(said.count(": mended"), 4, said)
         self.assertIn("all is well", self.nacre("doctor", "--vms"))
         self.assertEqual(self.of("db")["state"], "running")
         self.nacre("start", "web")
@@ -399,7 +399,7 @@ class Doctor(Vms):
             self.nacre("create", name, "--kernel", self.kernel, "--disk-size", "1M")
         vms = self.home / "vms"
         (vms / "one/vm.toml").unlink()
-        (vms / "two/disks/disk0.raw").unlink()
+        (vms / "two/disks/disk0.qcow2").unlink()
         (vms / "three/vm.toml").write_text("memory = 3\n")
         (vms / "five").mkdir()
         (vms / "five/vm.toml").write_text((vms / "four/vm.toml").read_text().replace("boot/", "../four/boot/")
@@ -422,6 +422,31 @@ class Doctor(Vms):
                               env=self.environment)
         self.assertEqual(done.returncode, 1, done.stderr)
         return done.stdout
+
+
+class Clones(Vms):
+    def test_of_a_stopped_vm(self):
+        self.vm("web", "--disk-size", "8M")
+        self.nacre("start", "web")
+        self.assertIn("nacre stop web", self.nacre("clone", "web", "copy", expected=1))
+        self.nacre("stop", "web")
+        self.assertEqual(self.nacre("clone", "web", "copy"), "copy\n")
+        self.assertEqual(self.nacre("clone", "web", "many", "--count", "3"), "many-1\nmany-2\nmany-3\n")
+        self.nacre("start", "web", "copy", "many-1", "many-2", "many-3")
+        self.nacre("rm", "web", "--force")
+        self.assertEqual({vm["state"] for vm in json.loads(self.nacre("ls", "--json"))}, {"running"})
+        self.nacre("stop", "--all")
+        self.assertIn("all is well", self.nacre("doctor", "--vms"))
+        self.nacre("rm", "copy", "many-1", "many-2", "many-3")
+        self.assertEqual(list((self.home / "layers").iterdir()), [])
+
+    def test_refusals(self):
+        self.vm()
+        self.vm("db")
+        self.assertIn("already", self.nacre("clone", "web", "db", expected=1))
+        for arguments in (["web"], ["web", "x", "--count", "0"], ["web", "x", "--count", "many"], ["web", "x", "y"]):
+            self.nacre("clone", *arguments, expected=2)
+        self.assertIn("cannot be a name", self.nacre("clone", "web", "a/b", expected=1))
 
 
 class Files(Vms):

@@ -1,0 +1,135 @@
+#include "lifecycle/vm_clone.h"
+
+#include <unistd.h>
+
+#include <map>
+
+#include "lifecycle/vm_create.h"
+#include "lifecycle/vm_draft.h"
+#include "lifecycle/vm_files.h"
+#include "lifecycle/vm_layers.h"
+#include "lifecycle/vm_toml.h"
+
+namespace nacre::lifecycle {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+/// Writable, so that each VM needs its own.
+bool IsOwn(const machine::DiskConfig& disk) { return !disk.read_only && !disk.cdrom && !disk.snapshot; }
+
+class Cloning {
+ public:
+  Cloning(const Home& home, const VmPaths& source, const LayersGuard& guard)
+      : home_(home), source_(source), guard_(guard) {}
+
+  /// What all clones stand on.
+  Status Prepare() {
+    config_ = NACRE_TRY(ReadVmToml(source_.toml().string()));
+    for (const auto& floppy : config_.machine.floppies)
+      if (!floppy.read_only) NACRE_TRY_STATUS(CheckInside("floppy.file", floppy.path));
+    for (const auto& disk : config_.machine.disks) {
+      if (!IsOwn(disk)) continue;
+      NACRE_TRY_STATUS(CheckInside("disk.file", disk.path));
+      const fs::path path = PathOf(disk.path);
+      const auto format = disk.format ? *disk.format : NACRE_TRY(storage::ProbeFormat(path.string()));
+      // A raw disk is copied; its blocks are shared where the file system can.
+      if (format == storage::ImageFormat::kQcow2) layers_[disk.path] = NACRE_TRY(FreezeDisk(home_, path, guard_));
+    }
+    return {};
+  }
+
+  Status Make(const std::string& name) {
+    VmDraft draft = NACRE_TRY(VmDraft::Create(home_, name));
+    VmConfig config = config_;
+    config.uuid = NewUuid();
+    for (auto& network : config.machine.networks)
+      if (network.mac) network.mac = NewMac();
+    machine::MachineConfig& machine = config.machine;
+    NACRE_TRY_STATUS(Share(draft, machine.kernel));
+    for (const std::string& initrd : machine.initrds) NACRE_TRY_STATUS(Share(draft, initrd));
+    if (machine.firmware != "bios" && machine.firmware != "uefi") NACRE_TRY_STATUS(Share(draft, machine.firmware));
+    NACRE_TRY_STATUS(Copy(draft, config.password_file));
+    NACRE_TRY_STATUS(Copy(draft, machine.firmware_variables));
+    for (const auto& floppy : machine.floppies) NACRE_TRY_STATUS(Copy(draft, floppy.path));
+    for (const auto& disk : machine.disks) {
+      const auto layer = layers_.find(disk.path);
+      if (layer == layers_.end()) {
+        NACRE_TRY_STATUS(Copy(draft, disk.path));
+        continue;
+      }
+      const fs::path path = NACRE_TRY(PlaceFor(draft, disk.path));
+      NACRE_TRY_STATUS(MakeOverlay(home_, path, layer->second));
+    }
+    NACRE_TRY_STATUS(WriteAtomically(draft.paths().toml(), VmTomlText(config)));
+    return draft.Publish();
+  }
+
+ private:
+  fs::path PathOf(const std::string& file) const { return (source_.folder / file).lexically_normal(); }
+  bool IsInside(const std::string& file) const {
+    const fs::path path = fs::path(file).lexically_normal();
+    return path.is_relative() && *path.begin() != "..";
+  }
+  Status CheckInside(std::string_view key, const std::string& file) const {
+    if (IsInside(file)) return {};
+    return Fail(
+        "{}: {} = {} is not in its directory, and two VMs must not write to it: clone it by hand, or make it read-only",
+        source_.name(), key, file);
+  }
+  Result<fs::path> PlaceFor(const VmDraft& draft, const std::string& file) const {
+    const fs::path path = draft.folder() / fs::path(file).lexically_normal();
+    NACRE_TRY_STATUS(MakeFolders(path.parent_path()));
+    return path;
+  }
+  /// A file that VMs only read: a second name where a copy would cost space.
+  Status Share(const VmDraft& draft, const std::string& file) const {
+    if (file.empty() || !IsInside(file)) return {};
+    const fs::path path = NACRE_TRY(PlaceFor(draft, file));
+    if (link(PathOf(file).c_str(), path.c_str()) == 0 || errno == EEXIST) return {};
+    return CopyFile(PathOf(file), path);
+  }
+  Status Copy(const VmDraft& draft, const std::string& file) const {
+    std::error_code error;
+    if (file.empty() || !IsInside(file)) return {};
+    const fs::path path = NACRE_TRY(PlaceFor(draft, file));
+    // Variables of UEFI appear with the first run.
+    if (!fs::exists(PathOf(file), error) || fs::exists(path, error)) return {};
+    return CopyFile(PathOf(file), path);
+  }
+
+  const Home& home_;
+  const VmPaths& source_;
+  const LayersGuard& guard_;
+  VmConfig config_;
+  std::map<std::string, DiskLayer> layers_;  ///< by disk.file
+};
+
+}  // namespace
+
+Status CloneVm(const Home& home, const VmPaths& source, const std::vector<std::string>& names,
+               const std::function<void(const std::string&)>& made) {
+  for (const std::string& name : names) {
+    NACRE_TRY_STATUS(CheckName(name));
+    if (home.HasVm(name)) return Fail("{}: there is such a VM already; give another name", name);
+  }
+  const auto lock = VmLock::Take(source.lock());
+  if (!lock && lock.error().code == EBUSY)
+    return Fail("{} runs, or is being changed ({}); `nacre stop {}` first", source.name(), lock.error().message,
+                source.name());
+  if (!lock) return std::unexpected(lock.error());
+  RemoveLeftovers(home);
+  const LayersGuard guard = NACRE_TRY(LayersGuard::Take(home));
+  Cloning cloning(home, source, guard);
+  Status status = cloning.Prepare();
+  for (const std::string& name : names) {
+    if (status) status = cloning.Make(name);
+    if (status) made(name);
+  }
+  // After a failure there may be a layer that nothing but the source stands on, which does no harm, or nothing at all.
+  if (!status) static_cast<void>(RemoveUnusedLayers(home, guard));
+  return status;
+}
+
+}  // namespace nacre::lifecycle

@@ -451,7 +451,8 @@ class Clones(Vms):
 
 class Files(Vms):
     def test_disks_are_the_vms_own(self):
-        disk = self.write("disk.img", b"content" + bytes(1 << 20))
+        content = b"content".ljust(1 << 20, b"\0")
+        disk = self.write("disk.img", content)
         disc = self.write("disc.iso", bytes(1 << 20))
         self.vm("web", "--disk", disk, "--cdrom", disc, "--disk-size", "8M")
         seen = self.of()
@@ -460,7 +461,7 @@ class Files(Vms):
         self.assertEqual(inserted, {"file": str(disc), "readonly": True, "cdrom": True})
         self.nacre("start", "web")
         self.nacre("kill", "web")
-        self.assertEqual(disk.read_bytes(), b"content" + bytes(1 << 20))
+        self.assertEqual(disk.read_bytes(), content)
         self.assertIn("does not shrink",
                       self.nacre("create", "db", "--kernel", self.kernel, "--disk", disk, "--disk-size", "512K", expected=1))
         self.vm("empty", "--disk-size", "10G")

@@ -163,18 +163,19 @@ Result<BackingReferences> FindBackingReferences(const Home& home) {
 }
 
 Result<std::vector<fs::path>> UnusedLayers(const Home& home) {
+  // First: what appears after that has its reference before it has its name, and is not looked at.
+  std::vector<fs::path> layers;
+  std::error_code error;
+  for (fs::directory_iterator at(home.layers(), error), end; !error && at != end; at.increment(error)) {
+    std::error_code ignored;
+    if (fs::is_directory(at->path(), ignored)) layers.push_back(PathOfLayer(home, at->path().filename().string()));
+  }
   const BackingReferences found = NACRE_TRY(FindBackingReferences(home));
   if (!found.unreadable.empty()) return Context(found.unreadable[0], "which layers are used is not known");
   std::set<fs::path> used;
   for (const auto& reference : found.references) used.insert(reference.to);
-  std::vector<fs::path> unused;
-  std::error_code error;
-  for (fs::directory_iterator at(home.layers(), error), end; !error && at != end; at.increment(error)) {
-    const fs::path layer = PathOfLayer(home, at->path().filename().string());
-    std::error_code ignored;
-    if (fs::is_directory(at->path(), ignored) && !used.contains(Canonical(layer))) unused.push_back(layer);
-  }
-  return unused;
+  std::erase_if(layers, [&](const fs::path& layer) { return used.contains(Canonical(layer)); });
+  return layers;
 }
 
 Result<size_t> RemoveUnusedLayers(const Home& home, const LayersGuard&) {

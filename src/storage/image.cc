@@ -95,7 +95,9 @@ std::optional<ImageFormat> FormatNamed(std::string_view name) {
 
 Result<ImageFormat> ProbeFormat(const std::string& path) {
   struct stat info {};
-  if (stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode))
+  const bool known = stat(path.c_str(), &info) == 0;
+  if (known && S_ISDIR(info.st_mode)) return Fail("disk '{}': is a directory; give an image file", path);
+  if (known && !S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode))
     return Fail("disk '{}': is neither a file nor a block device", path);
   const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd.valid()) return FailErrno("disk '{}'", path);

@@ -67,6 +67,25 @@ class Grub(GuestCase):
                         self.check(firmware, *order, disk=disks)
 
 
+class Devices(GuestCase):
+    """An e1000 and a virtio-gpu, which the firmware finds too: Linux starts and uses the card."""
+
+    def test_e1000_and_virtio_gpu(self):
+        for firmware in ("bios", "uefi"):
+            with self.subTest(firmware=firmware), Nacre(
+                    "run", "--engine", ENGINE, "--firmware", firmware, "--net", "user,model=e1000", "--display", "offscreen",
+                    "--gpu", "virtio", *boot_arguments("amd64", "nacre.net=off")) as guest:
+                guest.expect(PROMPT, 300)
+                ids = guest.command_output("cat /sys/bus/pci/devices/*/uevent | grep PCI_ID")
+                for device in ("8086:100E", "1AF4:1050"):
+                    self.assertIn(device, ids)
+                guest.command_output("modprobe e1000; until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done; "
+                                     "ip link set eth0 up; udhcpc -i eth0 -q -n -t 20 -T 3 -s /etc/udhcpc.script")
+                self.assertIn("1 packets received", guest.command_output("ping -c 1 10.0.2.2 | grep received"))
+                guest.send("poweroff -f\n")
+                self.check_exit(guest, 0)
+
+
 class Variables(GuestCase):
     """OVMF starts a kernel of the command line by its EFI stub; what Linux writes is there after a restart of the machine."""
 

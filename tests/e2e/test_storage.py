@@ -1,5 +1,6 @@
 """Disks and CD-ROM drives on IDE and SATA, and floppies, seen from a Linux guest, and images that cannot be used."""
 import hashlib
+import os
 import pathlib
 import random
 import subprocess
@@ -127,6 +128,57 @@ class Images(Folder):
         self.refused("is a directory", "--floppy", "/")
         self.refused("No such file", "--cdrom", "/nonexistent.iso")
         self.refused("room for four", *[word for _ in range(5) for word in ("--disk", f"{good},bus=ide,readonly")])
+
+    def test_what_is_no_file_is_told_on_every_bus(self):
+        pipe = self.folder.name + "/pipe"
+        os.mkfifo(pipe)
+        empty = self.write("empty.img", b"")
+        odd = self.write("odd.img", bytes(513))
+        places = [("--disk", ",bus=virtio"), ("--disk", ",bus=ide"), ("--disk", ",bus=sata,readonly"),
+                  ("--disk", ",bus=ide,snapshot"), ("--cdrom", ",bus=ide"), ("--cdrom", ",bus=sata"), ("--floppy", ""),
+                  ("--floppy", ",readonly")]
+        for option, words in places:
+            with self.subTest(option=option, words=words):
+                self.refused("is a directory", option, f"/{words}")
+                for path in ("/dev/null", pipe):
+                    self.refused("neither a file nor a block device", option, f"{path}{words}")
+                self.refused("No such file", option, f"/nonexistent{words}")
+                self.refused("no diskette has 0 bytes" if option == "--floppy" else "empty", option, f"{empty}{words}")
+                self.refused("513 bytes", option, f"{odd}{words}")
+                if os.geteuid() != 0:  # root may read everything
+                    odd.chmod(0)
+                    self.refused("Permission denied", option, f"{odd}{words}")
+                    odd.chmod(0o644)
+
+
+class Truncated(Folder):
+    """Images that lose their second half under a running machine: reads of it are errors of the device, nothing else is."""
+
+    MIB = 4
+
+    def test_a_device_error_on_every_bus(self):
+        size = self.MIB << 20
+        images = {name: self.write(f"{name}.img", random.Random(name).randbytes(size))
+                  for name in ("vda", "ide", "sata", "disc")}
+        floppy = self.write("floppy.img", random.Random("floppy").randbytes(1440 << 10))
+        with Nacre("run", "--engine", ENGINE, "--net", "none", "--disk", f"{images['vda']},bus=virtio",
+                   "--disk", f"{images['ide']},bus=ide", "--disk", f"{images['sata']},bus=sata", "--cdrom", images["disc"],
+                   "--floppy", floppy, *boot_arguments("amd64")) as guest:
+            guest.expect(PROMPT)
+            guest.command_output(f"{DRIVERS}; modprobe floppy")
+            guest.command_output("until [ -e /dev/sdb ] && [ -e /dev/sr0 ] && [ -e /dev/fd0 ]; do usleep 100000; done", 300)
+            for image in images.values():
+                os.truncate(image, size // 2)
+            os.truncate(floppy, 720 << 10)
+            for device, mib in (("vda", self.MIB), ("sda", self.MIB), ("sdb", self.MIB), ("sr0", self.MIB)):
+                with self.subTest(device=device):
+                    self.assertIn("yes", guest.command_output(f"dd if=/dev/{device} bs=64k count=4 >/dev/null && echo yes"))
+                    self.assertIn("I/O error", guest.command_output(f"dd if=/dev/{device} bs=64k skip={mib * 16 - 4} 2>&1 "
+                                                                    ">/dev/null", 300))
+            self.assertIn("yes", guest.command_output("dd if=/dev/fd0 bs=18k count=4 >/dev/null && echo yes"))
+            self.assertIn("I/O error", guest.command_output("dd if=/dev/fd0 bs=18k skip=79 2>&1 >/dev/null", 300))
+            guest.send("poweroff -f\n")
+            self.check_exit(guest, 0)
 
 
 main()

@@ -28,9 +28,12 @@ class Font:
         return known or " "
 
 
-def read(picture, font, cell_width=8, left=0, top=0):
-    """The lines of text of a PNG file whose first cell is at (left, top)."""
+def read(picture, font, cell_width=8, left=0, top=0, bright=None):
+    """The lines of text of a PNG file whose first cell is at (left, top). With `bright`, ink is every pixel all of whose
+    channels are above it: for light text on a picture."""
     width, height, pixels = png.read(picture)
+    if bright is not None:
+        pixels = [[min(pixel) > bright for pixel in row] for row in pixels]
     lines = []
     for y in range(top, height - CELL_HEIGHT + 1, CELL_HEIGHT):
         rows = pixels[y:y + CELL_HEIGHT]

@@ -118,14 +118,43 @@ Bytes SleepState(std::string_view name, std::optional<uint8_t> type) {
   return aml::Name(name, aml::Package({aml::Integer(*type), aml::Integer(0), aml::Integer(0), aml::Integer(0)}));
 }
 
+/// The first of all terms: kGenerationIdPointerAt depends on it.
+Bytes GenerationIdPage(const AcpiConfig& config) {
+  return config.has_generation_id ? aml::Name("\\VGIA", aml::Dword(config.generation_id_page)) : Bytes();
+}
+
+/// Microsoft, "Virtual Machine Generation ID": ADDR gives the two halves of the ID's address. Linux knows the name that
+/// has the length of one.
+Bytes GenerationId(const AcpiConfig& config) {
+  if (!config.has_generation_id) return {};
+  const Bytes address = aml::Local(0);
+  const Bytes terms =
+      aml::Join({aml::Store(aml::Package({aml::Integer(0), aml::Integer(0)}), address),
+                 aml::Store(aml::Add(aml::Path("\\VGIA"), aml::Integer(kGenerationIdOffset)), aml::Index(address, 0)),
+                 aml::Return(address)});
+  return aml::Device(
+      "VGEN", aml::Join({aml::Name("_HID", aml::String("VMGENCTR")), aml::Name("_CID", aml::String("VM_Gen_Counter")),
+                         aml::Name("_DDN", aml::String("VM_Gen_Counter")), aml::Method("ADDR", 0, terms)}));
+}
+
+Bytes GeneralPurposeEvents(const AcpiConfig& config) {
+  if (!config.has_generation_id) return {};
+  constexpr char kHex[] = "0123456789ABCDEF";
+  const unsigned event = config.generation_id_event;
+  const char name[] = {'_', 'E', kHex[(event >> 4) & 15], kHex[event & 15], 0};
+  return aml::Scope("\\_GPE", aml::Method(name, 0, aml::Notify("\\_SB.VGEN", 0x80)));
+}
+
 }  // namespace
 
 std::vector<uint8_t> BuildDsdt(const AcpiConfig& config) {
-  const Bytes terms = aml::Join({aml::Name("\\PICM", aml::Integer(0)),
-                                 aml::Method("\\_PIC", 1, aml::Store(aml::Argument(0), aml::Path("\\PICM"))),
-                                 SleepState("\\_S3", config.s3_sleep_type), SleepState("\\_S4", config.s4_sleep_type),
-                                 SleepState("\\_S5", config.s5_sleep_type),
-                                 aml::Scope("\\_SB", aml::Join({HostBridge(config), Processors(config)}))});
+  const Bytes terms =
+      aml::Join({GenerationIdPage(config), aml::Name("\\PICM", aml::Integer(0)),
+                 aml::Method("\\_PIC", 1, aml::Store(aml::Argument(0), aml::Path("\\PICM"))),
+                 SleepState("\\_S3", config.s3_sleep_type), SleepState("\\_S4", config.s4_sleep_type),
+                 SleepState("\\_S5", config.s5_sleep_type),
+                 aml::Scope("\\_SB", aml::Join({HostBridge(config), Processors(config), GenerationId(config)})),
+                 GeneralPurposeEvents(config)});
   std::vector<uint8_t> table(36);
   std::memcpy(table.data(), "DSDT", 4);
   StoreLe(table.data() + 4, static_cast<uint32_t>(36 + terms.size()));

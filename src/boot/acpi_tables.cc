@@ -217,7 +217,8 @@ AcpiImage BuildAcpiImage(const AcpiConfig& config, uint64_t base) {
     const size_t start = AlignUp(out.size(), 16);
     out.resize(start);
     out.insert(out.end(), table.begin(), table.end());
-    for (const AcpiImage::Pointer& pointer : pointers) image.pointers.push_back({start + pointer.at, pointer.size});
+    for (const AcpiImage::Pointer& pointer : pointers)
+      image.pointers.push_back({start + pointer.at, pointer.size, pointer.to_generation_id});
     if (!pointers.empty()) image.checksums.push_back({start + kChecksumAt, start, table.size()});
     return base + start;
   };
@@ -228,7 +229,9 @@ AcpiImage BuildAcpiImage(const AcpiConfig& config, uint64_t base) {
       pointers.push_back({kHeaderBytes + i * sizeof(Pointer), sizeof(Pointer)});
     return place(BuildRoot<Pointer>(signature, tables), pointers);
   };
-  const uint64_t dsdt = place(BuildDsdt(config), {});
+  std::vector<AcpiImage::Pointer> in_dsdt;
+  if (config.has_generation_id) in_dsdt.push_back({kGenerationIdPointerAt, 4, true});
+  const uint64_t dsdt = place(BuildDsdt(config), in_dsdt);
   std::vector<uint64_t> tables{place(BuildFadt(config, base + kFacsAt, dsdt), {{36, 4}, {40, 4}, {132, 8}, {140, 8}}),
                                place(BuildMadt(config), {})};
   if (config.hpet_address) tables.push_back(place(BuildHpet(config), {}));
@@ -247,7 +250,7 @@ std::vector<uint8_t> BuildAcpiTables(const AcpiConfig& config, uint64_t base) {
 
 Result<GuestPhys> WriteAcpiTables(memory::GuestMemory& memory, const AcpiConfig& config) {
   const auto tables = BuildAcpiTables(config, kAcpiAddress.value);
-  if (tables.size() > kAcpiBytes) return Fail("the ACPI tables for {} CPUs are too large", config.cpu_count);
+  if (tables.size() > kAcpiTableBytes) return Fail("the ACPI tables for {} CPUs are too large", config.cpu_count);
   if (!memory.Write(kAcpiAddress, tables)) return Fail("the guest has no memory for the ACPI tables");
   return kAcpiAddress;
 }

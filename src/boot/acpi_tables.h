@@ -36,6 +36,10 @@ struct AcpiConfig {
 
   uint64_t hpet_address = 0;  ///< 0: no HPET
 
+  bool has_generation_id = false;    ///< the VM generation ID: kGenerationIdOffset into a page of its own
+  uint32_t generation_id_page = 0;   ///< its address; 0: firmware adds it
+  unsigned generation_id_event = 0;  ///< the general-purpose event that tells of its change
+
   struct Window {
     uint64_t first = 0, last = 0;  ///< both included; last 0: none
   };
@@ -50,11 +54,15 @@ struct AcpiConfig {
   bool has_dma = false, has_floppy = false;  ///< the 8237s of a PC; a floppy controller on their channel 2
 };
 
+/// Firmware takes what a table points to for a table if it looks like one: before the ID there are zeros.
+inline constexpr unsigned kGenerationIdOffset = 40;
+
 /// The tables' bytes and what in them depends on where they lie. The RSDP comes first, 36 bytes.
 struct AcpiImage {
   struct Pointer {
     size_t at = 0;
-    uint8_t size = 0;  ///< 4 or 8 bytes, little-endian
+    uint8_t size = 0;               ///< 4 or 8 bytes, little-endian
+    bool to_generation_id = false;  ///< to its page, not into the tables
   };
   struct Checksum {
     size_t at = 0;
@@ -68,7 +76,8 @@ struct AcpiImage {
 AcpiImage BuildAcpiImage(const AcpiConfig& config, uint64_t base);
 /// Its bytes.
 std::vector<uint8_t> BuildAcpiTables(const AcpiConfig& config, uint64_t base);
-/// Only the DSDT, header included.
+/// Only the DSDT, header included. Where it has a generation ID, the four bytes at kGenerationIdPointerAt are its page.
+inline constexpr size_t kGenerationIdPointerAt = 36 + 7;
 std::vector<uint8_t> BuildDsdt(const AcpiConfig& config);
 
 /// Writes the tables at boot_layout.h's kAcpiAddress and returns the RSDP's address.

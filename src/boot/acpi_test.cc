@@ -126,6 +126,19 @@ TEST(Acpi, DsdtNamesTheSleepStatesOfTheBoard) {
   EXPECT_TRUE(Holds(BuildDsdt(config), {aml::Name("_PRW", aml::Package({aml::Integer(1), aml::Integer(3)}))}));
 }
 
+TEST(Acpi, DsdtSaysWhereTheGenerationIdIs) {
+  AcpiConfig config = TestConfig();
+  EXPECT_FALSE(Holds(BuildDsdt(config), {aml::Path("VGEN")}));
+  config.has_generation_id = true;
+  config.generation_id_page = 0xff000;
+  config.generation_id_event = 5;
+  const auto dsdt = BuildDsdt(config);
+  EXPECT_EQ(LoadLe<uint32_t>(&dsdt[kGenerationIdPointerAt]), 0xff000u);
+  EXPECT_EQ(dsdt[kGenerationIdPointerAt - 1], 0x0c);
+  EXPECT_TRUE(Holds(dsdt, {aml::Scope("\\_GPE", aml::Method("_E05", 0, aml::Notify("\\_SB.VGEN", 0x80)))}));
+  EXPECT_TRUE(Holds(dsdt, {aml::Name("_CID", aml::String("VM_Gen_Counter"))}));
+}
+
 TEST(Acpi, DsdtNamesDmaAndFloppyControllersThatAreThere) {
   AcpiConfig config = TestConfig();
   const aml::Bytes dma = aml::EisaId("PNP0200"), floppy = aml::EisaId("PNP0700");

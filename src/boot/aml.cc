@@ -78,6 +78,11 @@ Bytes Integer(uint64_t value) {
   return out;
 }
 
+Bytes Dword(uint32_t value) {
+  Bytes out{0x0c};
+  Append(out, value);
+  return out;
+}
 Bytes String(std::string_view text) { return Join({{0x0d}, Bytes(text.begin(), text.end()), {0}}); }
 
 Bytes EisaId(std::string_view id) {
@@ -131,6 +136,10 @@ Bytes Buffer(const Bytes& content) { return Block({0x11}, Join({Integer(content.
 Bytes Return(const Bytes& value) { return Join({{0xa4}, value}); }
 Bytes Store(const Bytes& value, const Bytes& target) { return Join({{0x70}, value, target}); }
 Bytes If(const Bytes& condition, const Bytes& terms) { return Block({0xa0}, Join({condition, terms})); }
+Bytes Notify(std::string_view device, uint8_t value) { return Join({{0x86}, Path(device), Integer(value)}); }
+Bytes Local(unsigned index) { return {static_cast<uint8_t>(0x60 + index)}; }
+Bytes Add(const Bytes& left, const Bytes& right) { return Join({{0x72}, left, right, {0x00}}); }
+Bytes Index(const Bytes& package, unsigned index) { return Join({{0x88}, package, Integer(index), {0x00}}); }
 Bytes Argument(unsigned index) { return {static_cast<uint8_t>(0x68 + index)}; }
 
 Bytes Resources(std::initializer_list<Bytes> descriptors) { return Buffer(Join({Join(descriptors), {0x79, 0x00}})); }

@@ -17,6 +17,8 @@ Bytes Join(std::initializer_list<Bytes> terms);
 
 /// The shortest encoding of a number.
 Bytes Integer(uint64_t value);
+/// Always four bytes, behind one of its own: for a number that is written later.
+Bytes Dword(uint32_t value);
 Bytes String(std::string_view text);
 /// "PNP0A03" in its compressed 32-bit form.
 Bytes EisaId(std::string_view id);
@@ -34,6 +36,12 @@ Bytes Store(const Bytes& value, const Bytes& target);
 /// Terms run when `condition` (a term with a value) is not zero.
 Bytes If(const Bytes& condition, const Bytes& terms);
 Bytes Argument(unsigned index);
+Bytes Local(unsigned index);
+Bytes Add(const Bytes& left, const Bytes& right);
+/// The place of an element, for Store.
+Bytes Index(const Bytes& package, unsigned index);
+/// Tells the drivers of `device` (a path).
+Bytes Notify(std::string_view device, uint8_t value);
 
 /// A _CRS or _PRS value: descriptors joined, with the end tag.
 Bytes Resources(std::initializer_list<Bytes> descriptors);

@@ -17,6 +17,9 @@ inline constexpr GuestPhys kGdtAddress{0x1000}, kStartInfoAddress{0x2000}, kSetu
     kZeroPageAddress{0x7000}, kPageTableAddress{0x9000}, kBootStackTop{0x20000}, kCommandLineAddress{0x20000},
     kModuleTableAddress{0x40000}, kExtendedBiosData{0x9fc00}, kAcpiAddress{0xe0000};
 inline constexpr uint64_t kCommandLineMax = 64 * kKiB, kModuleTableBytes = 64 * kKiB, kAcpiBytes = 128 * kKiB;
+/// The tables' place ends with a page for the VM generation ID.
+inline constexpr uint64_t kAcpiTableBytes = kAcpiBytes - kPageSize;
+inline constexpr GuestPhys kGenerationIdPage{0x100000 - kPageSize};
 inline constexpr GuestPhys kHighMemory{kMiB};
 
 enum class MemoryType : uint32_t { kUsable = 1, kReserved = 2, kAcpi = 3, kAcpiNvs = 4 };

@@ -11,7 +11,7 @@ namespace nacre::boot {
 namespace {
 
 constexpr size_t kRsdpBytes = 36, kCommandBytes = 128, kNameBytes = 56;
-enum Command : uint32_t { kAllocate = 1, kAddPointer = 2, kAddChecksum = 3 };
+enum Command : uint32_t { kAllocate = 1, kAddPointer = 2, kAddChecksum = 3, kWritePointer = 4 };
 enum Zone : uint8_t { kHigh = 1, kFSegment = 2 };
 
 /// One command in the making; values are little-endian.
@@ -52,10 +52,11 @@ FirmwareTables BuildFirmwareTables(const AcpiConfig& config) {
   const auto file_of = [](size_t at) { return std::string_view(at < kRsdpBytes ? kAcpiRsdpFile : kAcpiTablesFile); };
   allocate(kAcpiRsdpFile, 16, kFSegment);
   allocate(kAcpiTablesFile, 64, kHigh);
+  if (config.has_generation_id) allocate(kGenerationIdFile, kPageSize, kHigh);
   for (const AcpiImage::Pointer& pointer : image.pointers)
     Entry(kAddPointer)
         .File(file_of(pointer.at))
-        .File(kAcpiTablesFile)
+        .File(pointer.to_generation_id ? kGenerationIdFile : kAcpiTablesFile)
         .Put(static_cast<uint32_t>(pointer.at))
         .Put(pointer.size)
         .AppendTo(out.loader);
@@ -69,6 +70,14 @@ FirmwareTables BuildFirmwareTables(const AcpiConfig& config) {
         .Put(static_cast<uint32_t>(sum.length))
         .AppendTo(out.loader);
   }
+  if (config.has_generation_id)
+    Entry(kWritePointer)
+        .File(kGenerationIdPlaceFile)
+        .File(kGenerationIdFile)
+        .Put<uint32_t>(0)
+        .Put<uint32_t>(kGenerationIdOffset)
+        .Put<uint8_t>(8)
+        .AppendTo(out.loader);
   const auto rsdp_end = image.bytes.begin() + kRsdpBytes;
   out.rsdp.assign(image.bytes.begin(), rsdp_end);
   std::fill(image.bytes.begin(), rsdp_end, uint8_t{0});

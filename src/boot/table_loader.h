@@ -11,7 +11,10 @@
 namespace nacre::boot {
 
 inline constexpr char kAcpiTablesFile[] = "etc/acpi/tables", kAcpiRsdpFile[] = "etc/acpi/rsdp",
-                      kTableLoaderFile[] = "etc/table-loader";
+                      kTableLoaderFile[] = "etc/table-loader",
+                      kGenerationIdFile[] = "etc/vmgenid_guid",  ///< a page of zeros, kGenerationIdFileBytes
+    kGenerationIdPlaceFile[] = "etc/vmgenid_addr";               ///< 8 bytes: firmware writes the ID's address
+inline constexpr size_t kGenerationIdFileBytes = 4096;
 
 struct FirmwareTables {
   std::vector<uint8_t> tables, rsdp, loader;

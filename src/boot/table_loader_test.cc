@@ -26,6 +26,8 @@ class Loader {
   explicit Loader(const FirmwareTables& made) {
     files_[kAcpiTablesFile] = {made.tables, 0x7fe0000};
     files_[kAcpiRsdpFile] = {made.rsdp, 0xf5a00};
+    files_[kGenerationIdFile] = {std::vector<uint8_t>(kGenerationIdFileBytes), kGenerationIdAt};
+    files_[kGenerationIdPlaceFile] = {std::vector<uint8_t>(8), 0};
     for (size_t at = 0; at + 128 <= made.loader.size(); at += 128) Run(&made.loader[at]);
     EXPECT_EQ(made.loader.size() % 128, 0u);
   }
@@ -36,6 +38,9 @@ class Loader {
     ADD_FAILURE() << "nothing at " << address;
     return {};
   }
+  static constexpr uint64_t kGenerationIdAt = 0x7fdf000;
+  /// What the host is told.
+  uint64_t generation_id_place() { return LoadLe<uint64_t>(files_[kGenerationIdPlaceFile].bytes.data()); }
   const std::vector<uint8_t>& rsdp() { return files_[kAcpiRsdpFile].bytes; }
 
  private:
@@ -74,6 +79,14 @@ class Loader {
         sum = static_cast<uint8_t>(-Sum(range));
         return;
       }
+      case 4: {
+        const File& to = Named(command + 60);
+        EXPECT_TRUE(to.allocated && !file.allocated);
+        ASSERT_EQ(command[124], 8);
+        const uint64_t value = to.address + LoadLe<uint32_t>(command + 120);
+        StoreLe(&file.bytes.at(LoadLe<uint32_t>(command + 116)), value);
+        return;
+      }
       default:
         ADD_FAILURE() << "command " << LoadLe<uint32_t>(command);
     }
@@ -107,6 +120,20 @@ TEST(TableLoader, TablesAreFoundWhereFirmwarePutThem) {
     const auto facs = loader.At(LoadLe<uint32_t>(&fadt[36]));
     EXPECT_EQ(std::string(facs.begin(), facs.begin() + 4), "FACS");
   }
+}
+
+TEST(TableLoader, GuestAndHostLearnWhereTheGenerationIdIs) {
+  AcpiConfig config;
+  config.has_generation_id = true;
+  Loader loader(BuildFirmwareTables(config));
+  EXPECT_EQ(loader.generation_id_place(), Loader::kGenerationIdAt + kGenerationIdOffset);
+  const auto fadt = loader.At(LoadLe<uint64_t>(&loader.At(LoadLe<uint64_t>(&loader.rsdp()[24]))[36]));
+  const auto dsdt = loader.At(LoadLe<uint64_t>(&fadt[140]));
+  EXPECT_EQ(std::string(&dsdt[kGenerationIdPointerAt - 5], &dsdt[kGenerationIdPointerAt - 1]), "VGIA");
+  EXPECT_EQ(LoadLe<uint32_t>(&dsdt[kGenerationIdPointerAt]), Loader::kGenerationIdAt);
+  EXPECT_EQ(Sum(dsdt.first(LoadLe<uint32_t>(&dsdt[4]))), 0);
+  EXPECT_EQ(BuildFirmwareTables(AcpiConfig()).loader.size() + 4 * 128, BuildFirmwareTables(config).loader.size())
+      << "allocate, two pointers, a checksum";
 }
 
 TEST(TableLoader, SizesDoNotDependOnAddresses) {

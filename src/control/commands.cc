@@ -73,6 +73,12 @@ void Power(Vm& vm, const Json&, Reply reply) {
   reply(Json::object());
 }
 
+void NewGeneration(Vm& vm, const Json&, Reply reply) {
+  const Status status = vm.NewGeneration();
+  if (!status) return reply(std::unexpected(ErrorOf(status.error(), RpcCode::kFailed)));
+  reply(Json::object());
+}
+
 /// The answer is on its way before the end.
 void Stop(Vm& vm, const Json&, Reply reply) {
   reply(Json::object());
@@ -165,6 +171,11 @@ constexpr std::array kOwnCommands = std::to_array<Command>({
     {"vm.pause", {}, "state", "the guest and its time stand still", Pause},
     {"vm.resume", {}, "state", "a paused guest goes on", Resume},
     {"vm.power", {}, "", "press the power button: the guest's operating system shuts down, or wakes from S3", Power},
+    {"vm.new_generation",
+     {},
+     "",
+     "tell the guest that it is a copy: its random numbers are seeded anew",
+     NewGeneration},
     {"vm.stop", {}, "", "end at once, as if the plug were pulled", Stop},
     {"vm.snapshot", kSnapshotParameters, "pause_us, total_us, memory_bytes, parent",
      "save the running machine into a new directory", Snapshot},

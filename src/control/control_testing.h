@@ -58,6 +58,7 @@ class FakeVm final : public Vm {
     done({});
   }
   void PressPowerButton() override { ++power_; }
+  Status NewGeneration() override { return {}; }
   void Stop() override { ++stops_; }
   /// kvm is refused; all others take until Release where `holds` is set.
   void SwitchEngine(machine::EngineKind kind, Done<EngineSwitch> done) override {

@@ -42,6 +42,7 @@ class Vm {
   virtual void Pause(Done<void> done) = 0;
   virtual void Resume(Done<void> done) = 0;
   virtual void PressPowerButton() = 0;
+  virtual Status NewGeneration() = 0;
   virtual void Stop() = 0;
   virtual void SwitchEngine(machine::EngineKind kind, Done<EngineSwitch> done) = 0;
   virtual void Statistics(Done<std::vector<machine::StatisticsSection>> done) = 0;
@@ -71,6 +72,7 @@ class MachineVm final : public Vm {
   VmInfo Info() const override;
   void Pause(Done<void> done) override { machine_.RequestPause(std::move(done)); }
   void Resume(Done<void> done) override { machine_.RequestResume(std::move(done)); }
+  Status NewGeneration() override { return machine_.NewGeneration(); }
   void PressPowerButton() override {
     end_asked_ = true;
     machine_.PressPowerButton();

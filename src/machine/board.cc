@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "agent/guest_agent.h"
+#include "boot/boot_layout.h"
 #include "devices/virtio/balloon.h"
 #include "devices/virtio/gpu.h"
 #include "devices/virtio/input.h"
@@ -78,6 +79,7 @@ Status Board::Build(const Wiring& wiring) {
   loop_ = wiring.loop;
   BuildInterrupts(wiring);
   BuildLegacy(wiring);
+  NACRE_TRY_STATUS(BuildGenerationId());
   NACRE_TRY_STATUS(BuildSerial(wiring));
   NACRE_TRY_STATUS(BuildPci(wiring));
   NACRE_TRY_STATUS(BuildDisplay(wiring));
@@ -92,16 +94,18 @@ Status Board::Build(const Wiring& wiring) {
 
 Status Board::BuildFirmware(const Wiring& wiring) {
   rtc_->SetCmos(kCmosCpuCount, static_cast<uint8_t>(wiring.cpus.size() - 1));
-  firmware_ = NACRE_TRY(FirmwareParts::Create({.config = config_,
-                                               .image = wiring.firmware,
-                                               .memory = memory_,
-                                               .loop = loop_,
-                                               .ports = &ports_,
-                                               .memory_bus = &memory_bus_,
-                                               .pci = pci_.get(),
-                                               .memory_changed = wiring.memory_changed,
-                                               .acpi = [this] { return AcpiDescription(); },
-                                               .boot_order = BootOrder()}));
+  firmware_ = NACRE_TRY(FirmwareParts::Create(
+      {.config = config_,
+       .image = wiring.firmware,
+       .memory = memory_,
+       .loop = loop_,
+       .ports = &ports_,
+       .memory_bus = &memory_bus_,
+       .pci = pci_.get(),
+       .memory_changed = wiring.memory_changed,
+       .acpi = [this] { return AcpiDescription(); },
+       .generation_id_placed = [this](uint64_t address) { generation_id_->Place(GuestPhys(address)); },
+       .boot_order = BootOrder()}));
   for (bus::Device* device : firmware_->devices()) devices_.push_back(device);
   return {};
 }
@@ -168,6 +172,13 @@ void Board::BuildLegacy(const Wiring& wiring) {
   MapPorts(devices::Dma8237::kMasterPort, devices::Dma8237::kMasterSize, dma_->master_io(), "dma");
   MapPorts(devices::Dma8237::kSlavePort, devices::Dma8237::kSlaveSize, dma_->slave_io(), "dma");
   MapPorts(devices::Dma8237::kPagePort, devices::Dma8237::kPageSize, dma_->page_io(), "dma");
+}
+
+Status Board::BuildGenerationId() {
+  const auto guid = NACRE_TRY(devices::GenerationId::Random());
+  const auto notify = [this] { acpi_pm_->RaiseGpe(devices::GenerationId::kGpe); };
+  Keep(generation_id_, std::make_unique<devices::GenerationId>(*memory_, guid, notify));
+  return {};
 }
 
 Status Board::BuildSerial(const Wiring& wiring) {
@@ -324,8 +335,9 @@ void Board::Reset() {
 }
 
 void Board::Wake() {
-  const std::array<const bus::Device*, 6> powered{acpi_pm_.get(),          rtc_.get(), pci_.get(), isa_bridge_.get(),
-                                                  power_management_.get(), vga_.get()};
+  const std::array<const bus::Device*, 7> powered{
+      acpi_pm_.get(),          rtc_.get(), pci_.get(),          isa_bridge_.get(),
+      power_management_.get(), vga_.get(), generation_id_.get()};
   for (bus::Device* device : devices_)
     if (std::ranges::find(powered, device) == powered.end()) device->Reset();
   // By this value (and a waking vector) firmware knows that it is to resume.
@@ -335,6 +347,7 @@ void Board::Wake() {
 
 Status Board::PrepareDirectBoot() {
   NACRE_TRY_STATUS(PrepareResume());
+  generation_id_->Place(boot::kGenerationIdPage + boot::kGenerationIdOffset);
   if (vga_) vga_->SetLinearMode(kBootWidth, kBootHeight);
   return {};
 }
@@ -388,6 +401,9 @@ boot::AcpiConfig Board::AcpiDescription() const {
   acpi.reset_port = devices::ResetControl::kPort;
   acpi.reset_value = devices::ResetControl::kResetValue;
   acpi.hpet_address = devices::Hpet::kDefaultBase;
+  acpi.has_generation_id = true;
+  if (config_->firmware.empty()) acpi.generation_id_page = static_cast<uint32_t>(boot::kGenerationIdPage.value);
+  acpi.generation_id_event = devices::GenerationId::kGpe;
   acpi.rtc_century = devices::Rtc::kCenturyIndex;
   if (config_->firmware.empty()) {
     acpi.pci_memory32 = {kPciMemory32First, kPciMemory32End - 1};

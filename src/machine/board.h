@@ -19,6 +19,7 @@
 #include "devices/ata/piix_ide.h"
 #include "devices/chipset/acpi_pm.h"
 #include "devices/chipset/apic_bus.h"
+#include "devices/chipset/generation_id.h"
 #include "devices/chipset/gsi_router.h"
 #include "devices/chipset/hpet.h"
 #include "devices/chipset/io_apic.h"
@@ -105,6 +106,8 @@ class Board {
   std::optional<boot::LinearScreen> BootScreen() const;
   /// To the guest agent; null: there is none. It outlives everything but the board.
   agent::PortStream* agent_port() { return agent_port_.get(); }
+  /// What a machine that goes on from another's memory changes.
+  devices::GenerationId& generation_id() { return *generation_id_; }
   void PressPowerButton() { acpi_pm_->PressPowerButton(); }
   /// The size of the terminal that the virtio console leads to.
   void ResizeConsole(uint16_t columns, uint16_t rows) {
@@ -119,6 +122,7 @@ class Board {
  private:
   void BuildInterrupts(const Wiring& wiring);
   void BuildLegacy(const Wiring& wiring);
+  Status BuildGenerationId();
   Status BuildPci(const Wiring& wiring);
   Status BuildDisplay(const Wiring& wiring);
   Status BuildInput(const Wiring& wiring);
@@ -163,6 +167,7 @@ class Board {
   std::unique_ptr<devices::KvmClock> kvm_clock_;
   std::unique_ptr<devices::KvmParavirt> kvm_paravirt_;
   std::unique_ptr<devices::AcpiPm> acpi_pm_;
+  std::unique_ptr<devices::GenerationId> generation_id_;
   std::unique_ptr<devices::ResetControl> reset_control_;
   std::unique_ptr<devices::A20Gate> a20_;
   std::unique_ptr<devices::SystemControlA> system_control_;

@@ -188,6 +188,10 @@ void FirmwareParts::AddItems() {
   items.AddFile(boot::kAcpiTablesFile, tables.tables, [acpi] { return boot::BuildFirmwareTables(acpi()).tables; });
   items.AddFile(boot::kAcpiRsdpFile, tables.rsdp, [acpi] { return boot::BuildFirmwareTables(acpi()).rsdp; });
   items.AddFile(boot::kTableLoaderFile, tables.loader, [acpi] { return boot::BuildFirmwareTables(acpi()).loader; });
+  items.AddFile(boot::kGenerationIdFile, std::vector<uint8_t>(boot::kGenerationIdFileBytes));
+  items.AddWritableFile(boot::kGenerationIdPlaceFile, sizeof(uint64_t), [this](const FwCfg::Bytes& address) {
+    wiring_.generation_id_placed(LoadLe<uint64_t>(address.data()));
+  });
   boot::SmbiosTables smbios = boot::BuildSmbios(config.cpu_count, wiring_.memory->size_bytes());
   items.AddFile(boot::kSmbiosTablesFile, std::move(smbios.tables));
   items.AddFile(boot::kSmbiosAnchorFile, std::move(smbios.anchor));

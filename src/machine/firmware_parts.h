@@ -37,7 +37,8 @@ class FirmwareParts {
     devices::PciHost* pci = nullptr;
     std::function<void()> memory_changed;  ///< the CPUs must forget their address translations
     std::function<boot::AcpiConfig()> acpi;
-    std::vector<std::string> boot_order;  ///< Open Firmware paths, first choice first
+    std::function<void(uint64_t)> generation_id_placed;  ///< the guest-physical address that firmware chose
+    std::vector<std::string> boot_order;                 ///< Open Firmware paths, first choice first
   };
   /// Bytes of ROM that `image` needs.
   static uint64_t RomBytes(const boot::FirmwareImage& image);

@@ -82,10 +82,12 @@ Status Machine::Build() {
   }
   if (agent::PortStream* const port = board_->agent_port()) guest_agent_ = std::make_unique<agent::GuestAgent>(*port);
   NACRE_TRY_STATUS(StartFirstEngine());
-  if (saved_)
+  if (saved_) {
     NACRE_TRY_STATUS(LoadState());
-  else
+    NACRE_TRY_STATUS(NewGeneration());
+  } else {
     NACRE_TRY_STATUS(StartGuest());
+  }
   if (config_.display.vnc)
     vnc_ = NACRE_TRY(display::VncServer::Start(*config_.display.vnc, *board_->screen(), board_->input(), device_lock_));
   return {};
@@ -516,6 +518,13 @@ void Machine::EndWith(RunResult result) {
 }
 
 void Machine::Stop() { EndWith({EndReason::kLeft, 0, {}}); }
+
+Status Machine::NewGeneration() {
+  const auto guid = NACRE_TRY(devices::GenerationId::Random());
+  const std::lock_guard lock(device_lock_);
+  board_->generation_id().Change(guid);
+  return {};
+}
 
 void Machine::PressPowerButton() {
   loop_->Post([this] { board_->PressPowerButton(); });

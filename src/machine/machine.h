@@ -59,6 +59,9 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   void Stop();
   /// The guest sees its power button pressed.
   void PressPowerButton();
+  /// The guest is told that it goes on as another machine than it was (devices/chipset/generation_id.h). Not with the
+  /// device lock held.
+  Status NewGeneration();
   /// The terminal of MachineConfig::console has this size.
   void ResizeConsole(uint16_t columns, uint16_t rows);
   /// What becomes of a request is told once, on the control thread; an error with code ECANCELED: the guest ended

@@ -3,6 +3,8 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <array>
 #include <filesystem>
 #include <set>
 
@@ -16,6 +18,8 @@ namespace nacre::machine {
 namespace {
 
 constexpr std::string_view kDevicePrefix = "device:";
+/// What machines have that older ones had not: without a section it is as after a reset.
+constexpr std::array<std::string_view, 1> kAddedLater{"device:generation-id"};
 /// More, and a guest's clocks that count the TSC are visibly wrong.
 constexpr double kMostTscDifference = 0.001;
 
@@ -114,7 +118,7 @@ Status Machine::LoadState() {
   for (const bus::Device* device : board_->devices()) wanted.insert(DeviceSection(*device));
   std::vector<std::string> missing, foreign;
   for (const std::string& name : wanted)
-    if (!file.Find(name)) missing.push_back(name);
+    if (!file.Find(name) && std::ranges::find(kAddedLater, name) == kAddedLater.end()) missing.push_back(name);
   for (const state::StateFile::Section& section : file.sections())
     if (!wanted.contains(section.name)) foreign.push_back(section.name);
   if (!missing.empty())
@@ -139,7 +143,8 @@ Status Machine::LoadState() {
   }
   NACRE_TRY_STATUS(load("clocks", [&](state::Archive& archive) { SerializeClocks(archive); }));
   for (bus::Device* device : board_->devices())
-    NACRE_TRY_STATUS(load(DeviceSection(*device), [&](state::Archive& archive) { device->Serialize(archive); }));
+    if (file.Find(DeviceSection(*device)))
+      NACRE_TRY_STATUS(load(DeviceSection(*device), [&](state::Archive& archive) { device->Serialize(archive); }));
   return {};
 }
 

@@ -9,6 +9,17 @@ class Refused(Exception):
     pass
 
 
+FORK = "reseeded due to virtual machine fork"
+
+
+def another_generation(guest, control):
+    """A Linux guest that starts (not the cloud kernel, which lacks the driver) seeds its random numbers anew when it is told that it is a copy, not before."""
+    guest.expect("/root# ", 300)
+    assert guest.command_output(f"dmesg | grep -c '{FORK}'") == "0"
+    control.call("vm.new_generation")
+    guest.command_output(f"until dmesg | grep -q '{FORK}'; do usleep 50000; done", 300)
+
+
 class ControlSocket:
     def __init__(self, path, seconds=60):
         """Connects as soon as the VM listens."""

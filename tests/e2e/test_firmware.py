@@ -2,6 +2,7 @@
 import pathlib
 import tempfile
 
+from control import ControlSocket, another_generation
 from harness import ENGINE, GuestCase, Nacre, boot_arguments, main
 
 NO_DISK = "No bootable device"
@@ -37,6 +38,20 @@ class Kernel(GuestCase):
 
     def test_bios(self):
         self.check("--firmware", "bios")
+
+    def test_another_generation(self):
+        """Firmware chooses the place of the VM generation ID and tells it both sides, before and after a restart."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "vm.sock")
+            with Nacre("run", "--firmware", "bios", "--control", path, "--engine", ENGINE,
+                       *boot_arguments("amd64")) as guest, ControlSocket(path) as control:
+                another_generation(guest, control)
+                guest.send("reboot -f\n")
+                guest.expect("Restarting system", 120)
+                guest.wide = False
+                another_generation(guest, control)
+                guest.send("poweroff -f\n")
+                self.check_exit(guest, 0)
 
 
 class Refused(GuestCase):

@@ -3,6 +3,7 @@ import pathlib
 import tempfile
 
 import grub
+from control import ControlSocket, another_generation
 from harness import ENGINE, GuestCase, Nacre, PROMPT, boot_arguments, main
 
 TEMPLATE = pathlib.Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
@@ -82,6 +83,18 @@ class Devices(GuestCase):
                 guest.command_output("modprobe e1000; until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done; "
                                      "ip link set eth0 up; udhcpc -i eth0 -q -n -t 20 -T 3 -s /etc/udhcpc.script")
                 self.assertIn("1 packets received", guest.command_output("ping -c 1 10.0.2.2 | grep received"))
+                guest.send("poweroff -f\n")
+                self.check_exit(guest, 0)
+
+
+class Generation(GuestCase):
+    def test_uefi(self):
+        """As test_firmware.py has it with SeaBIOS."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "vm.sock")
+            with Nacre("run", "--firmware", "uefi", "--control", path, "--engine", ENGINE,
+                       *boot_arguments("amd64")) as guest, ControlSocket(path) as control:
+                another_generation(guest, control)
                 guest.send("poweroff -f\n")
                 self.check_exit(guest, 0)
 

@@ -11,7 +11,7 @@ import threading
 import time
 
 import bare
-from control import ControlSocket, Refused
+from control import FORK, ControlSocket, Refused
 from harness import NACRE, GuestCase, Nacre, PROMPT, boot_arguments, main
 from test_vm import Vms
 
@@ -123,6 +123,18 @@ class Snapshots(GuestCase):
             self.assertIn("10.0.2.15", guest.command_output("ip addr show"))
             self.end(guest)
         self.assertEqual(log.read_text().split(), ["before", "after"])
+
+    def test_another_generation(self):
+        """A restored guest knows that it is a copy, and seeds its random numbers anew."""
+        with Nacre("run", "--control", self.folder / "vm.sock", "--engine", "jit", *boot_arguments("amd64")) as guest:
+            guest.expect(PROMPT, 300)
+            self.assertEqual(guest.command_output(f"dmesg | grep -c '{FORK}'"), "0")
+            self.take("s")
+            self.end(guest)
+        with self.restore("s", "--engine", "jit") as guest:
+            guest.send(f"until dmesg | grep -q '{FORK}'; do usleep 50000; done\n")
+            guest.expect(PROMPT, 300)
+            self.end(guest)
 
     def test_killed_while_saving(self):
         """The parent, at any moment: what has a name is whole, and the process that writes ends too."""

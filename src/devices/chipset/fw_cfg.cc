@@ -37,7 +37,7 @@ FwCfg::FwCfg(memory::GuestMemory& memory) : memory_(memory) {
 
 void FwCfg::Add(uint16_t key, Bytes bytes) {
   NACRE_CHECK(bytes.size() <= kMaxItem);
-  const bool added = items_.try_emplace(key, Item{std::move(bytes), nullptr}).second;
+  const bool added = items_.try_emplace(key, Item{std::move(bytes), nullptr, nullptr}).second;
   NACRE_CHECK(added);
 }
 
@@ -49,8 +49,13 @@ void FwCfg::AddFile(std::string_view name, Bytes bytes, std::function<Bytes()> m
   if (make) std::ranges::fill(bytes, uint8_t{0});
   const bool added = files_.emplace(std::string(name), key).second;
   NACRE_CHECK(added && bytes.size() <= kMaxItem);
-  items_[key] = Item{std::move(bytes), std::move(make)};
+  items_[key] = Item{std::move(bytes), std::move(make), nullptr};
   RebuildDirectory();
+}
+
+void FwCfg::AddWritableFile(std::string_view name, size_t size_bytes, std::function<void(const Bytes&)> written) {
+  AddFile(name, Bytes(size_bytes));
+  items_.at(files_.find(name)->second).written = std::move(written);
 }
 
 const FwCfg::Bytes* FwCfg::File(std::string_view name) const {
@@ -73,7 +78,7 @@ void FwCfg::RebuildDirectory() {
 
 void FwCfg::Reset() {
   for (auto& [key, item] : items_)
-    if (item.make) std::ranges::fill(item.bytes, uint8_t{0});
+    if (item.changes()) std::ranges::fill(item.bytes, uint8_t{0});
   key_ = 0;
   offset_ = 0;
   dma_high_ = 0;
@@ -141,7 +146,7 @@ void FwCfg::RunDma(uint64_t at) {
 
 bool FwCfg::Transfer(uint32_t control, uint32_t length, uint64_t address) {
   if ((control & (kDmaRead | kDmaSkip | kDmaWrite)) == 0) return true;
-  if ((control & (kDmaRead | kDmaWrite)) == kDmaWrite) return false;  // nothing here can be written
+  if ((control & (kDmaRead | kDmaWrite)) == kDmaWrite) return WriteItem(length, address);
   const Item* item = Selected();
   const uint64_t left = item && offset_ < item->bytes.size() ? item->bytes.size() - offset_ : 0;
   const uint64_t count = std::min<uint64_t>(length, left);
@@ -155,13 +160,23 @@ bool FwCfg::Transfer(uint32_t control, uint32_t length, uint64_t address) {
   return true;
 }
 
+/// All of it, or nothing.
+bool FwCfg::WriteItem(uint32_t length, uint64_t address) {
+  Item* item = Selected();
+  if (!item || !item->written || offset_ > item->bytes.size() || length > item->bytes.size() - offset_) return false;
+  if (length != 0 && !memory_.Read(GuestPhys(address), std::span(item->bytes).subspan(offset_, length))) return false;
+  offset_ += length;
+  item->written(item->bytes);
+  return true;
+}
+
 void FwCfg::Serialize(state::Archive& archive) {
   archive.Field(1, key_);
   archive.Field(2, offset_);
   archive.Field(3, dma_high_);
-  // The items are the machine's configuration; what was made for the guest may be half read.
+  // The items are the machine's configuration; what was made for the guest may be half read, and it may have written.
   for (auto& [key, item] : items_) {
-    if (!item.make) continue;
+    if (!item.changes()) continue;
     Bytes bytes = item.bytes;
     archive.Bytes(static_cast<uint16_t>(0x100 + key), bytes, item.bytes.size());
     bytes.resize(item.bytes.size());

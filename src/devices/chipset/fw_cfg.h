@@ -1,6 +1,7 @@
 #pragma once
 // The firmware configuration device (QEMU's documented interface, docs/specs/fw_cfg): items under 16-bit keys, some of
-// them files with a name, that firmware reads by ports 0x510-0x511 or by DMA through port 0x514. Guests only read.
+// them files with a name, that firmware reads by ports 0x510-0x511 or by DMA through port 0x514; a few are written by
+// DMA.
 //
 // The machine adds all items before the guest runs. Under the device lock.
 
@@ -67,6 +68,8 @@ class FwCfg final : public bus::Device {
   /// `make` is called when the guest selects the file, for what depends on what the firmware has set up. The size in
   /// the directory is that of `bytes`: what `make` returns is cut or filled with zeros to it.
   void AddFile(std::string_view name, Bytes bytes, std::function<Bytes()> make);
+  /// A file that the guest writes, at first and after a reset zeros; `written` is called with all of it.
+  void AddWritableFile(std::string_view name, size_t size_bytes, std::function<void(const Bytes&)> written);
   /// The bytes of a file as a guest reads them, for tests; null: there is none of that name.
   const Bytes* File(std::string_view name) const;
 
@@ -81,6 +84,8 @@ class FwCfg final : public bus::Device {
   struct Item {
     Bytes bytes;
     std::function<Bytes()> make;
+    std::function<void(const Bytes&)> written;
+    bool changes() const { return make || written; }
   };
   struct Io final : bus::IoHandler {
     explicit Io(FwCfg& owner) : device(owner) {}
@@ -100,6 +105,7 @@ class FwCfg final : public bus::Device {
   uint8_t NextByte();
   void RunDma(uint64_t at);
   bool Transfer(uint32_t control, uint32_t length, uint64_t address);
+  bool WriteItem(uint32_t length, uint64_t address);
   void RebuildDirectory();
 
   memory::GuestMemory& memory_;

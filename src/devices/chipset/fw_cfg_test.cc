@@ -87,7 +87,40 @@ TEST_F(FwCfgTest, DmaSelectsReadsAndSkips) {
   EXPECT_EQ(Buffer(8), std::string("abcde\0\0\0", 8));
 }
 
-TEST_F(FwCfgTest, NothingCanBeWritten) {
+TEST_F(FwCfgTest, SomeFilesAreWrittenWithinTheirSize) {
+  FwCfg::Bytes seen;
+  fw_cfg_.AddWritableFile("w", 8, [&](const FwCfg::Bytes& bytes) { seen = bytes; });
+  const uint16_t key = KeyOf("w");
+  const uint32_t select = uint32_t{key} << 16 | kSelect;
+  EXPECT_EQ(ReadPorts(key, 8), std::string(8, 0));
+  memory_->WriteValue(GuestPhys(kBuffer), uint64_t{0x1122334455667788});
+  EXPECT_EQ(Dma(select | kWrite, 8, kBuffer), 0u);
+  EXPECT_EQ(LoadLe<uint64_t>(seen.data()), 0x1122334455667788u);
+  EXPECT_EQ(Dma(select | kSkip, 4, 0), 0u);
+  EXPECT_EQ(Dma(kWrite, 4, kBuffer), 0u);
+  EXPECT_EQ(LoadLe<uint64_t>(seen.data()), 0x5566778855667788u);
+  seen.clear();
+  EXPECT_EQ(Dma(kWrite, 1, kBuffer), kError) << "it is full";
+  EXPECT_EQ(Dma(select | kWrite, 9, kBuffer), kError);
+  EXPECT_EQ(Dma(select | kWrite, ~uint32_t{0}, kBuffer), kError);
+  EXPECT_EQ(Dma(select | kWrite, 8, kMiB - 4), kError);
+  EXPECT_EQ(Dma(0x7777 << 16 | kSelect | kWrite, 1, kBuffer), kError);
+  EXPECT_TRUE(seen.empty());
+
+  auto saving = state::Archive::ForSaving();
+  fw_cfg_.Serialize(saving);
+  const auto state = saving.Finish();
+  const std::string written = ReadPorts(key, 8);
+  fw_cfg_.Reset();
+  EXPECT_EQ(ReadPorts(key, 8), std::string(8, 0));
+  auto loading = state::Archive::ForLoading(state);
+  fw_cfg_.Serialize(loading);
+  ASSERT_TRUE(loading.ok());
+  EXPECT_EQ(ReadPorts(key, 8), written);
+  EXPECT_TRUE(seen.empty()) << "who is told keeps it itself";
+}
+
+TEST_F(FwCfgTest, OtherFilesCannotBeWritten) {
   fw_cfg_.AddFile("f", {'a'});
   EXPECT_EQ(Dma(uint32_t{KeyOf("f")} << 16 | kSelect | kWrite, 1, kBuffer), kError);
   EXPECT_EQ(ReadPorts(KeyOf("f"), 1), "a");

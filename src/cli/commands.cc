@@ -12,6 +12,7 @@
 #include "cli/doctor.h"
 #include "cli/doctor_json.h"
 #include "cli/exec_command.h"
+#include "cli/image_command.h"
 #include "cli/run_options.h"
 #include "cli/vm_commands.h"
 
@@ -32,16 +33,18 @@ constexpr fmt::format_string<std::string_view> kHelp =
     "  nacre key VM KEYS...    press keys, such as ctrl-alt-del (nacre key --list)\n"
     "  nacre exec VM -- COMMAND  run a program in a running VM (nacre exec --help)\n"
     "  nacre cp FROM TO        copy files into a running VM or out of it, as VM:PATH (nacre cp --help)\n"
+    "  nacre image ...         build, list, inspect, verify and remove images (nacre image --help)\n"
     "  nacre control VM METHOD [JSON]  any method of a running VM's control socket (nacre control --help)\n"
     "  nacre doctor            what this host offers, and which engine Nacre takes\n"
     "  nacre doctor --vms      what is wrong with VMs; --repair removes what a crash left\n"
     "  nacre help              this text\n"
     "  nacre --version         the version\n";
 
-constexpr std::array<std::string_view, 30> kCommands{
-    "run",  "snapshot", "restore", "disk",    "doctor",  "engine", "pause",   "resume",    "create", "start",
-    "stop", "kill",     "rm",      "ls",      "inspect", "exec",   "logs",    "console",   "stats",  "screenshot",
-    "type", "key",      "cp",      "control", "clone",   "help",   "version", "--version", "--help", "-h"};
+constexpr std::array<std::string_view, 31> kCommands{
+    "image",   "run",    "snapshot", "restore", "disk",       "doctor", "engine", "pause",
+    "resume",  "create", "start",    "stop",    "kill",       "rm",     "ls",     "inspect",
+    "exec",    "logs",   "console",  "stats",   "screenshot", "type",   "key",    "cp",
+    "control", "clone",  "help",     "version", "--version",  "--help", "-h"};
 
 struct LaterCommand {
   std::string_view name, instead;
@@ -51,7 +54,6 @@ constexpr std::array kLaterCommands = std::to_array<LaterCommand>({
     {"export", kUseRun},
     {"import", kUseRun},
     {"migrate", kUseRun},
-    {"image", kUseRun},
     {"serve", kUseRun},
     {"bench", "use `make bench` in the source folder"},
 });
@@ -81,6 +83,7 @@ int Main(std::span<const std::string_view> words) {
   if (command == "run") return RunCommand(words.subspan(1));
   if (command == "exec") return ExecCommand(words.subspan(1));
   if (command == "cp") return CpCommand(words.subspan(1));
+  if (command == "image") return ImageCommand(words.subspan(1));
   if (const auto status = ControlCommand(words)) return *status;
   if (const auto status = VmCommand(words)) return *status;
   if (command == "doctor" && std::ranges::find(words, "--vms") != words.end()) return VmDoctor(words.subspan(1));

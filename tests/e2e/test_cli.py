@@ -45,7 +45,7 @@ class CommandLine(GuestCase):
 
     def test_not_there_yet_is_2_and_says_so(self):
         run = (["--net", "switch:a"], ["--net", "tap:a"], ["program.wasm"])
-        commands = ("migrate", "image", "serve")
+        commands = ("migrate", "serve")
         for arguments in [["run", *words] for words in run] + [[command] for command in commands]:
             with self.subTest(arguments=arguments):
                 done = self.check(2, *arguments)

@@ -7,6 +7,7 @@ import fcntl
 import os
 import pathlib
 import pty
+import re
 import select
 import signal
 import socket
@@ -47,6 +48,9 @@ def free_port():
         return probe.getsockname()[1]
 
 
+CURSOR_MOVE = re.compile(rb"\x1b\[\d+;\d+H")
+
+
 class Nacre:
     """One `nacre` process on pipes, or on a pseudo-terminal."""
 
@@ -57,6 +61,9 @@ class Nacre:
         self.command = " ".join(command)
         self.output = b""
         self.position = 0
+        # The BIOS shows what is written onto the screen on the serial port too, and may come back to a line that it
+        # has begun ("b", a move of the cursor, "oot:").
+        self.screen = "--firmware" in command
         self.wide = False
         self.master = None
         self.messages = tempfile.TemporaryFile()  # a pipe that nobody reads could stop the process
@@ -107,6 +114,8 @@ class Nacre:
         except OSError:  # EIO: the last writer closed the terminal
             data = b""
         self.output += data
+        if self.screen:
+            self.output = self.output[:self.position] + CURSOR_MOVE.sub(b"", self.output[self.position:])
         return bool(data)
 
     def seen(self, text, seconds):

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "agent/json_text.h"
+#include "base/printable.h"
 
 namespace nacre::agent {
 
@@ -26,10 +27,7 @@ std::string ErrorText(const Json& error) {
   const auto text = error.is_object() && error.contains("desc") ? error["desc"] : Json();
   std::string shown = text.is_string() ? text.get<std::string>() : TextOf(error);
   if (shown.size() > kMaxErrorText) shown.resize(kMaxErrorText);
-  // It stands on the user's terminal.
-  std::ranges::replace_if(
-      shown, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
-  return shown;
+  return Printable(std::move(shown));
 }
 
 }  // namespace

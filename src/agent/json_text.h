@@ -7,26 +7,14 @@
 #include <string>
 #include <string_view>
 
+#include "base/json_depth.h"
+
 namespace nacre::agent {
 
 using Json = nlohmann::ordered_json;
 
 inline std::optional<Json> ParseUntrusted(std::string_view text, int max_depth) {
-  int depth = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      in_string = c != '"';
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '[' || c == '{') {
-      if (++depth > max_depth) return std::nullopt;
-    } else if (c == ']' || c == '}') {
-      --depth;
-    }
-  }
+  if (JsonDepth(text) > max_depth) return std::nullopt;
   Json value = Json::parse(text.begin(), text.end(), nullptr, false);
   if (value.is_discarded()) return std::nullopt;
   return value;

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "base/write_all.h"
 #include "cli/commands.h"
 #include "cli/guest_session.h"
 #include "cli/run_options.h"
@@ -171,16 +172,6 @@ class GuestTemporary {
 
 // -- out of the guest
 
-Status WriteOut(int fd, std::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t done = write(fd, bytes.data(), bytes.size());
-    if (done < 0 && errno == EINTR) continue;
-    if (done < 0) return FailErrno("write");
-    bytes.remove_prefix(static_cast<size_t>(done));
-  }
-  return {};
-}
-
 /// Complete, or not there.
 Status TakeFile(GuestSession& session, const std::string& from, const GuestKind& kind, const fs::path& to,
                 bool progress) {
@@ -188,7 +179,7 @@ Status TakeFile(GuestSession& session, const std::string& from, const GuestKind&
   if (fs::exists(to, error) && !fs::is_regular_file(to, error)) {  // a pipe, /dev/null
     const Fd file(open(to.c_str(), O_WRONLY | O_CLOEXEC));
     if (!file.valid()) return FailErrno("{}", to.string());
-    return session.ReadFile(from, [&](std::string_view bytes) { return WriteOut(file.get(), bytes); });
+    return session.ReadFile(from, [&](std::string_view bytes) { return WriteAll(file.get(), bytes); });
   }
   std::string name = (to.parent_path() / fmt::format(".{}.XXXXXX", to.filename().string().substr(0, 200))).string();
   const Fd file(mkostemp(name.data(), O_CLOEXEC));
@@ -196,7 +187,7 @@ Status TakeFile(GuestSession& session, const std::string& from, const GuestKind&
   Progress shown(progress, kind.size_bytes);
   Status status = session.ReadFile(from, [&](std::string_view bytes) {
     shown.Add(bytes.size());
-    return WriteOut(file.get(), bytes);
+    return WriteAll(file.get(), bytes);
   });
   if (status && (fchmod(file.get(), kind.mode) != 0 || rename(name.c_str(), to.c_str()) != 0))
     status = FailErrno("{}", to.string());

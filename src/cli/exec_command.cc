@@ -7,6 +7,7 @@
 
 #include <atomic>
 
+#include "base/write_all.h"
 #include "cli/commands.h"
 #include "cli/guest_session.h"
 #include "cli/run_options.h"
@@ -90,16 +91,6 @@ Result<std::string> ReadInput() {
   }
 }
 
-bool WriteAll(int fd, std::string_view text) {
-  while (!text.empty()) {
-    const ssize_t done = write(fd, text.data(), text.size());
-    if (done < 0 && errno == EINTR) continue;
-    if (done < 0) return false;
-    text.remove_prefix(static_cast<size_t>(done));
-  }
-  return true;
-}
-
 int NotRun(const Error& error) {
   fmt::print(stderr, "nacre: {}\n", error.message);
   return kExitNotRun;
@@ -132,9 +123,9 @@ int ExecCommand(std::span<const std::string_view> words) {
   options->program.interrupted = &stopped;
   const auto ended = session->Run(options->program);
   if (!ended) return NotRun(ended.error());
-  const bool written = WriteAll(STDOUT_FILENO, ended->out);
-  WriteAll(STDERR_FILENO, ended->err);
-  if (!written) return NotRun({fmt::format("standard output: {}", std::strerror(errno)), errno});
+  const Status written = WriteAll(STDOUT_FILENO, ended->out);
+  static_cast<void>(WriteAll(STDERR_FILENO, ended->err));
+  if (!written) return NotRun(Context(written.error(), "standard output").error());
   if (ended->truncated) fmt::print(stderr, "nacre: the guest agent kept only the first 16 MiB of an output\n");
   switch (ended->how) {
     case GuestSession::Ended::How::kExited:

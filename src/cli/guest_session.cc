@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "base/base64.h"
+#include "base/printable.h"
 #include "cli/paths.h"
 #include "control/agent_commands.h"
 #include "control/client.h"
@@ -186,9 +187,8 @@ Result<std::string> GuestSession::Ask(std::vector<std::string> words) {
   Ended ended = NACRE_TRY(Run({.words = std::move(words)}));
   if (ended.how == Ended::How::kExited && ended.number == 0) return std::move(ended.out);
   while (ended.err.ends_with('\n')) ended.err.pop_back();
-  std::ranges::replace_if(
-      ended.err, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
-  return Fail("in the guest: {}", ended.err.empty() ? fmt::format("{}: status {}", name, ended.number) : ended.err);
+  return Fail("in the guest: {}",
+              ended.err.empty() ? fmt::format("{}: status {}", name, ended.number) : Printable(std::move(ended.err)));
 }
 
 Status GuestSession::ReadFile(const std::string& path, const Sink& take) {

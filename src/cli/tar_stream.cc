@@ -11,6 +11,8 @@
 #include <filesystem>
 #include <memory>
 
+#include "base/write_all.h"
+
 namespace nacre::cli {
 
 namespace {
@@ -178,12 +180,9 @@ Status TarReader::Take(std::string_view bytes) {
     if (data_left_ > 0) {
       const auto piece = bytes.substr(0, std::min<uint64_t>(data_left_, bytes.size()));
       if (extra_type_ != 0) extra_ += piece;
-      for (std::string_view rest = piece; file_.valid() && !rest.empty();) {
-        const ssize_t done = write(file_.get(), rest.data(), rest.size());
-        if (done < 0 && errno == EINTR) continue;
-        if (done < 0) return FailErrno("{}", target_);
-        rest.remove_prefix(static_cast<size_t>(done));
-      }
+      if (file_.valid())
+        if (const Status written = WriteAll(file_.get(), piece); !written)
+          return Context(written.error(), "{}", target_);
       bytes.remove_prefix(piece.size());
       data_left_ -= piece.size();
       if (data_left_ == 0) NACRE_TRY_STATUS(EndData());

@@ -12,6 +12,7 @@
 #include <filesystem>
 
 #include "base/fd.h"
+#include "base/write_all.h"
 #include "cli/commands.h"
 #include "cli/terminal.h"
 #include "cli/vm_commands_parts.h"
@@ -26,16 +27,6 @@ namespace nacre::cli {
 namespace {
 
 using lifecycle::VmPaths;
-
-bool WriteAll(int fd, std::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t done = write(fd, bytes.data(), bytes.size());
-    if (done < 0 && errno == EINTR) continue;
-    if (done < 0) return false;
-    bytes.remove_prefix(static_cast<size_t>(done));
-  }
-  return true;
-}
 
 /// This terminal, or pipes, at one end; the VM's console at the other.
 class Attachment {

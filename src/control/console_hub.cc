@@ -74,15 +74,13 @@ void ConsoleHub::Poll() {
 
 void ConsoleHub::Accept() {
   for (;;) {
-    Fd fd(accept4(socket_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!fd.valid()) {
-      accept_failed_ = errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
+    auto fd = AcceptOwnUser(socket_);
+    if (!fd) {
+      accept_failed_ = AcceptsLater(fd.error());
       return;
     }
-    const auto user = PeerUser(fd.get());
-    if (!user || (*user != geteuid() && *user != 0)) continue;
     auto watcher = std::make_unique<Watcher>();
-    watcher->fd = std::move(fd);
+    watcher->fd = std::move(*fd);
     const bool full = watchers_.size() >= kMaxWatchers;
     watcher->out = full ? "nacre: too many watch this console\r\n" : scrollback_;
     Flush(*watcher);

@@ -2,31 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
+#include "base/json_depth.h"
 
 namespace nacre::control {
 
 namespace {
-
-/// Of brackets outside strings: what the parser's value could be nested at most.
-int DepthOf(std::string_view text) {
-  int depth = 0, deepest = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      in_string = c != '"';
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '[' || c == '{') {
-      deepest = std::max(deepest, ++depth);
-    } else if (c == ']' || c == '}') {
-      --depth;
-    }
-  }
-  return deepest;
-}
 
 std::unexpected<RpcError> Invalid(std::string_view what) {
   return std::unexpected(RpcError{RpcCode::kInvalidRequest, fmt::format("not a JSON-RPC 2.0 request: {}", what)});
@@ -35,7 +15,7 @@ std::unexpected<RpcError> Invalid(std::string_view what) {
 }  // namespace
 
 RpcResult<Json> ParseJson(std::string_view text) {
-  if (DepthOf(text) > kMaxJsonDepth)
+  if (JsonDepth(text) > kMaxJsonDepth)
     return std::unexpected(RpcError{RpcCode::kInvalidRequest, fmt::format("nested deeper than {}", kMaxJsonDepth)});
   Json value = Json::parse(text.begin(), text.end(), nullptr, false);
   if (value.is_discarded()) return std::unexpected(RpcError{RpcCode::kParseError, "not JSON"});

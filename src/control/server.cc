@@ -61,16 +61,14 @@ void Server::Poll() {
 
 void Server::Accept() {
   for (;;) {
-    Fd fd(accept4(socket_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!fd.valid()) {
-      accept_failed_ = errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
+    auto fd = AcceptOwnUser(socket_);
+    if (!fd) {
+      accept_failed_ = AcceptsLater(fd.error());
       return;
     }
-    const auto user = PeerUser(fd.get());
-    if (!user || (*user != geteuid() && *user != 0)) continue;
     auto client = std::make_unique<Client>();
     client->id = next_client_++;
-    client->fd = std::move(fd);
+    client->fd = std::move(*fd);
     if (clients_.size() >= kMaxClients) {
       Say(*client, Answer(nullptr, std::unexpected(RpcError{RpcCode::kFailed, "too many clients"})));
       Flush(*client);

@@ -141,4 +141,17 @@ Result<uid_t> PeerUser(int fd) {
   return peer.uid;
 }
 
+Result<Fd> AcceptOwnUser(const ListeningSocket& socket) {
+  for (;;) {
+    Fd fd(accept4(socket.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!fd.valid()) return FailErrno("no client");
+    const auto user = PeerUser(fd.get());
+    if (user && (*user == geteuid() || *user == 0)) return fd;
+  }
+}
+
+bool AcceptsLater(const Error& error) {
+  return error.code == EMFILE || error.code == ENFILE || error.code == ENOBUFS || error.code == ENOMEM;
+}
+
 }  // namespace nacre::control

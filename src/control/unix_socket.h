@@ -39,4 +39,11 @@ Result<Fd> ConnectSocket(const std::string& path);
 /// Of the process at the other end when it connected.
 Result<uid_t> PeerUser(int fd);
 
+/// The next client that is of this process's user or root; others are sent away. Neither blocks nor is inherited.
+/// Error: EAGAIN, no more; others: see AcceptsLater().
+Result<Fd> AcceptOwnUser(const ListeningSocket& socket);
+
+/// Whether `error` of AcceptOwnUser() leaves a client waiting, which poll() would report at once again.
+bool AcceptsLater(const Error& error);
+
 }  // namespace nacre::control

@@ -17,8 +17,7 @@ void FillRandom(std::span<uint8_t> bytes) {
 
 }  // namespace
 
-Result<machine::MachineConfig> MachineOf(const VmConfig& config, const std::filesystem::path& folder) {
-  machine::MachineConfig machine = config.machine;
+void MakePathsAbsolute(machine::MachineConfig& machine, const std::filesystem::path& folder) {
   const auto absolute = [&](std::string& path) {
     if (!path.empty()) path = (folder / path).lexically_normal().string();
   };
@@ -30,17 +29,18 @@ Result<machine::MachineConfig> MachineOf(const VmConfig& config, const std::file
   for (auto& floppy : machine.floppies) absolute(floppy.path);
   absolute(machine.serial.path);
   absolute(machine.console.path);
+}
+
+Result<machine::MachineConfig> MachineOf(const VmConfig& config, const std::filesystem::path& folder) {
+  machine::MachineConfig machine = config.machine;
+  MakePathsAbsolute(machine, folder);
   machine.display.present = config.show != "none";
   if (!config.show.starts_with("vnc:")) return machine;
   std::string vnc = config.show.substr(4);
   constexpr std::string_view kUnix = "unix:";
   if (vnc.starts_with(kUnix))
     vnc = std::string(kUnix) + (folder / vnc.substr(kUnix.size())).lexically_normal().string();
-  if (!config.password_file.empty()) {
-    std::string path = config.password_file;
-    absolute(path);
-    vnc += ",password=" + path;
-  }
+  if (!config.password_file.empty()) vnc += ",password=" + (folder / config.password_file).lexically_normal().string();
   auto options = display::ParseVncOptions(vnc);
   if (!options) return Context(options.error(), "display.show");
   machine.display.vnc = std::move(*options);

@@ -33,6 +33,9 @@ struct VmConfig {
   machine::MachineConfig machine;
 };
 
+/// Relative paths are from `folder`.
+void MakePathsAbsolute(machine::MachineConfig& machine, const std::filesystem::path& folder);
+
 /// The machine that a VM in `folder` is: all paths absolute, the password read.
 Result<machine::MachineConfig> MachineOf(const VmConfig& config, const std::filesystem::path& folder);
 

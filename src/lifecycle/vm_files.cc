@@ -10,22 +10,13 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "base/write_all.h"
 
 namespace nacre::lifecycle {
 
 namespace fs = std::filesystem;
 
 namespace {
-
-Status WriteWhole(int fd, std::string_view content, const std::string& name) {
-  while (!content.empty()) {
-    const ssize_t done = write(fd, content.data(), content.size());
-    if (done < 0 && errno == EINTR) continue;
-    if (done < 0) return FailErrno("{}", name);
-    content.remove_prefix(static_cast<size_t>(done));
-  }
-  return {};
-}
 
 /// The bytes from `start` to `end`, which are no hole.
 Status CopyRange(int from, int to, off_t start, off_t end, const std::string& name) {
@@ -61,7 +52,8 @@ Status WriteAtomically(const fs::path& path, std::string_view content, unsigned 
       fmt::format("{}/.{}.{}.tmp", path.parent_path().string(), path.filename().string(), getpid());
   const Fd file(open(draft.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, mode));
   if (!file.valid()) return FailErrno("{}", path.string());
-  Status status = WriteWhole(file.get(), content, path.string());
+  Status status = WriteAll(file.get(), content);
+  if (!status) status = Context(status.error(), "{}", path.string());
   if (status && fsync(file.get()) != 0) status = FailErrno("{}", path.string());
   if (status && rename(draft.c_str(), path.c_str()) != 0) status = FailErrno("{}", path.string());
   if (!status) {

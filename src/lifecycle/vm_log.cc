@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/write_all.h"
+
 namespace nacre::lifecycle {
 
 std::filesystem::path OlderLog(const std::filesystem::path& path) { return path.string() + ".1"; }
@@ -41,12 +43,7 @@ bool BoundedLog::TurnIfFull() {
 void BoundedLog::Write(std::string_view bytes) {
   if (size_ != 0 && size_ + bytes.size() > max_bytes_) Turn();
   size_ += bytes.size();
-  while (!bytes.empty()) {
-    const ssize_t done = write(file_.get(), bytes.data(), bytes.size());
-    if (done < 0 && errno == EINTR) continue;
-    if (done <= 0) return;
-    bytes.remove_prefix(static_cast<size_t>(done));
-  }
+  static_cast<void>(WriteAll(file_.get(), bytes));  // there is nowhere to tell of a log that cannot be written
 }
 
 }  // namespace nacre::lifecycle

@@ -3,6 +3,7 @@ from the mirror through the user-mode network. Then the disk boots by SeaBIOS, G
 installation is a case: test_long_installer.py Installer.test_onto_an_ide_disk
 
 And its disc starts by SeaBIOS: the menu on the screen, an entry changed at the keyboard, the installer's first question."""
+import collections
 import functools
 import os
 import pathlib
@@ -14,6 +15,7 @@ import threading
 import time
 
 import debian_installer
+import png
 import screen_text
 from harness import ENGINE, NACRE, GuestCase, Nacre, main
 
@@ -137,23 +139,43 @@ class Disc(InstallerCase):
         return screen_text.read(self.folder / "screen.png", screen_text.Font(screen_text.VGA_BIOS), top=8, bright=150)
 
     def wait_for(self, wanted):
+        """Until what the screen shows is as wanted."""
         deadline = time.monotonic() + BOOT_SECONDS
-        while wanted not in (text := self.text()):
+        while not wanted(text := self.text()):
             self.assertLess(time.monotonic(), deadline, f"the screen showed {text}")
             time.sleep(0.5)
 
+    def start(self, *options):
+        return Nacre("run", "--engine", ENGINE, "--memory", "1G", "--net", "none", "--firmware", "bios", "--cdrom",
+                     self.installer.disc(self.folder), "--display", "offscreen", "--control", self.folder / "vm.sock", *options)
+
+    def choose(self, guest, words):
+        """The menu's first entry, with these words after those of its command line."""
+        guest.expect("ISOLINUX", BOOT_SECONDS)
+        self.wait_for(lambda text: "Debian GNU/Linux installer menu (BIOS mode)" in text)
+        self.call("key", "tab")
+        self.wait_for(lambda text: "initrd=" in text)
+        self.call("type", f" {words}")
+        self.wait_for(lambda text: words in text)
+        self.call("key", "enter")
+
     def test_menu_and_first_question(self):
-        with Nacre("run", "--engine", ENGINE, "--memory", "1G", "--net", "none", "--firmware", "bios", "--cdrom",
-                   self.installer.disc(self.folder), "--display", "offscreen",
-                   "--control", self.folder / "vm.sock") as guest:
-            guest.expect("ISOLINUX", BOOT_SECONDS)
-            self.wait_for("Debian GNU/Linux installer menu (BIOS mode)")
-            self.call("key", "tab")
-            self.wait_for("initrd=")
-            self.call("type", " console=ttyS0 DEBIAN_FRONTEND=text")
-            self.wait_for("FRONTEND=text")
-            self.call("key", "enter")
+        with self.start() as guest:
+            self.choose(guest, "console=ttyS0 DEBIAN_FRONTEND=text")
             guest.expect("Choose the language to be used for the installation process.", BOOT_SECONDS)
+
+    def test_virtio_gpu_takes_over_the_screen(self):
+        """The menu is on the VGA, which no driver takes; the first question on virtio-gpu, which a VGA in text mode leaves
+        the screen to: black letters of the installer's own font on grey."""
+        def question(_):
+            width, height, pixels = png.read(self.folder / "screen.png")
+            colours = collections.Counter(pixel for row in pixels for pixel in row)
+            return (width, height) == (1024, 768) and len(colours) == 2 and colours[(0, 0, 0)] > 1000 \
+                and colours[(170, 170, 170)] > width * height * 0.9
+
+        with self.start("--gpu", "virtio") as guest:
+            self.choose(guest, "vga=normal modprobe.blacklist=bochs DEBIAN_FRONTEND=text")
+            self.wait_for(question)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ test: build ## every quick test: units, layers, documents, guests that boot
 test-long: build ## the quick tests and the long ones: systemd guest, 50 million instruction cases, 100 MB transfers
 	@scripts/prepare-guest cloud-amd64 amd64 i386 xen
 	@scripts/prepare-guest-agent
-	@scripts/make-rootfs debian12 debian12-bench debian12-i386
+	@scripts/make-rootfs debian12 debian12-bench debian12-i386 debian12-desktop
 	@cd build/release && $(CTEST)
 
 bench: ## guest benchmarks beside QEMU's TCG; rewrites the tables of docs/performance.md

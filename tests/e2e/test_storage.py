@@ -3,6 +3,7 @@ import hashlib
 import os
 import pathlib
 import random
+import struct
 import subprocess
 import tempfile
 
@@ -179,6 +180,45 @@ class Truncated(Folder):
             self.assertIn("I/O error", guest.command_output("dd if=/dev/fd0 bs=18k skip=79 2>&1 >/dev/null", 300))
             guest.send("poweroff -f\n")
             self.check_exit(guest, 0)
+
+
+class Unbootable(Folder):
+    """Images that a machine cannot start from: SeaBIOS says why, and goes on."""
+
+    SECTOR = 2048
+
+    def disc(self, sectors=24, catalog=18, image=20, image_sectors=4, checksum=0):
+        """A disc whose boot catalog (El Torito, 1995) says what it is told; of `sectors` sectors."""
+        volume = b"\1CD001\1".ljust(self.SECTOR, b"\0")
+        record = struct.pack("<B5sB32s32xI", 0, b"CD001", 1, b"EL TORITO SPECIFICATION", catalog).ljust(self.SECTOR, b"\0")
+        validation = bytearray(struct.pack("<BBH24sHBB", 1, 0, 0, b"", 0, 0x55, 0xaa))
+        total = sum(struct.unpack("<16H", validation))
+        struct.pack_into("<H", validation, 28, (checksum - total) & 0xffff)
+        entry = struct.pack("<BBHBBHI20x", 0x88, 0, 0, 0, 0, image_sectors, image)
+        content = bytes(16 * self.SECTOR) + volume + record + bytes(validation) + entry
+        return content.ljust(sectors * self.SECTOR, b"\0")[:sectors * self.SECTOR]
+
+    def says(self, text, option, image, words=""):
+        with self.subTest(text=text, option=option, words=words), Nacre(
+                "run", "--engine", ENGINE, "--net", "none", "--firmware", "bios",
+                option, f"{self.write('image', image)}{words}") as guest:
+            guest.expect(text)
+            guest.expect("No bootable device.")
+            self.assertIsNone(guest.process.poll())
+
+    def test_discs(self):
+        failed = "Boot failed: Could not read from CDROM (code {:04x})"
+        beyond = self.disc(image=0x7fffffff)
+        for code, image in ((3, self.disc(sectors=1)), (4, b"\xff" * (24 * self.SECTOR)), (5, bytes(24 * self.SECTOR)),
+                            (7, self.disc(sectors=18)), (7, self.disc(catalog=0xffffffff)), (8, self.disc(catalog=19)),
+                            (12, beyond), (12, self.disc(image_sectors=0xffff))):
+            self.says(failed.format(code), "--cdrom", image, ",bus=ide")
+        self.says(failed.format(12), "--cdrom", beyond, ",bus=sata")
+
+    def test_disks_and_diskettes(self):
+        for words in (",bus=virtio", ",bus=ide", ",bus=sata"):
+            self.says("Boot failed: not a bootable disk", "--disk", bytes(1 << 20), words)
+        self.says("Boot failed: not a bootable disk", "--floppy", bytes(1440 << 10))
 
 
 main()

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <fmt/ranges.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/stat.h>
@@ -10,9 +11,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <fstream>
 
 #include "base/fd.h"
 #include "base/size_text.h"
+#include "cli/paths.h"
 #include "lifecycle/vm_files.h"
 
 namespace nacre::cli {
@@ -22,6 +25,7 @@ namespace {
 namespace fs = std::filesystem;
 using Parts = lifecycle::NewImage::Parts;
 
+constexpr const char* kScript = "scripts/build-image";
 constexpr std::string_view kDiskName = "disk.raw";
 std::atomic<pid_t> running_child = 0;
 
@@ -70,6 +74,49 @@ Status RunProgram(std::vector<std::string> words, bool interactive) {
   if (WIFSIGNALED(status)) return Fail("{} was ended by signal {}", words[0], WTERMSIG(status));
   if (WEXITSTATUS(status) != 0) return Fail("{} failed (its messages are above)", words[0]);
   return {};
+}
+
+Result<std::string> FirstLine(const fs::path& path) {
+  std::ifstream file(path);
+  std::string line;
+  if (!std::getline(file, line)) return Fail("{}: cannot read it", path.string());
+  return line;
+}
+
+Result<std::string> OwnProgram() {
+  std::error_code error;
+  const fs::path self = fs::read_symlink("/proc/self/exe", error);
+  if (error) return Fail("/proc/self/exe: {}", error.message());
+  return self.string();
+}
+
+Result<Parts> BuildDebian(const ImageBuildOptions& options, const fs::path& folder) {
+  const auto tree = SourceTree();
+  if (!tree)
+    return Fail("`nacre image build debian` needs {} of Nacre's source folder, and the program runs elsewhere",
+                kScript);
+  std::vector<std::string> words{(*tree / kScript).string(), folder.string()};
+  const auto add = [&](const char* option, const std::string& value) {
+    if (!value.empty()) words.insert(words.end(), {option, value});
+  };
+  add("--size", options.size);
+  add("--user", options.user);
+  add("--ssh-key", options.ssh_key);
+  for (const std::string& package : options.packages) add("--package", package);
+  NACRE_TRY_STATUS(RunProgram(std::move(words), false));
+  // Zeros take no time to check, and no room where files have no holes.
+  const std::string disk = "disk.qcow2", raw = (folder / kDiskName).string();
+  const std::string self = NACRE_TRY(OwnProgram());
+  NACRE_TRY_STATUS(RunProgram({self, "disk", "convert", raw, (folder / disk).string()}, false));
+  if (unlink(raw.c_str()) != 0) return FailErrno("{}", raw);
+  return Parts{.kernel = "kernel",
+               .disk = disk,
+               .initrds = {"initrd"},
+               .append = NACRE_TRY(FirstLine(folder / "cmdline")),
+               .firmware = {},
+               .disk_format = "qcow2",
+               .source = "debian",
+               .memory = options.memory};
 }
 
 enum class Kind : uint8_t { kDisk, kQcow2, kDisc };
@@ -138,7 +185,7 @@ Result<Parts> TakeFolder(const ImageBuildOptions& options, const fs::path& folde
   Parts parts{.kernel = {},
               .disk = std::string(kDiskName),
               .initrds = {},
-              .append = "console=ttyS0 root=/dev/vda rw",
+              .append = "console=ttyS0 root=/dev/vda rw systemd.hostname={name}",
               .firmware = {},
               .disk_format = "raw",
               .source = options.from,
@@ -157,8 +204,7 @@ Result<Parts> Install(const ImageBuildOptions& options, const fs::path& folder) 
   const fs::path disk = folder / kDiskName;
   const std::string firmware = options.firmware.empty() ? "bios" : options.firmware;
   NACRE_TRY_STATUS(MakeDisk(disk, options.size.empty() ? "16G" : options.size));
-  std::error_code error;
-  const std::string self = fs::read_symlink("/proc/self/exe", error).string();
+  const std::string self = NACRE_TRY(OwnProgram());
   const std::string display = options.display.empty() ? "vnc:unix:" + (folder / "vnc").string() : options.display;
   fmt::print(
       stderr,
@@ -182,6 +228,7 @@ Result<Parts> Install(const ImageBuildOptions& options, const fs::path& folder) 
 }  // namespace
 
 Result<Parts> BuildImage(const ImageBuildOptions& options, const lifecycle::NewImage& image) {
+  if (options.from.empty()) return BuildDebian(options, image.folder());
   std::error_code error;
   if (fs::is_directory(options.from, error)) return TakeFolder(options, image.folder());
   const Kind kind = NACRE_TRY(KindOf(options.from));

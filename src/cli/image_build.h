@@ -1,9 +1,10 @@
 #pragma once
-// The makers of images: a disk's file, a folder, an installer's disc. One thread; the programs that they run write on
-// standard error. lifecycle/image_store.h keeps what they make.
+// The makers of images: Debian by the source tree's script, a disk's file, a folder, an installer's disc. One thread;
+// the programs that they run write on standard error. lifecycle/image_store.h keeps what they make.
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "lifecycle/image_store.h"
@@ -12,9 +13,11 @@ namespace nacre::cli {
 
 struct ImageBuildOptions {
   std::string name;
-  std::string from;  ///< a file or a folder
+  std::string from;  ///< a file or a folder; empty: Debian
   std::string size;  ///< of the disk; empty: the maker's own
   std::string firmware, display, memory;
+  std::vector<std::string> packages;  ///< Debian: more of them
+  std::string user, ssh_key;
   bool replace = false;
 };
 

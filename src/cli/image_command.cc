@@ -23,20 +23,26 @@ using lifecycle::Home;
 using lifecycle::ImageReport;
 
 constexpr std::string_view kHelp =
-    "Usage: nacre image build --from DISK|FOLDER|ISO --name NAME [options]\n"
+    "Usage: nacre image build debian [options]\n"
+    "       nacre image build --from DISK|FOLDER|ISO --name NAME [options]\n"
     "       nacre image ls [--json]\n"
     "       nacre image inspect NAME [--json]\n"
     "       nacre image verify NAME\n"
     "       nacre image rm NAME\n\n"
-    "Images are what `nacre create` makes VMs of. --from takes a disk (raw or qcow2), a folder with a root file system "
-    "and\n"
-    "its kernel in boot/, or an installer's disc, which runs until the machine powers off or restarts.\n\n"
-    "  --name NAME      the image's name\n"
-    "  --replace        in place of an image of this name\n"
-    "  --size SIZE      of the disk, for a folder (8G) and a disc (16G)\n"
-    "  --memory SIZE    what VMs get where nothing is said\n"
-    "  --firmware KIND  a disk or a disc: bios or uefi (bios)\n"
-    "  --display WHERE  a disc: where its screen is, as for `nacre run`\n";
+    "Images are what `nacre create` makes VMs of. `build debian` installs Debian 12 with systemd, SSH and the guest "
+    "agent;\n"
+    "--from takes a disk (raw or qcow2), a folder with a root file system and its kernel in boot/, or an installer's "
+    "disc,\n"
+    "which runs until the machine powers off or restarts.\n\n"
+    "  --name NAME        the image's name (debian)\n"
+    "  --replace          in place of an image of this name\n"
+    "  --size SIZE        of the disk (8G; 16G for a disc)\n"
+    "  --memory SIZE      what VMs get where nothing is said\n"
+    "  --package NAME     debian: one package more (repeatable)\n"
+    "  --user NAME        debian: a user who may become root (sudo), made at a VM's first start\n"
+    "  --ssh-key FILE     debian: the public key with which the user, or root, logs in\n"
+    "  --firmware KIND    a disk or a disc: bios or uefi (bios)\n"
+    "  --display WHERE    a disc: where its screen is, as for `nacre run`\n";
 
 int WrongUsage(std::string_view what) {
   fmt::print(stderr, "nacre: `nacre image`: {}\nTry `nacre image --help`.\n", what);
@@ -138,12 +144,14 @@ struct Words {
 
 Result<Words> Parse(std::span<const std::string_view> words) {
   Words out;
-  const std::array<std::pair<std::string_view, std::string*>, 6> texts{{{"--name", &out.build.name},
+  const std::array<std::pair<std::string_view, std::string*>, 8> texts{{{"--name", &out.build.name},
                                                                         {"--from", &out.build.from},
                                                                         {"--size", &out.build.size},
                                                                         {"--memory", &out.build.memory},
                                                                         {"--firmware", &out.build.firmware},
-                                                                        {"--display", &out.build.display}}};
+                                                                        {"--display", &out.build.display},
+                                                                        {"--user", &out.build.user},
+                                                                        {"--ssh-key", &out.build.ssh_key}}};
   for (size_t i = 0; i < words.size(); ++i) {
     const std::string_view word = words[i];
     const auto* text = std::ranges::find(texts, word, [](const auto& entry) { return entry.first; });
@@ -155,13 +163,16 @@ Result<Words> Parse(std::span<const std::string_view> words) {
       out.help = true;
     } else if (word == "--replace") {
       out.build.replace = out.builds = true;
-    } else if (text == texts.end()) {
+    } else if (text == texts.end() && word != "--package") {
       return Fail("unknown option {}", word);
     } else if (i + 1 == words.size() || words[i + 1].empty()) {
       return Fail("{} needs a value", word);
     } else {
       out.builds = true;
-      *text->second = words[++i];
+      if (text == texts.end())
+        out.build.packages.emplace_back(words[++i]);
+      else
+        *text->second = words[++i];
     }
   }
   return out;
@@ -169,17 +180,30 @@ Result<Words> Parse(std::span<const std::string_view> words) {
 
 Status CheckBuild(const Words& words) {
   const ImageBuildOptions& build = words.build;
-  if (words.plain.size() != 1 || build.from.empty() || build.name.empty())
-    return Fail("give `nacre image build --from FILE --name NAME`");
+  const bool debian = words.plain.size() == 2 && words.plain[1] == "debian";
+  if (debian == !build.from.empty() || words.plain.size() > 2)
+    return Fail("give `nacre image build debian`, or `nacre image build --from FILE --name NAME`");
+  if (!debian && build.name.empty()) return Fail("--from needs --name NAME");
+  if (!debian && !(build.packages.empty() && build.user.empty() && build.ssh_key.empty()))
+    return Fail("--package, --user and --ssh-key are for `nacre image build debian`");
+  if (debian && !(build.firmware.empty() && build.display.empty())) return Fail("--firmware and --display need --from");
   if (!build.firmware.empty() && build.firmware != "bios" && build.firmware != "uefi")
     return Fail("--firmware {}: choose bios or uefi", build.firmware);
   for (const auto& [name, size] : {std::pair("--size", &build.size), std::pair("--memory", &build.memory)})
     if (const auto bytes = ParseSize(*size); !size->empty() && !bytes)
       return Fail("{} {}: {}", name, *size, bytes.error().message);
+  const auto plain = [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
+  };
+  if (!std::ranges::all_of(build.user, plain)) return Fail("--user {}: not a name", build.user);
+  for (const std::string& name : build.packages)
+    if (!std::ranges::all_of(name, [&](char c) { return plain(c) || c == '+' || c == ':'; }))
+      return Fail("--package {}: not the name of a package", name);
   return {};
 }
 
-int Build(const Home& home, const ImageBuildOptions& options) {
+int Build(const Home& home, ImageBuildOptions options) {
+  if (options.name.empty()) options.name = "debian";
   const auto image = lifecycle::NewImage::Begin(home, options.name, options.replace);
   if (!image) return Failed(image.error());
   const auto parts = BuildImage(options, **image);

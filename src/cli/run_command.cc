@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "base/log.h"
@@ -13,7 +14,9 @@
 #include "cli/stop_signals.h"
 #include "cli/terminal.h"
 #include "control/server.h"
+#include "lifecycle/vm_config.h"
 #include "lifecycle/vm_home.h"
+#include "lifecycle/vm_image.h"
 #include "lifecycle/vm_lock.h"
 #include "lifecycle/vm_status.h"
 #include "lifecycle/vm_toml.h"
@@ -84,12 +87,29 @@ Result<int> RunVm(const RunOptions& options, const lifecycle::VmPaths& vm) {
   return RunMachine(options, &vm);
 }
 
-/// `nacre run NAME`.
+/// `nacre run IMAGE`: what it writes is gone at the end.
+int RunImage(const lifecycle::Home& home, RunOptions options) {
+  const auto image = lifecycle::ReadImage(home, options.names[0]);
+  if (!image) return Failed(image.error());
+  const size_t own_disks = options.machine.disks.size();
+  if (const Status used = UseImage(*image, options); !used) return UsageError(used.error());
+  machine::MachineConfig& machine = options.machine;
+  if (machine.disks.size() > own_disks) machine.disks[0].snapshot = true;
+  machine.command_line = lifecycle::WithName(std::move(machine.command_line), image->name);
+  machine.guest_agent = options.guest_agent.value_or(!options.control.empty());
+  UseTerminal(machine);
+  const auto status = RunMachine(options, nullptr);
+  return status ? *status : Failed(status.error());
+}
+
+/// `nacre run NAME`: of a VM, else of an image.
 int RunNamed(RunOptions options) {
   const std::string& name = options.names[0];
   if (name.ends_with(".wasm")) return UsageError({name + ": WebAssembly programs are not there yet", 0});
   const auto home = lifecycle::Home::Find();
   if (!home) return Failed(home.error());
+  const auto images = home->ImageNames();
+  if (!home->HasVm(name) && std::ranges::find(images, name) != images.end()) return RunImage(*home, std::move(options));
   const auto vm = home->FindVm(name);
   if (!vm) return Failed(vm.error());
   const auto config = lifecycle::ReadVmToml(vm->toml().string());

@@ -548,7 +548,8 @@ Status UseSavedConfig(RunOptions& options, machine::MachineConfig saved) {
 std::string RunHelp() {
   std::string text =
       "Usage: nacre run [options] [-- command for the default guest]\n"
-      "       nacre run VM [options of one run]\n\n"
+      "       nacre run VM [options of one run]\n"
+      "       nacre run IMAGE [options]    what it writes to its disk is gone at the end\n\n"
       "Runs a virtual machine in the foreground, its console on this terminal (Ctrl-] leaves).\n"
       "Without --kernel it is the default guest: Debian's cloud kernel with busybox.\n\n";
   for (const Option& option : kOptions)

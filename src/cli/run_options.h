@@ -45,8 +45,8 @@ Result<RunOptions> ParseRun(std::span<const std::string_view> words);
 bool IsOfOneRun(std::string_view option);
 /// A VM's machine with what was given for this run of it; hardware is refused.
 Result<RunOptions> OverVm(RunOptions given, machine::MachineConfig machine);
-/// With --restore: `saved`, the snapshot's configuration, becomes the machine's, but for what the command line says about
-/// how it is run. Fails for an option that the snapshot decides.
+/// With --restore: `saved`, the snapshot's configuration, becomes the machine's, but for what the command line says
+/// about how it is run. Fails for an option that the snapshot decides.
 Status UseSavedConfig(RunOptions& options, machine::MachineConfig saved);
 /// The text of `nacre run --help`.
 std::string RunHelp();

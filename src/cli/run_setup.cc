@@ -1,8 +1,11 @@
 #include "cli/run_setup.h"
 
+#include <algorithm>
+
 #include "cli/commands.h"
 #include "cli/paths.h"
 #include "engine/kvm/kvm_model.h"
+#include "storage/image.h"
 
 namespace nacre::cli {
 
@@ -29,6 +32,30 @@ Status UseDefaultGuest(RunOptions& options) {
     command += (command.empty() ? "" : " ") + word;
   }
   config.command_line += fmt::format(" nacre.exec=\"{}\"", command);
+  return {};
+}
+
+Status UseImage(const lifecycle::Image& image, RunOptions& options) {
+  machine::MachineConfig& machine = options.machine;
+  const auto given = [&](std::string_view name) {
+    return std::ranges::find(options.given, name) != options.given.end();
+  };
+  if (given("--kernel") || given("--firmware"))
+    return Fail("{}: the image says what starts; leave --kernel and --firmware out", image.name);
+  if (!options.guest_command.empty()) return Fail("a guest command after -- works with the default guest only");
+  machine.kernel = image.kernel.string();
+  for (const auto& initrd : image.initrds) machine.initrds.push_back(initrd.string());
+  if (!machine.kernel.empty())
+    machine.command_line = image.append + (machine.command_line.empty() ? "" : " ") + machine.command_line;
+  machine.firmware = image.firmware;
+  if (image.memory_bytes && !given("--memory")) machine.memory_bytes = *image.memory_bytes;
+  if (!image.disk.empty()) {
+    machine::DiskConfig disk;
+    disk.path = image.disk.string();
+    disk.format = storage::FormatNamed(image.disk_format);
+    machine.disks.insert(machine.disks.begin(), disk);
+  }
+  options.default_guest = false;
   return {};
 }
 

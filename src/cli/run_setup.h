@@ -5,12 +5,17 @@
 
 #include "base/result.h"
 #include "cli/run_options.h"
+#include "lifecycle/vm_image.h"
 #include "machine/machine_config.h"
 
 namespace nacre::cli {
 
 /// Kernel, initrd and command line of the guest that `make run` prepares; it is prepared if it is not there.
 Status UseDefaultGuest(RunOptions& options);
+
+/// What an image has goes before what the options say more; `options` then starts it. The disk is the image's file:
+/// nobody may write to it.
+Status UseImage(const lifecycle::Image& image, RunOptions& options);
 
 /// Who asks for KVM by name is told before anything else what it lacks here.
 Status CheckKvm(const machine::MachineConfig& config);

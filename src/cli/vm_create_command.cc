@@ -4,181 +4,163 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <utility>
 
 #include "base/size_text.h"
 #include "cli/commands.h"
 #include "cli/run_options.h"
 #include "cli/run_setup.h"
 #include "cli/vm_commands_parts.h"
-#include "lifecycle/vm_config.h"
 #include "lifecycle/vm_create.h"
 #include "lifecycle/vm_image.h"
 #include "storage/image.h"
 #include "x86/cpu_model_selection.h"
 
-    namespace nacre::cli {
+namespace nacre::cli {
 
-  namespace {
+namespace {
 
-  namespace fs = std::filesystem;
-  using lifecycle::NewVm;
-  using lifecycle::RestartPolicy;
-  using lifecycle::VmConfig;
+namespace fs = std::filesystem;
+using lifecycle::NewVm;
+using lifecycle::RestartPolicy;
+using lifecycle::VmConfig;
 
-  /// What `create` takes beside the options of `nacre run`.
-  struct OwnOptions {
-    uint64_t disk_bytes = 0;
-    RestartPolicy restart = RestartPolicy::kNo;
-    bool autostart = false;
-  };
+/// What `create` takes beside the options of `nacre run`.
+struct OwnOptions {
+  std::string image;
+  uint64_t disk_bytes = 0;
+  RestartPolicy restart = RestartPolicy::kNo;
+  bool autostart = false;
+};
 
-  Status SetDiskSize(OwnOptions& own, std::string_view value) {
-    constexpr uint64_t kMost = uint64_t{1} << 46;
-    const auto size = ParseSize(value);
-    if (!size || *size == 0 || *size % 512 != 0 || *size > kMost)
-      return Fail("--disk-size {}: give a size up to 64T, for example --disk-size 10G", value);
-    own.disk_bytes = *size;
-    return {};
-  }
+Status SetDiskSize(OwnOptions& own, std::string_view value) {
+  constexpr uint64_t kMost = uint64_t{1} << 46;
+  const auto size = ParseSize(value);
+  if (!size || *size == 0 || *size % 512 != 0 || *size > kMost)
+    return Fail("--disk-size {}: give a size up to 64T, for example --disk-size 10G", value);
+  own.disk_bytes = *size;
+  return {};
+}
 
-  Status SetRestart(OwnOptions& own, std::string_view value) {
-    if (value == "no")
-      own.restart = RestartPolicy::kNo;
-    else if (value == "on-failure")
-      own.restart = RestartPolicy::kOnFailure;
-    else if (value == "always")
-      own.restart = RestartPolicy::kAlways;
-    else
-      return Fail("--restart {}: choose no, on-failure or always", value);
-    return {};
-  }
+Status SetRestart(OwnOptions& own, std::string_view value) {
+  if (value == "no")
+    own.restart = RestartPolicy::kNo;
+  else if (value == "on-failure")
+    own.restart = RestartPolicy::kOnFailure;
+  else if (value == "always")
+    own.restart = RestartPolicy::kAlways;
+  else
+    return Fail("--restart {}: choose no, on-failure or always", value);
+  return {};
+}
 
-  /// Takes its own options out of `words`.
-  Result<OwnOptions> TakeOwn(std::vector<std::string_view>& words) {
-    OwnOptions own;
-    std::vector<std::string_view> rest;
-    for (size_t i = 0; i < words.size(); ++i) {
-      const std::string_view word = words[i];
-      const size_t equals = word.find('=');
-      const std::string_view name = word.substr(0, equals);
-      if (word == "--") {
-        rest.insert(rest.end(), words.begin() + static_cast<std::ptrdiff_t>(i), words.end());
-        break;
-      }
-      if (word == "--autostart") {
-        own.autostart = true;
-      } else if (name == "--disk-size" || name == "--restart") {
-        if (equals == std::string_view::npos && i + 1 == words.size()) return Fail("{} needs a value", name);
-        const std::string_view value = equals == std::string_view::npos ? words[++i] : word.substr(equals + 1);
+/// Takes its own options out of `words`.
+Result<OwnOptions> TakeOwn(std::vector<std::string_view>& words) {
+  OwnOptions own;
+  std::vector<std::string_view> rest;
+  for (size_t i = 0; i < words.size(); ++i) {
+    const std::string_view word = words[i];
+    const size_t equals = word.find('=');
+    const std::string_view name = word.substr(0, equals);
+    if (word == "--") {
+      rest.insert(rest.end(), words.begin() + static_cast<std::ptrdiff_t>(i), words.end());
+      break;
+    }
+    if (word == "--autostart") {
+      own.autostart = true;
+    } else if (name == "--disk-size" || name == "--restart" || name == "--image") {
+      if (equals == std::string_view::npos && i + 1 == words.size()) return Fail("{} needs a value", name);
+      const std::string_view value = equals == std::string_view::npos ? words[++i] : word.substr(equals + 1);
+      if (name == "--image")
+        own.image = value;
+      else
         NACRE_TRY_STATUS(name == "--restart" ? SetRestart(own, value) : SetDiskSize(own, value));
-      } else {
-        rest.push_back(word);
-      }
+    } else {
+      rest.push_back(word);
     }
-    words = std::move(rest);
-    return own;
   }
+  words = std::move(rest);
+  return own;
+}
 
-  /// Whether the user gave it.
-  bool Given(const RunOptions& options, std::string_view name) {
-    return std::ranges::find(options.given, name) != options.given.end();
+/// The text of --display without its password, which has a key of its own.
+void SetDisplay(const RunOptions& options, VmConfig& config) {
+  constexpr std::string_view kPassword = ",password=", kUnix = "vnc:unix:";
+  config.show = options.display;
+  std::error_code error;
+  if (const size_t at = config.show.find(kPassword); at != std::string::npos) {
+    config.password_file = fs::absolute(config.show.substr(at + kPassword.size()), error).string();
+    config.show.resize(at);
   }
+  if (config.show.starts_with(kUnix))
+    config.show = std::string(kUnix) + fs::absolute(config.show.substr(kUnix.size()), error).string();
+}
 
-  Status UseImage(const lifecycle::Image& image, RunOptions& options) {
-    machine::MachineConfig& machine = options.machine;
-    if (Given(options, "--kernel") || Given(options, "--firmware"))
-      return Fail("{}: the image says what starts; leave --kernel and --firmware out", image.name);
-    machine.kernel = image.kernel.string();
-    for (const fs::path& initrd : image.initrds) machine.initrds.push_back(initrd.string());
-    if (!machine.kernel.empty())
-      machine.command_line = image.append + (machine.command_line.empty() ? "" : " ") + machine.command_line;
-    machine.firmware = image.firmware;
-    if (image.memory_bytes && !Given(options, "--memory")) machine.memory_bytes = *image.memory_bytes;
-    if (!image.disk.empty()) {
-      machine::DiskConfig disk;
-      disk.path = image.disk.string();
-      disk.format = storage::FormatNamed(image.disk_format);
-      machine.disks.insert(machine.disks.begin(), disk);
-    }
-    options.default_guest = false;
-    return {};
+Result<NewVm> MakeConfig(const lifecycle::Home& home, RunOptions options, const OwnOptions& own) {
+  if (!own.image.empty()) {
+    const lifecycle::Image image = NACRE_TRY(lifecycle::ReadImage(home, own.image));
+    NACRE_TRY_STATUS(UseImage(image, options));
   }
-
-  /// The text of --display without its password, which has a key of its own.
-  void SetDisplay(const RunOptions& options, VmConfig& config) {
-    constexpr std::string_view kPassword = ",password=", kUnix = "vnc:unix:";
-    config.show = options.display;
-    std::error_code error;
-    if (const size_t at = config.show.find(kPassword); at != std::string::npos) {
-      config.password_file = fs::absolute(config.show.substr(at + kPassword.size()), error).string();
-      config.show.resize(at);
-    }
-    if (config.show.starts_with(kUnix))
-      config.show = std::string(kUnix) + fs::absolute(config.show.substr(kUnix.size()), error).string();
+  if (options.default_guest) NACRE_TRY_STATUS(UseDefaultGuest(options));
+  // The VM's directory may move, so nothing in it is relative to where the user stands.
+  std::error_code error;
+  const fs::path here = fs::current_path(error);
+  if (error) return Fail("the working directory: {}", error.message());
+  lifecycle::MakePathsAbsolute(options.machine, here);
+  NewVm vm;
+  vm.name = options.names[0];
+  vm.disk_bytes = own.disk_bytes;
+  VmConfig& config = vm.config;
+  config.image = own.image;
+  config.restart = own.restart;
+  config.autostart = own.autostart;
+  SetDisplay(options, config);
+  config.machine = std::move(options.machine);
+  // The model belongs to the VM from now on, on whatever host and engine. What `default` is with KVM is KVM's to say.
+  if (config.machine.engine != machine::EngineKind::kKvm) {
+    const auto name = NACRE_TRY(x86::ParseModelName(config.machine.cpu_model));
+    const auto model = NACRE_TRY(x86::SelectModel(name));
+    config.machine.cpu_model = model.name.Text();
   }
+  return vm;
+}
 
-  Result<NewVm> MakeConfig(const lifecycle::Home& home, RunOptions options, const OwnOptions& own) {
-    if (options.names.size() > 1) {
-      const lifecycle::Image image = NACRE_TRY(lifecycle::ReadImage(home, options.names[1]));
-      NACRE_TRY_STATUS(UseImage(image, options));
-    }
-    if (options.default_guest) NACRE_TRY_STATUS(UseDefaultGuest(options));
-    // The VM's directory may move, so nothing in it is relative to where the user stands.
-    std::error_code error;
-    const fs::path here = fs::current_path(error);
-    if (error) return Fail("the working directory: {}", error.message());
-    lifecycle::MakePathsAbsolute(options.machine, here);
-    NewVm vm;
-    vm.name = options.names[0];
-    vm.disk_bytes = own.disk_bytes;
-    VmConfig& config = vm.config;
-    if (options.names.size() > 1) config.image = options.names[1];
-    config.restart = own.restart;
-    config.autostart = own.autostart;
-    SetDisplay(options, config);
-    config.machine = std::move(options.machine);
-    // The model belongs to the VM from now on, on whatever host and engine. What `default` is with KVM is KVM's to say.
-    if (config.machine.engine != machine::EngineKind::kKvm) {
-      const auto name = NACRE_TRY(x86::ParseModelName(config.machine.cpu_model));
-      const auto model = NACRE_TRY(x86::SelectModel(name));
-      config.machine.cpu_model = model.name.Text();
-    }
-    return vm;
-  }
+}  // namespace
 
-  }  // namespace
+int CreateCommand(std::span<const std::string_view> words) {
+  std::vector<std::string_view> rest(words.begin(), words.end());
+  auto own = TakeOwn(rest);
+  if (!own) return VmWrongUsage("create", own.error().message);
+  auto options = ParseRun(rest);
+  if (!options) return VmWrongUsage("create", options.error().message);
+  if (options->names.empty() || options->names.size() > 2)
+    return VmWrongUsage("create", "give NAME [--image IMAGE] [options]");
+  if (options->names.size() == 2 && !std::exchange(own->image, options->names[1]).empty())
+    return VmWrongUsage("create", "an image is named twice");
+  for (const std::string_view option : options->given)
+    if (IsOfOneRun(option))
+      return VmWrongUsage("create",
+                          fmt::format("{} concerns one run: give it to `nacre run {}`", option, options->names[0]));
+  if (const Status name = lifecycle::CheckName(options->names[0]); !name)
+    return VmWrongUsage("create", name.error().message);
+  const auto home = lifecycle::Home::Find();
+  if (!home) return VmFailed(home.error());
+  auto vm = MakeConfig(*home, std::move(*options), *own);
+  if (!vm) return VmFailed(vm.error());
+  const std::string name = vm->name;
+  if (const Status created = lifecycle::CreateVm(*home, std::move(*vm)); !created) return VmFailed(created.error());
+  fmt::print("{}\n", name);
+  return kExitDone;
+}
 
-  int CreateCommand(std::span<const std::string_view> words) {
-    std::vector<std::string_view> rest(words.begin(), words.end());
-    const auto own = TakeOwn(rest);
-    if (!own) return VmWrongUsage("create", own.error().message);
-    auto options = ParseRun(rest);
-    if (!options) return VmWrongUsage("create", options.error().message);
-    if (options->names.empty() || options->names.size() > 2)
-      return VmWrongUsage("create", "give NAME [IMAGE] [options]");
-    for (const std::string_view option : options->given)
-      if (IsOfOneRun(option))
-        return VmWrongUsage("create",
-                            fmt::format("{} concerns one run: give it to `nacre run {}`", option, options->names[0]));
-    if (const Status name = lifecycle::CheckName(options->names[0]); !name)
-      return VmWrongUsage("create", name.error().message);
-    const auto home = lifecycle::Home::Find();
-    if (!home) return VmFailed(home.error());
-    auto vm = MakeConfig(*home, std::move(*options), *own);
-    if (!vm) return VmFailed(vm.error());
-    const std::string name = vm->name;
-    if (const Status created = lifecycle::CreateVm(*home, std::move(*vm)); !created) return VmFailed(created.error());
-    fmt::print("{}\n", name);
-    return kExitDone;
-  }
-
-  std::string CreateHelp() {
-    return "Usage: nacre create NAME [IMAGE] [options of `nacre run`] [--disk-size SIZE] [--restart "
-           "no|on-failure|always]\n"
-           "                    [--autostart]\n\n"
-           "Makes a VM: the directory vms/NAME in NACRE_HOME, with vm.toml and disks of its own. The files of --disk "
-           "are\n"
-           "left as they are. --disk-size is the first disk's size, or makes an empty one.\n";
-  }
+std::string CreateHelp() {
+  return "Usage: nacre create NAME [[--image] IMAGE] [options of `nacre run`] [--disk-size SIZE] [--restart "
+         "no|on-failure|always]\n"
+         "                    [--autostart]\n\n"
+         "Makes a VM: the directory vms/NAME in NACRE_HOME, with vm.toml and disks of its own. The files of --disk "
+         "are\n"
+         "left as they are, and so is the image's (nacre image ls). --disk-size is the first disk's size, or makes an "
+         "empty one.\n";
+}
 
 }  // namespace nacre::cli

@@ -14,6 +14,7 @@
 #include "base/sha256.h"
 #include "lifecycle/toml_value.h"
 #include "lifecycle/vm_files.h"
+#include "lifecycle/vm_layers.h"
 
 namespace nacre::lifecycle {
 
@@ -131,6 +132,17 @@ Status RemoveImage(const Home& home, std::string_view name) {
     std::ifstream file(home.vms() / vm / "vm.toml", std::ios::binary);
     const std::string text(std::istreambuf_iterator<char>(file), {});
     if (text.find(below) != std::string::npos) users.push_back(vm);
+  }
+  // Disks stand on it by their own headers; a layer is somebody's too.
+  const BackingReferences backing = NACRE_TRY(FindBackingReferences(home));
+  if (!backing.unreadable.empty()) return Context(backing.unreadable[0], "which images are used is not known");
+  const fs::path here = fs::canonical(folder, error);
+  for (const auto& reference : backing.references) {
+    if (reference.to.parent_path() != here) continue;
+    const fs::path from = reference.from.lexically_relative(home.folder());
+    std::string user = std::next(from.begin())->string();
+    if (*from.begin() == "layers") user = "layer " + user;
+    if (std::ranges::find(users, user) == users.end()) users.push_back(std::move(user));
   }
   if (!users.empty())
     return Fail("image {} is in use by {}; remove them first (nacre rm)", name, fmt::join(users, ", "));

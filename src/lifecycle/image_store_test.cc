@@ -5,6 +5,8 @@
 
 #include <fstream>
 
+#include "lifecycle/vm_layers.h"
+
 namespace nacre::lifecycle {
 namespace {
 
@@ -126,6 +128,24 @@ TEST_F(ImageStoreTest, AnImageInUseStays) {
   ASSERT_FALSE(removed);
   EXPECT_NE(removed.error().message.find("web"), std::string::npos);
   EXPECT_TRUE(VerifyImage(home(), "debian"));
+}
+
+TEST_F(ImageStoreTest, ADiskThatStandsOnItKeepsIt) {
+  ASSERT_TRUE(Make("debian", std::string(4096, 'x')));
+  for (const char* owner : {"vms/web", "layers/1234"}) {
+    const fs::path disk = folder / owner / "disks/disk0.qcow2";
+    fs::create_directories(disk.parent_path());
+    const auto below = LookAtDisk(folder / "images/debian/disk.raw", storage::ImageFormat::kRaw);
+    ASSERT_TRUE(below) << below.error().message;
+    ASSERT_TRUE(MakeOverlay(home(), disk, *below));
+    const Status removed = RemoveImage(home(), "debian");
+    ASSERT_FALSE(removed);
+    EXPECT_NE(removed.error().message.find(fs::path(owner).filename()), std::string::npos) << removed.error().message;
+    Put(disk, "no qcow2 image");
+    EXPECT_FALSE(RemoveImage(home(), "debian")) << "nobody knows";
+    fs::remove_all(folder / owner);
+  }
+  EXPECT_TRUE(RemoveImage(home(), "debian"));
 }
 
 TEST_F(ImageStoreTest, SumsThatAreMissingOrNoneAreSaid) {

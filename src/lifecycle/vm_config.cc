@@ -34,6 +34,7 @@ void MakePathsAbsolute(machine::MachineConfig& machine, const std::filesystem::p
 Result<machine::MachineConfig> MachineOf(const VmConfig& config, const std::filesystem::path& folder) {
   machine::MachineConfig machine = config.machine;
   MakePathsAbsolute(machine, folder);
+  machine.command_line = WithName(std::move(machine.command_line), folder.filename().string());
   machine.display.present = config.show != "none";
   if (!config.show.starts_with("vnc:")) return machine;
   std::string vnc = config.show.substr(4);
@@ -45,6 +46,13 @@ Result<machine::MachineConfig> MachineOf(const VmConfig& config, const std::file
   if (!options) return Context(options.error(), "display.show");
   machine.display.vnc = std::move(*options);
   return machine;
+}
+
+std::string WithName(std::string text, std::string_view name) {
+  constexpr std::string_view kPlace = "{name}";
+  for (size_t at = text.find(kPlace); at != std::string::npos; at = text.find(kPlace, at + name.size()))
+    text.replace(at, kPlace.size(), name);
+  return text;
 }
 
 network::MacAddress NewMac() {

@@ -36,8 +36,11 @@ struct VmConfig {
 /// Relative paths are from `folder`.
 void MakePathsAbsolute(machine::MachineConfig& machine, const std::filesystem::path& folder);
 
-/// The machine that a VM in `folder` is: all paths absolute, the password read.
+/// The machine that a VM in `folder` is: all paths absolute, the password read, {name} replaced.
 Result<machine::MachineConfig> MachineOf(const VmConfig& config, const std::filesystem::path& folder);
+
+/// `text` with the name of a VM in place of each {name}, as for kernels' command lines: a clone has its own.
+std::string WithName(std::string text, std::string_view name);
 
 /// A random MAC address, locally administered, of the range that QEMU's and KVM's users know.
 network::MacAddress NewMac();

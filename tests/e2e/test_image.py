@@ -42,6 +42,11 @@ class Image(Folder):
         kept.write_bytes(b"x" + kept.read_bytes()[1:])
         self.assertIn("disk.raw changed", self.image("verify", "old", expected=1))
         self.image("build", "--from", disk, "--name", "old", "--replace")
+        environment = {**os.environ, "NACRE_HOME": str(self.home)}
+        subprocess.run([NACRE, "create", "web", "--image", "old"], env=environment, check=True, timeout=300)
+        self.assertIn("web", self.image("rm", "old", expected=1))
+        self.assertIn("web", self.image("build", "--from", disk, "--name", "old", "--replace", expected=1))
+        subprocess.run([NACRE, "rm", "web"], env=environment, check=True, timeout=300)
         self.image("verify", "old")
         self.image("rm", "old")
         self.assertEqual(list(self.images.iterdir()), [])
@@ -109,8 +114,10 @@ class Image(Folder):
         self.assertEqual([entry.name for entry in self.images.iterdir()], ["x"])
 
     def test_wrong_words(self):
-        for words in ([], ["fly"], ["build"], ["build", "debian"], ["build", "debian", "--from", "x"],
-                      ["build", "--from", "x"], ["build", "--from", "x", "--name", "y", "--size", "big"], ["ls", "x"], ["inspect"], ["rm"],
+        for words in ([], ["fly"], ["build"], ["build", "windows"], ["build", "debian", "--from", "x"],
+                      ["build", "--from", "x"], ["build", "debian", "--size", "big"], ["build", "debian", "--package", "a b"],
+                      ["build", "debian", "--user", "a b"], ["build", "--from", "x", "--name", "y", "--user", "z"],
+                      ["build", "--from", "x", "--name", "y", "--size", "big"], ["ls", "x"], ["inspect"], ["rm"],
                       ["rm", "a", "b"], ["ls", "--size", "1G"], ["build", "--from", "x", "--name", "y", "--firmware", "z"]):
             with self.subTest(words=words):
                 self.assertIn("--help", self.image(*words, expected=2))

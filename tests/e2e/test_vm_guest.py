@@ -1,5 +1,7 @@
-"""A VM that is a directory, with the default guest: Linux, its disk and its power button."""
-from harness import PROMPT, main
+"""A VM that is a directory, with the default guest: Linux, its disk and its power button; one made of an image."""
+import shutil
+
+from harness import Nacre, PROMPT, guest_file, main
 from test_vm import Vms
 
 
@@ -26,6 +28,43 @@ class Guest(Vms):
             self.nacre("stop", "web", "--timeout", "120")
             self.assertEqual(self.of()["end"]["reason"], "powered off")
             self.assertIn("Power down", self.nacre("logs", "web"))
+
+    def test_of_an_image(self):
+        """A folder becomes an image, and that machines which do not write to it and know their own names."""
+        boot = self.home / "root/boot"
+        boot.mkdir(parents=True)
+        shutil.copy(guest_file("cloud-amd64", "vmlinuz"), boot / "vmlinuz-6.1")
+        shutil.copy(guest_file("cloud-amd64", "initrd.img"), boot / "initrd.img-6.1")
+        self.nacre("image", "build", "--from", self.home / "root", "--name", "small", "--size", "64M", "--memory", "128M")
+        show, write = "head -c 4 /dev/vda | tr '\\0' .; echo", "echo kept >/dev/vda; sync"
+        for _ in range(2):  # the second finds nothing of the first
+            with Nacre("run", "small", "--engine", "jit") as guest:
+                guest.expect(PROMPT)
+                self.assertIn("systemd.hostname=small", guest.command_output("cat /proc/cmdline"))
+                self.assertEqual(guest.command_output(show), "....")
+                guest.command_output(write)
+                guest.send("poweroff -f\n")
+                self.check_exit(guest, 0)
+        self.nacre("create", "web", "--image", "small", "--engine", "jit", "--disk-size", "128M")
+        self.assertEqual(self.of()["memory_bytes"], 128 << 20)
+        for name, found in (("web", "...."), ("copy", "kept")):
+            if name == "copy":
+                self.nacre("clone", "web", "copy")
+            self.nacre("start", name)
+            watcher = self.console(name)
+            self.read_until(watcher, PROMPT.encode())
+            self.assertIn(f"systemd.hostname={name}", self.shell(watcher, "cat /proc/cmdline"))
+            self.assertIn("134217728", self.shell(watcher, "blockdev --getsize64 /dev/vda"))
+            self.assertIn(found, self.shell(watcher, show))
+            self.shell(watcher, write)
+            self.shell(watcher, "until ls -l /proc/$(pidof acpid)/fd | grep -q input/event; do sleep 1; done")
+            self.nacre("stop", name, "--timeout", "120")
+        self.nacre("image", "verify", "small")
+        said = self.nacre("image", "rm", "small", expected=1)
+        for user in ("web", "copy", "layer"):
+            self.assertIn(user, said)
+        self.nacre("rm", "web", "copy")
+        self.nacre("image", "rm", "small")
 
 
 if __name__ == "__main__":

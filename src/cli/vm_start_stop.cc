@@ -76,6 +76,16 @@ Status AskToStop(const VmPaths& vm) {
   return {};
 }
 
+/// Whether it ended in time. A guest that has just started does not see its button yet: it is pressed again.
+bool WaitForEnd(const VmPaths& vm, int64_t timeout_ms) {
+  constexpr int64_t kPressAgainMs = 10'000;
+  for (; timeout_ms > kPressAgainMs; timeout_ms -= kPressAgainMs) {
+    if (lifecycle::WaitForLock(vm.lock(), kPressAgainMs)) return true;
+    static_cast<void>(AskVm(vm, "vm.power", kAskMs));
+  }
+  return lifecycle::WaitForLock(vm.lock(), timeout_ms);
+}
+
 /// `pressed`: the button has been, already.
 Status Stop(const VmPaths& vm, int64_t timeout_ms, bool force, bool pressed) {
   if (!lifecycle::HolderOf(vm.lock())) {
@@ -84,7 +94,7 @@ Status Stop(const VmPaths& vm, int64_t timeout_ms, bool force, bool pressed) {
   }
   const Status asked = pressed ? Status() : AskToStop(vm);
   if (!asked && lifecycle::HolderOf(vm.lock()) && !force) return asked;
-  if (asked && lifecycle::WaitForLock(vm.lock(), timeout_ms)) return {};
+  if (asked && WaitForEnd(vm, timeout_ms)) return {};
   if (force) return KillVm(vm);
   return Fail(
       "{} still runs {} s after its power button was pressed: its guest may need longer (`nacre stop --timeout 5m "

@@ -29,6 +29,13 @@ class Guest(Vms):
             self.assertEqual(self.of()["end"]["reason"], "powered off")
             self.assertIn("Power down", self.nacre("logs", "web"))
 
+    def test_stopped_while_it_starts(self):
+        """It does not see its button yet, which is pressed again."""
+        self.nacre("create", "web", "--engine", "jit", "--memory", "128M")
+        self.nacre("start", "web")
+        self.nacre("stop", "web", "--timeout", "100")
+        self.assertEqual(self.of()["end"]["reason"], "powered off")
+
     def test_of_an_image(self):
         """A folder becomes an image, and that machines which do not write to it and know their own names."""
         boot = self.home / "root/boot"

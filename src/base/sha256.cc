@@ -1,10 +1,6 @@
 #include "base/sha256.h"
 
-#include <fmt/format.h>
-
-#include <algorithm>
 #include <bit>
-#include <cstring>
 
 namespace nacre {
 
@@ -20,12 +16,6 @@ constexpr std::array<uint32_t, 64> kConstants{
     0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
     0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
-
-uint32_t LoadBig(const uint8_t* bytes) {
-  uint32_t value = 0;
-  std::memcpy(&value, bytes, 4);
-  return __builtin_bswap32(value);
-}
 
 }  // namespace
 
@@ -48,34 +38,6 @@ void Sha256::Compress(const uint8_t* block) {
   }
   const std::array<uint32_t, 8> words{a, b, c, d, e, f, g, h};
   for (size_t i = 0; i < 8; ++i) state_[i] += words[i];
-}
-
-void Sha256::Add(std::span<const uint8_t> bytes) {
-  total_ += bytes.size();
-  if (filled_ > 0) {
-    const size_t size = std::min(kBlock - filled_, bytes.size());
-    std::copy_n(bytes.begin(), size, block_.begin() + static_cast<ptrdiff_t>(filled_));
-    filled_ += size;
-    bytes = bytes.subspan(size);
-    if (filled_ < kBlock) return;
-    Compress(block_.data());
-    filled_ = 0;
-  }
-  for (; bytes.size() >= kBlock; bytes = bytes.subspan(kBlock)) Compress(bytes.data());
-  std::ranges::copy(bytes, block_.begin());
-  filled_ = bytes.size();
-}
-
-/// 5.1.1: a bit, zeros, the number of bits.
-std::string Sha256::Finish() {
-  const uint64_t bits = total_ * 8;
-  std::array<uint8_t, 2 * kBlock> end{0x80};
-  const size_t size = (filled_ < 56 ? 56 : 120) - filled_;
-  for (size_t i = 0; i < 8; ++i) end[size + i] = static_cast<uint8_t>(bits >> (56 - 8 * i));
-  Add(std::span(end).first(size + 8));
-  std::string text;
-  for (const uint32_t word : state_) text += fmt::format("{:08x}", word);
-  return text;
 }
 
 }  // namespace nacre

@@ -1,15 +1,11 @@
 #include "cli/disk_command.h"
 
-#include <fcntl.h>
 #include <fmt/core.h>
-#include <signal.h>
 #include <stdlib.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <ctime>
 #include <filesystem>
@@ -17,10 +13,11 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "base/fd.h"
 #include "base/nearest.h"
 #include "base/size_text.h"
 #include "cli/commands.h"
+#include "cli/watched.h"
+#include "storage/foreign_image.h"
 #include "storage/image_tools.h"
 #include "storage/qcow2_check.h"
 
@@ -84,41 +81,6 @@ int WrongUsage(std::string_view what) {
   fmt::print(stderr, "nacre disk: {}\nTry `nacre disk --help`.\n", what);
   return kExitUsage;
 }
-
-std::atomic<bool> interrupted{false};
-
-/// While it lives, Ctrl-C ends the work in order, and a terminal shows how far it is.
-class Watched {
- public:
-  explicit Watched(std::string_view what) : what_(what), shown_(isatty(STDERR_FILENO) == 1) {
-    struct sigaction action {};
-    action.sa_handler = [](int) { interrupted = true; };
-    for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &action, &before_[i]);
-  }
-  ~Watched() {
-    for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &before_[i], nullptr);
-    if (shown_ && percent_ >= 0) fmt::print(stderr, "\r\x1b[K");
-  }
-  storage::Progress progress() {
-    return [this](uint64_t done, uint64_t total) {
-      const int percent =
-          total == 0 ? 100 : static_cast<int>(static_cast<double>(done) / static_cast<double>(total) * 100);
-      if (shown_ && percent != percent_) {
-        fmt::print(stderr, "\r{}: {} %\x1b[K", what_, percent);
-        fflush(stderr);
-      }
-      percent_ = percent;
-      return !interrupted.load();
-    };
-  }
-
- private:
-  static constexpr std::array kSignals{SIGINT, SIGTERM, SIGHUP};
-  std::string_view what_;
-  bool shown_;
-  int percent_ = -1;
-  std::array<struct sigaction, kSignals.size()> before_{};
-};
 
 Result<std::optional<ImageFormat>> FormatOf(const Words& words, std::string_view option = "--format") {
   if (!words.has(option)) return std::nullopt;
@@ -323,37 +285,6 @@ int Resize(const Words& words) {
   return resized ? kExitDone : Failed(resized.error());
 }
 
-/// What qemu-img makes of a file in a format of others, as qcow2 beside the target.
-Status ConvertOther(const std::string& format, const std::string& from, const std::string& to) {
-  const pid_t child = fork();
-  if (child < 0) return FailErrno("qemu-img");
-  if (child == 0) {
-    execlp("qemu-img", "qemu-img", "convert", "-f", format.c_str(), "-O", "qcow2", from.c_str(), to.c_str(), nullptr);
-    _exit(127);
-  }
-  int status = 0;
-  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
-    return Fail("{}: format {} is read by qemu-img, which is not there; install it (Debian: qemu-utils)", from, format);
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) return Fail("{}: qemu-img could not convert it", from);
-  return {};
-}
-
-/// The name of a format that qemu-img reads and we do not, by the file's first bytes; empty: raw or qcow2.
-std::string OtherFormat(const std::string& path) {
-  const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  std::array<char, 72> start{};
-  if (!fd.valid() || pread(fd.get(), start.data(), start.size(), 0) < 4) return "";
-  const std::string_view text(start.data(), start.size());
-  if (text.starts_with("KDMV") || text.starts_with("COWD") || text.starts_with("# Disk Descriptor")) return "vmdk";
-  if (text.starts_with("vhdxfile")) return "vhdx";
-  if (text.starts_with("conectix")) return "vpc";
-  if (text.substr(64, 4) == "\x7f\x10\xda\xbe") return "vdi";
-  if (text.starts_with(std::string_view("QFI\xfb\0\0\0\1", 8))) return "qcow";
-  return "";
-}
-
 int Convert(const Words& words) {
   const auto convert = [&]() -> Status {
     const std::string& to = words.plain[1];
@@ -367,7 +298,7 @@ int Convert(const Words& words) {
       from.format = *known;
       other.clear();
     } else if (other.empty()) {
-      other = OtherFormat(from.path);
+      other = storage::ForeignFormat(from.path);
     }
     Watched watched(to);
     if (other.empty()) return storage::ConvertImage(from, to, options, watched.progress());
@@ -375,7 +306,7 @@ int Convert(const Words& words) {
     std::string folder = to + ".XXXXXX";
     if (!mkdtemp(folder.data())) return FailErrno("{}", to);
     const std::string between = folder + "/image";
-    Status done = ConvertOther(other, from.path, between);
+    Status done = storage::ConvertForeign(other, from.path, between);
     if (done)
       done = storage::ConvertImage({.path = between, .format = ImageFormat::kQcow2}, to, options, watched.progress());
     std::error_code ignored;

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <filesystem>
 #include <memory>
 
@@ -17,77 +16,33 @@ namespace nacre::cli {
 
 namespace {
 
-constexpr size_t kBlock = 512;
-constexpr size_t kNameSize = 100;
+using tar::kBlock;
+using tar::kNameSize;
 constexpr int kMaxFolders = 256;
 using Sink = std::function<Status(std::string_view)>;
 
-void PutOctal(char* field, size_t size, uint64_t value) {
-  for (size_t i = size - 1; i-- > 0; value >>= 3) field[i] = static_cast<char>('0' + (value & 7));
-}
-
-/// Octal, or GNU's 256-ary form where the top bit of the first byte is set.
-std::optional<uint64_t> Number(std::string_view field) {
-  uint64_t value = 0;
-  if ((static_cast<uint8_t>(field[0]) & 0x80) != 0) {
-    for (size_t i = 1; i < field.size(); ++i) {
-      if (value >> 55 != 0) return std::nullopt;
-      value = value << 8 | static_cast<uint8_t>(field[i]);
-    }
-    return value;
-  }
-  while (!field.empty() && field.front() == ' ') field.remove_prefix(1);
-  for (const char c : field) {
-    if (c == ' ' || c == '\0') break;
-    if (c < '0' || c > '7' || value >> 60 != 0) return std::nullopt;
-    value = value << 3 | static_cast<uint64_t>(c - '0');
-  }
-  return value;
-}
-
 std::string Text(std::string_view field) { return std::string(field.substr(0, field.find('\0'))); }
-
-uint64_t SumOf(std::string_view block) {
-  uint64_t sum = 0;
-  for (size_t i = 0; i < block.size(); ++i) sum += i >= 148 && i < 156 ? ' ' : static_cast<uint8_t>(block[i]);
-  return sum;
-}
-
-std::string Header(const std::string& name, const std::string& link, char type, uint32_t mode, uint64_t size,
-                   int64_t time_s) {
-  std::string block(kBlock, '\0');
-  name.copy(&block[0], kNameSize);
-  PutOctal(&block[100], 8, mode);
-  PutOctal(&block[108], 8, 0);
-  PutOctal(&block[116], 8, 0);
-  if (size < uint64_t{1} << 33) {
-    PutOctal(&block[124], 12, size);
-  } else {
-    block[124] = '\x80';
-    for (unsigned i = 0; i < 8; ++i) block[135 - i] = static_cast<char>(size >> (8 * i));
-  }
-  PutOctal(&block[136], 12, static_cast<uint64_t>(std::clamp<int64_t>(time_s, 0, 077777777777)));
-  block[156] = type;
-  link.copy(&block[157], kNameSize);
-  std::string("ustar  ").copy(&block[257], 8);  // GNU's: with its long names
-  PutOctal(&block[148], 7, SumOf(block));
-  block[155] = ' ';
-  return block;
-}
 
 Status PutData(std::string_view data, const Sink& sink) {
   NACRE_TRY_STATUS(sink(data));
-  return sink(std::string((kBlock - data.size() % kBlock) % kBlock, '\0'));
+  return sink(std::string(tar::PaddingOf(data.size()), '\0'));
 }
 
 Status PutHeader(const std::string& name, const std::string& link, char type, const struct stat& status, uint64_t size,
                  const Sink& sink) {
   for (const auto& [text, kind] : {std::pair(&name, 'L'), std::pair(&link, 'K')}) {
     if (text->size() <= kNameSize) continue;
-    NACRE_TRY_STATUS(sink(Header("././@LongLink", "", kind, 0644, text->size() + 1, 0)));
+    NACRE_TRY_STATUS(
+        sink(tar::HeaderOf({.name = "././@LongLink", .size = text->size() + 1, .type = kind}, tar::Dialect::kGnu)));
     NACRE_TRY_STATUS(PutData(*text + '\0', sink));
   }
-  return sink(Header(name, link, type, status.st_mode & 0777, size, status.st_mtim.tv_sec));
+  return sink(tar::HeaderOf({.name = name,
+                             .link = link,
+                             .size = size,
+                             .mode = status.st_mode & 0777,
+                             .time_s = status.st_mtim.tv_sec,
+                             .type = type},
+                            tar::Dialect::kGnu));
 }
 
 Status PutFile(int folder, const std::string& entry, const std::string& name, const Sink& sink) {
@@ -105,7 +60,7 @@ Status PutFile(int folder, const std::string& entry, const std::string& name, co
     NACRE_TRY_STATUS(sink(std::string_view(piece).substr(0, static_cast<size_t>(got))));
     done += static_cast<uint64_t>(got);
   }
-  return sink(std::string((kBlock - size % kBlock) % kBlock, '\0'));
+  return sink(std::string(tar::PaddingOf(size), '\0'));
 }
 
 struct Walk {
@@ -205,21 +160,13 @@ Status TarReader::Take(std::string_view bytes) {
 }
 
 Status TarReader::ReadHeader(std::string_view block) {
-  if (block.find_first_not_of('\0') == std::string_view::npos) {
+  if (tar::IsEnd(block)) {
     ended_ = true;
     return {};
   }
-  const auto sum = Number(block.substr(148, 8)), size = Number(block.substr(124, 12)),
-             mode = Number(block.substr(100, 8));
-  if (!sum || *sum != SumOf(block) || !size || !mode) return Fail("what the guest's tar wrote is damaged");
-  Member member{.name = Text(block.substr(0, kNameSize)),
-                .link = Text(block.substr(157, kNameSize)),
-                .size = *size,
-                .mode = static_cast<uint32_t>(*mode & 0777),
-                .time_s = static_cast<int64_t>(Number(block.substr(136, 12)).value_or(0)),
-                .type = block[156] == '\0' ? '0' : block[156]};
-  if (block.substr(257, 6) == std::string_view("ustar\0", 6) && block[345] != '\0')
-    member.name = Text(block.substr(345, 155)) + "/" + member.name;
+  auto parsed = tar::ParseHeader(block);
+  if (!parsed) return Fail("what the guest's tar wrote is damaged");
+  Member& member = *parsed;
   if (member.type == 'L' || member.type == 'K' || member.type == 'x' || member.type == 'g') {
     if (member.size > kMaxExtra) return Fail("what the guest's tar wrote has too long a name");
     extra_type_ = member.type;
@@ -233,7 +180,7 @@ Status TarReader::ReadHeader(std::string_view block) {
     NACRE_TRY_STATUS(BeginMember(member));
   }
   data_left_ = member.size;
-  padding_left_ = (kBlock - member.size % kBlock) % kBlock;
+  padding_left_ = tar::PaddingOf(member.size);
   return data_left_ == 0 ? EndData() : Status();
 }
 
@@ -250,28 +197,12 @@ Status TarReader::EndData() {
   return {};
 }
 
-/// Records of "LENGTH KEY=VALUE\n".
 Status TarReader::TakePax(std::string_view text) {
-  while (!text.empty()) {
-    size_t length = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), length);
-    const auto start = static_cast<size_t>(end - text.data()) + 1;
-    if (error != std::errc() || length > text.size() || start >= length || text[length - 1] != '\n')
-      return Fail("what the guest's tar wrote is damaged");
-    const std::string_view record = text.substr(start, length - start - 1);
-    const size_t equals = record.find('=');
-    if (equals == std::string_view::npos) return Fail("what the guest's tar wrote is damaged");
-    const std::string_view key = record.substr(0, equals), value = record.substr(equals + 1);
-    if (key == "path") long_name_ = value;
-    if (key == "linkpath") long_link_ = value;
-    if (key == "size") {
-      uint64_t size = 0;
-      if (std::from_chars(value.data(), value.data() + value.size(), size).ec != std::errc())
-        return Fail("what the guest's tar wrote is damaged");
-      long_size_ = size;
-    }
-    text.remove_prefix(length);
-  }
+  auto said = tar::ParsePax(text);
+  if (!said) return Fail("what the guest's tar wrote is damaged");
+  if (said->name) long_name_ = std::move(*said->name);
+  if (said->link) long_link_ = std::move(*said->link);
+  if (said->size) long_size_ = said->size;
   return {};
 }
 

@@ -11,6 +11,7 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "base/tar_header.h"
 
 namespace nacre::cli {
 
@@ -35,13 +36,7 @@ class TarReader {
   /// Of one long name or pax header.
   static constexpr size_t kMaxExtra = 64 * 1024;
   static constexpr size_t kMaxSkipped = 100;
-  struct Member {
-    std::string name, link;
-    uint64_t size = 0;
-    uint32_t mode = 0;
-    int64_t time_s = 0;
-    char type = '0';
-  };
+  using Member = tar::Member;
   struct Place {
     Fd folder;
     std::string name;

@@ -39,6 +39,9 @@ constexpr std::array kForce = std::to_array<VmOption>({{"--force"}});
 constexpr std::array kJson = std::to_array<VmOption>({{"--json"}});
 constexpr std::array kRestore = std::to_array<VmOption>({{"--force"}, {"--attach"}});
 constexpr std::array kClone = std::to_array<VmOption>({{"--count", true}, {"--live"}});
+constexpr std::array kExport = std::to_array<VmOption>({{"--dir", true}});
+constexpr std::array kImport =
+    std::to_array<VmOption>({{"--memory", true}, {"--cpus", true}, {"--firmware", true}, {"--bus", true}});
 constexpr std::array kLogs = std::to_array<VmOption>({{"-f"}, {"--follow"}, {"--messages"}});
 
 constexpr std::array kWords = std::to_array<VmWord>({
@@ -64,6 +67,14 @@ constexpr std::array kWords = std::to_array<VmWord>({
      "Makes a VM that goes on from where a stopped one is; at once, for both share what they have in common.\n"
      "--count: N of them, NEW-1 to NEW-N.",
      2, 2, kClone, CloneCommand},
+    {"export", "VM FILE.ova | VM --dir DIRECTORY",
+     "Writes a stopped VM into an OVA package, as VirtualBox and VMware read it; its disks must start by firmware.\n"
+     "--dir: copies the VM's directory with all that its disks stand on, for another host.",
+     1, 2, kExport, ExportCommand},
+    {"import", "FILE|DIRECTORY [NAME] [--memory SIZE] [--cpus N] [--firmware bios|uefi] [--bus virtio|ide|sata]",
+     "Makes a VM of an OVA or OVF package, of a disk image (qcow2, raw, VMDK, VDI, VHDX, VHD), or of a directory that\n"
+     "`nacre export --dir` made, and prints its name. The options override what the package says.",
+     1, 2, kImport, ImportCommand},
     {"ls", "[--json]", "Lists the VMs.", 0, 0, kJson, ListCommand},
     {"inspect", "VM [--json]", "Tells all of a VM.", 1, 1, kJson, InspectCommand},
     {"logs", "VM [-f] [--messages]",
@@ -170,7 +181,9 @@ std::string_view VmCommandHelp() {
          "  nacre logs VM           what a VM's guest has printed\n"
          "  nacre stats [VM...]     what running VMs cost\n"
          "  nacre rm VM...          remove VMs\n"
-         "  nacre clone VM NEW      another VM that goes on from where a stopped one is\n";
+         "  nacre clone VM NEW      another VM that goes on from where a stopped one is\n"
+         "  nacre export VM FILE    a VM as OVA package, or with --dir as a directory\n"
+         "  nacre import FILE       a VM of such a package or directory, or of a disk image\n";
 }
 
 std::optional<int> VmCommand(std::span<const std::string_view> words) {

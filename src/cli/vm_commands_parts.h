@@ -50,6 +50,8 @@ int RestoreCommand(const VmWords& words);
 int InspectCommand(const VmWords& words);
 int StatsCommand(const VmWords& words);
 int CloneCommand(const VmWords& words);
+int ExportCommand(const VmWords& words);
+int ImportCommand(const VmWords& words);
 
 /// Attaches this terminal, or pipes, to the console of a running VM until that ends or the user leaves.
 int AttachConsole(const lifecycle::VmPaths& vm);

@@ -14,7 +14,6 @@
 #include "lifecycle/vm_create.h"
 #include "lifecycle/vm_image.h"
 #include "storage/image.h"
-#include "x86/cpu_model_selection.h"
 
 namespace nacre::cli {
 
@@ -116,12 +115,6 @@ Result<NewVm> MakeConfig(const lifecycle::Home& home, RunOptions options, const 
   config.autostart = own.autostart;
   SetDisplay(options, config);
   config.machine = std::move(options.machine);
-  // The model belongs to the VM from now on, on whatever host and engine. What `default` is with KVM is KVM's to say.
-  if (config.machine.engine != machine::EngineKind::kKvm) {
-    const auto name = NACRE_TRY(x86::ParseModelName(config.machine.cpu_model));
-    const auto model = NACRE_TRY(x86::SelectModel(name));
-    config.machine.cpu_model = model.name.Text();
-  }
   return vm;
 }
 

@@ -16,9 +16,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-/// Writable, so that each VM needs its own.
-bool IsOwn(const machine::DiskConfig& disk) { return !disk.read_only && !disk.cdrom && !disk.snapshot; }
-
 class Cloning {
  public:
   Cloning(const Home& home, const VmPaths& source, const LayersGuard& guard)
@@ -30,7 +27,7 @@ class Cloning {
     for (const auto& floppy : config_.machine.floppies)
       if (!floppy.read_only) NACRE_TRY_STATUS(CheckInside("floppy.file", floppy.path));
     for (const auto& disk : config_.machine.disks) {
-      if (!IsOwn(disk)) continue;
+      if (!disk.is_own()) continue;
       NACRE_TRY_STATUS(CheckInside("disk.file", disk.path));
       const fs::path path = PathOf(disk.path);
       const auto format = disk.format ? *disk.format : NACRE_TRY(storage::ProbeFormat(path.string()));

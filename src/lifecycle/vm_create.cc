@@ -14,6 +14,7 @@
 #include "lifecycle/vm_lock.h"
 #include "lifecycle/vm_toml.h"
 #include "storage/image.h"
+#include "x86/cpu_model_selection.h"
 
 namespace nacre::lifecycle {
 
@@ -38,6 +39,7 @@ class Creation {
     for (auto& network : machine_.networks)
       if (!network.mac) network.mac = NewMac();
     vm_.config.uuid = NewUuid();
+    NACRE_TRY_STATUS(FixCpuModel());
     if (machine_.firmware == "uefi" && machine_.firmware_variables.empty())
       machine_.firmware_variables = "firmware-vars";
     const std::string text = VmTomlText(vm_.config);
@@ -47,6 +49,14 @@ class Creation {
   }
 
  private:
+  /// The model belongs to the VM from now on, on whatever host and engine. What `default` is with KVM is KVM's to say.
+  Status FixCpuModel() {
+    if (machine_.engine == machine::EngineKind::kKvm) return {};
+    const auto name = NACRE_TRY(x86::ParseModelName(machine_.cpu_model));
+    machine_.cpu_model = NACRE_TRY(x86::SelectModel(name)).name.Text();
+    return {};
+  }
+
   /// What an image or a layer keeps is named relative to the VM's directory.
   fs::path Reference(const fs::path& path) const {
     return IsBelow(path, home_.folder()) ? path.lexically_relative(home_.vms() / vm_.name) : path;
@@ -88,12 +98,13 @@ class Creation {
 
   Status MakeDisks() {
     auto& disks = machine_.disks;
-    const bool has_own = std::ranges::any_of(disks, IsOwn);
+    const bool has_own = std::ranges::any_of(disks, &machine::DiskConfig::is_own);
     uint64_t size = vm_.disk_bytes;
     if (!has_own && size != 0) disks.insert(disks.begin(), machine::DiskConfig{});
+    if (vm_.fill_disk) return FillDisks();
     unsigned number = 0;
     for (auto& disk : disks) {
-      if (!disk.path.empty() && !IsOwn(disk)) {
+      if (!disk.path.empty() && !disk.is_own()) {
         NACRE_TRY_STATUS(KeepOutside(disk.path));
         continue;
       }
@@ -102,7 +113,18 @@ class Creation {
     }
     return {};
   }
-  static bool IsOwn(const machine::DiskConfig& disk) { return !disk.read_only && !disk.cdrom && !disk.snapshot; }
+
+  Status FillDisks() {
+    NACRE_TRY_STATUS(MakeFolders(VmPaths{folder_}.disks()));
+    unsigned number = 0, discs = 0;
+    for (size_t i = 0; i < machine_.disks.size(); ++i) {
+      machine::DiskConfig& disk = machine_.disks[i];
+      disk.path = disk.cdrom ? fmt::format("disks/cd{}.iso", discs++) : fmt::format("disks/disk{}.qcow2", number++);
+      if (!disk.cdrom) disk.format = storage::ImageFormat::kQcow2;
+      NACRE_TRY_STATUS(vm_.fill_disk(i, (folder_ / disk.path).string()));
+    }
+    return SyncFolder(VmPaths{folder_}.disks());
+  }
 
   /// An overlay on the disk's file, which is only read from now on; without a file an empty disk.
   Status MakeDisk(machine::DiskConfig& disk, const std::string& name, uint64_t size_bytes) {

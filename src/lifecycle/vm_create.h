@@ -1,6 +1,7 @@
 #pragma once
 // VMs made and removed: each is there whole or not at all, also after a crash. Any thread.
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,8 @@ struct NewVm {
   VmConfig config;
   /// Of the first disk, which grows to it, or of an empty one where there is no disk; 0: as it is.
   uint64_t disk_bytes = 0;
+  /// Where it is set, it makes the files of all disks, by their numbers: qcow2 images, and discs as they are.
+  std::function<Status(size_t disk, const std::string& path)> fill_disk = {};
 };
 
 /// Makes the directory; gives the UUID, and MAC addresses where none are given.

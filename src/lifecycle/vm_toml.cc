@@ -299,7 +299,7 @@ constexpr std::array kNetKeys = std::to_array<Key<NetworkConfig>>({
        if (mac) n.mac = *mac;
        return mac.has_value();
      },
-     [](const NetworkConfig& n) { return n.mac ? TomlQuoted(fmt::format("{:02x}", fmt::join(*n.mac, ":"))) : ""; }},
+     [](const NetworkConfig& n) { return n.mac ? TomlQuoted(network::MacText(*n.mac)) : ""; }},
     {"model", "\"virtio\" or \"e1000\"",
      [](NetworkConfig& n, const TomlValue& v) { return ReadChoice(n.card, v, kCards); },
      [](const NetworkConfig& n) { return n.card == NetworkCard::kVirtio ? "" : Written(n.card, kCards); }},

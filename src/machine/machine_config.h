@@ -48,6 +48,9 @@ struct DiskConfig {
   bool read_only = false;
   bool snapshot = false;                            ///< writes are thrown away at the end
   std::optional<storage::ImageFormat> format = {};  ///< nothing: raw or qcow2 as the file looks
+
+  /// The guest's writes stay in it: each machine needs its own.
+  bool is_own() const { return !read_only && !cdrom && !snapshot; }
 };
 
 /// A diskette in drive A: or B:.

@@ -1,7 +1,8 @@
 #include "network/ethernet.h"
 
+#include <fmt/ranges.h>
+
 #include <cstdio>
-#include <string>
 
 #include "base/bits.h"
 
@@ -20,6 +21,8 @@ Result<MacAddress> ParseMac(std::string_view text) {
   if ((mac[0] & 1) != 0) return Fail("MAC address '{}': is a multicast address (first byte odd)", text);
   return mac;
 }
+
+std::string MacText(const MacAddress& mac) { return fmt::format("{:02x}", fmt::join(mac, ":")); }
 
 uint16_t OnesComplementSum(std::span<const uint8_t> data) {
   uint64_t sum = 0;

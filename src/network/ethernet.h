@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "base/result.h"
@@ -13,6 +14,7 @@ namespace nacre::network {
 using MacAddress = std::array<uint8_t, 6>;
 /// "52:54:00:12:34:56"; multicast addresses are refused.
 Result<MacAddress> ParseMac(std::string_view text);
+std::string MacText(const MacAddress& mac);
 
 /// The sum of the Internet checksum (RFC 1071) over `data`, as a number whose little-endian bytes go into a packet;
 /// not complemented.

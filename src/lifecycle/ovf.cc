@@ -197,7 +197,7 @@ class Writer {
       const std::string resource =
           disk.cdrom ? (disk.file.empty() ? "" : "ovf:/file/" + FileId(i)) : "ovf:/disk/" + DiskId(i);
       Put(hardware, {.address_on_parent = fmt::format("{}", place),
-                     .automatic_allocation = disk.cdrom ? "false" : "",
+                     .automatic_allocation = disk.cdrom ? "true" : "",
                      .element_name = fmt::format("{} {}", disk.cdrom ? "CD-ROM" : "Disk", i + 1),
                      .host_resource = resource,
                      .parent = fmt::format("{}", parent),

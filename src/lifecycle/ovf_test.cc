@@ -135,6 +135,25 @@ TEST(Ovf, WhatIsWrittenIsRead) {
   EXPECT_EQ(NetworkCard::kE1000, read->networks[1].card);
 }
 
+TEST(Ovf, ElementsStandInTheSchemasOrder) {
+  OvfMachine machine{.name = "x", .memory_bytes = 1 << 30, .uefi = true};
+  machine.disks.push_back({.file = "x-cd1.iso", .file_bytes = 79, .cdrom = true, .bus = DiskBus::kIde});
+  machine.networks.push_back({.card = NetworkCard::kVirtio, .mac = network::MacAddress{0x52, 0x54, 0, 1, 2, 3}});
+  const std::string text = WriteOvf(machine);
+  unsigned items = 0;
+  for (size_t at = text.find("<Item"); at != std::string::npos; at = text.find("<Item", at + 1), ++items) {
+    const size_t end = text.find("</Item>", at);
+    std::string before;
+    for (size_t name = text.find("<rasd:", at); name < end; name = text.find("<rasd:", name + 1)) {
+      const std::string next = text.substr(name, text.find('>', name) - name);
+      EXPECT_LT(before, next);
+      before = next;
+    }
+  }
+  EXPECT_EQ(5u, items);
+  EXPECT_GT(text.find("<vmw:Config"), text.rfind("</Item>"));
+}
+
 TEST(Ovf, ErrorsSayWhatIsWrong) {
   const auto error = [](std::string text, std::string_view from = {}, std::string_view to = {}) {
     if (!from.empty()) text.replace(text.find(from), from.size(), to);

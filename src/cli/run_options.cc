@@ -294,6 +294,12 @@ Status SetBalloon(RunOptions& options, std::string_view value) {
   return {};
 }
 
+Status SetClipboard(RunOptions& options, std::string_view value) {
+  if (value != "on" && value != "off") return Fail("--clipboard {}: choose on or off", value);
+  options.machine.display.clipboard = value == "on";
+  return {};
+}
+
 Status SetGuestAgent(RunOptions& options, std::string_view value) {
   if (value != "on" && value != "off") return Fail("--guest-agent {}: choose on or off", value);
   options.guest_agent = value == "on";
@@ -352,6 +358,8 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"--gpu", "KIND", "with --display, the adapter: vga (with Bochs VBE, as QEMU's std) or virtio (virtio-gpu, 2D) (vga)", SetGpu},
     {"--input", "KIND", "beside PS/2 keyboard and mouse, with --display: virtio (keyboard and tablet), virtio-mouse or ps2 (virtio)",
      SetInput},
+    {"--clipboard", "on|off", "with --display, text that is copied goes between VNC clients and a guest with spice-vdagent (off)",
+     SetClipboard},
     {"--balloon", "on|off", "the memory balloon (on)", SetBalloon},
     {"--guest-agent", "on|off", "a port for the guest agent of `nacre exec` and `nacre cp` (on with --control)", SetGuestAgent},
     {"--control", "PATH", "a socket by which `nacre control PATH` and others steer the running VM",

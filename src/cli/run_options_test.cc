@@ -200,6 +200,9 @@ TEST(RunOptions, Displays) {
   EXPECT_EQ(ErrorOf({"--input", "usb"}), "--input usb: choose ps2, virtio or virtio-mouse");
   EXPECT_EQ(ParseRun(std::vector<std::string_view>{"--input", "ps2", "--display", "offscreen"})->machine.display.input,
             machine::InputKind::kPs2);
+  EXPECT_FALSE(ParseRun(std::vector<std::string_view>{})->machine.display.clipboard);
+  EXPECT_TRUE(ParseRun(std::vector<std::string_view>{"--clipboard", "on"})->machine.display.clipboard);
+  EXPECT_EQ(ErrorOf({"--clipboard", "yes"}), "--clipboard yes: choose on or off");
   const auto offscreen = ParseRun(std::vector<std::string_view>{"--display", "offscreen"});
   ASSERT_TRUE(offscreen);
   EXPECT_TRUE(offscreen->machine.display.present);

@@ -16,12 +16,15 @@
 #include <bitset>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "display/clipboard.h"
 #include "display/keys.h"
 
 extern "C" {
@@ -106,12 +109,14 @@ void LibraryLog(const char* format, ...) {
 
 class VncServer::Impl {
  public:
-  Impl(const VncOptions& options, Fd listener, Screen& screen, InputSink& input, std::mutex& device_lock)
+  Impl(const VncOptions& options, Fd listener, Screen& screen, InputSink& input, std::mutex& device_lock,
+       Clipboard* clipboard)
       : options_(options),
         listener_(std::move(listener)),
         source_(screen),
         input_(input),
         device_lock_(device_lock),
+        clipboard_(clipboard),
         wake_(eventfd(0, EFD_CLOEXEC)) {}
   ~Impl();
   Status Start();
@@ -130,6 +135,8 @@ class VncServer::Impl {
   static rfbBool OnPseudoEncoding(rfbClientPtr client, void** data, int encoding);
   static rfbBool OnMessage(rfbClientPtr client, void* data, const rfbClientToServerMsg* message);
   static void RegisterExtension();
+  static void OnCutText(char* text, int size, rfbClientPtr client);
+  static void OnCutTextUtf8(char* text, int size, rfbClientPtr client);
   static int OnSetDesktopSize(int width, int height, int screens, rfbExtDesktopScreen* layout, rfbClientPtr client);
 
   void Loop();
@@ -141,6 +148,8 @@ class VncServer::Impl {
   std::vector<rfbClientPtr> Clients();
   void PressSymbol(Client& client, uint32_t symbol, bool down);
   void SendKey(Client& client, uint16_t key, bool down);
+  void OfferText(std::string text);
+  void TellCopied();
   void Active() { interval_ns_ = kFastNs; }
 
   const VncOptions options_;
@@ -148,8 +157,13 @@ class VncServer::Impl {
   Screen& source_;
   InputSink& input_;
   std::mutex& device_lock_;
+  Clipboard* const clipboard_;
   Fd wake_;
   std::thread thread_;
+
+  std::mutex mutex_;  ///< for what follows; taken under the device lock
+  bool stopping_ = false;
+  std::optional<std::string> copied_;  ///< in the guest, and the clients have not been told
 
   // The thread's.
   Surface surface_;
@@ -186,6 +200,8 @@ Status VncServer::Impl::Start() {
   rfb_->permitFileTransfer = 0;
   rfb_->newClientHook = OnNewClient;
   rfb_->setDesktopSizeHook = OnSetDesktopSize;
+  rfb_->setXCutText = OnCutText;
+  rfb_->setXCutTextUTF8 = OnCutTextUtf8;
   rfb_->kbdAddEvent = OnKey;
   rfb_->ptrAddEvent = OnPointer;
   if (!options_.password.empty()) {
@@ -198,13 +214,29 @@ Status VncServer::Impl::Start() {
   rfb_->port = rfb_->ipv6port = -1;
   rfb_->httpDir = nullptr;
   rfbInitServer(rfb_);
+  if (clipboard_) {
+    const std::lock_guard lock(device_lock_);
+    clipboard_->Listen([this](std::string text) {
+      const std::lock_guard copied_lock(mutex_);
+      copied_ = std::move(text);
+      eventfd_write(wake_.get(), 1);
+    });
+  }
   thread_ = std::thread([this] { Loop(); });
   pthread_setname_np(thread_.native_handle(), "vnc");
   return {};
 }
 
 VncServer::Impl::~Impl() {
+  if (clipboard_) {
+    const std::lock_guard lock(device_lock_);
+    clipboard_->Listen(nullptr);
+  }
   if (thread_.joinable()) {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
     eventfd_write(wake_.get(), 1);
     thread_.join();
   }
@@ -248,7 +280,12 @@ void VncServer::Impl::Loop() {
     if (UpdateWanted())
       timeout_ms = static_cast<int>(std::clamp<int64_t>((next_ns - HostMonotonicNs() + 999'999) / 1'000'000, 0, 1000));
     if (poll(fds.data(), fds.size(), timeout_ms) < 0 && errno != EINTR) return;
-    if (fds[0].revents) return;
+    if (fds[0].revents) {
+      eventfd_t count = 0;
+      eventfd_read(wake_.get(), &count);
+      if (const std::lock_guard lock(mutex_); stopping_) return;
+      TellCopied();
+    }
     if (fds[1].revents) Accept();
     rfbProcessEvents(rfb_, 0);
     next_ns = std::min(next_ns, HostMonotonicNs() + interval_ns_);
@@ -424,6 +461,57 @@ int VncServer::Impl::OnSetDesktopSize(int width, int height, int, rfbExtDesktopS
   return asked ? kSizeForwarded : rfbExtDesktopSize_ResizeProhibited;
 }
 
+// ---- The clipboard.
+
+void VncServer::Impl::OnCutText(char* text, int size, rfbClientPtr client) {
+  Of(client).OfferText(CleanLatin1({text, static_cast<size_t>(size)}));
+}
+
+/// Of the extended clipboard: it ends with a NUL. Where a client has sent less than it has announced, the library's
+/// memory holds what it may behind that; no text goes on behind its NUL.
+void VncServer::Impl::OnCutTextUtf8(char* text, int size, rfbClientPtr client) {
+  Of(client).OfferText(CleanText({text, strnlen(text, static_cast<size_t>(size))}));
+}
+
+void VncServer::Impl::OfferText(std::string text) {
+  if (!clipboard_ || text.empty()) return;
+  const std::lock_guard lock(device_lock_);
+  clipboard_->Offer(std::move(text));
+}
+
+/// The library's functions for this would tell clients that have not given the password yet, too.
+void VncServer::Impl::TellCopied() {
+  std::optional<std::string> text;
+  {
+    const std::lock_guard lock(mutex_);
+    copied_.swap(text);
+  }
+  if (!text || text->empty()) return;
+  const std::string latin1 = ToLatin1(*text), utf8 = WithCrLf(*text);
+  for (const rfbClientPtr client : Clients()) {
+    if (client->state != rfbClientRec::RFB_NORMAL) continue;
+    std::string message(1, '\3');  // RFC 6143 7.6.4: ServerCutText, padding, size
+    message.append(3, '\0');
+    const auto add = [&](uint32_t word) {
+      for (const int shift : {24, 16, 8, 0}) message += static_cast<char>(word >> shift);
+    };
+    if (client->enableExtendedClipboard && (client->extClipboardUserCap & rfbExtendedClipboard_Notify)) {
+      // The library answers when the client asks, and frees this.
+      auto* data = static_cast<char*>(std::malloc(utf8.size() + 1));
+      if (!data) continue;
+      std::memcpy(data, utf8.c_str(), utf8.size() + 1);
+      std::free(std::exchange(client->extClipboardData, data));
+      client->extClipboardDataSize = static_cast<int>(utf8.size() + 1);
+      add(static_cast<uint32_t>(-4));
+      add(rfbExtendedClipboard_Notify | rfbExtendedClipboard_Text);
+    } else {
+      add(static_cast<uint32_t>(latin1.size()));
+      message += latin1;
+    }
+    if (rfbWriteExact(client, message.data(), static_cast<int>(message.size())) < 0) rfbCloseClient(client);
+  }
+}
+
 // ---- QEMU's extended key events: they name the key, not what is printed on it.
 
 void VncServer::Impl::RegisterExtension() {
@@ -485,10 +573,10 @@ VncServer::~VncServer() = default;
 uint16_t VncServer::port() const { return impl_->port(); }
 
 Result<std::unique_ptr<VncServer>> VncServer::Start(const VncOptions& options, Screen& screen, InputSink& input,
-                                                    std::mutex& device_lock) {
+                                                    std::mutex& device_lock, Clipboard* clipboard) {
   Fd listener = options.unix_path.empty() ? NACRE_TRY(ListenTcp(options.host, options.port))
                                           : NACRE_TRY(ListenUnix(options.unix_path));
-  auto impl = std::make_unique<Impl>(options, std::move(listener), screen, input, device_lock);
+  auto impl = std::make_unique<Impl>(options, std::move(listener), screen, input, device_lock, clipboard);
   NACRE_TRY_STATUS(impl->Start());
   return std::unique_ptr<VncServer>(new VncServer(std::move(impl)));
 }

@@ -1,6 +1,7 @@
 #pragma once
 // A VNC server (RFB 3.8, RFC 6143) over libvncserver for one screen: VNC authentication, only changed tiles, sizes that
-// follow the guest's, keys by symbol or by QEMU's extended key events, the pointer as relative moves.
+// follow the guest's, keys by symbol or by QEMU's extended key events, the pointer as relative moves, text that is
+// copied as Latin-1 or, with the extended clipboard, as UTF-8.
 //
 // Threads: one of its own, which does all work with clients and draws. It takes the device lock to capture a frame and
 // to hand over input, never while it draws, encodes or waits for a client. Without clients it sleeps; with clients it
@@ -21,6 +22,8 @@
 
 namespace nacre::display {
 
+class Clipboard;
+
 struct VncOptions {
   static constexpr unsigned kMaxClients = 8;
   static constexpr size_t kMaxPassword = 8;  ///< what VNC authentication uses
@@ -38,9 +41,10 @@ Result<VncOptions> ParseVncOptions(std::string_view text);
 
 class VncServer {
  public:
-  /// Listens. `screen`, `input` and `device_lock` must outlive it.
+  /// Listens. `screen`, `input`, `device_lock` and `clipboard` must outlive it. Without a clipboard clients' texts are
+  /// thrown away.
   static Result<std::unique_ptr<VncServer>> Start(const VncOptions& options, Screen& screen, InputSink& input,
-                                                  std::mutex& device_lock);
+                                                  std::mutex& device_lock, Clipboard* clipboard = nullptr);
   /// Drops all clients. The device lock must not be held.
   ~VncServer();
   VncServer(const VncServer&) = delete;

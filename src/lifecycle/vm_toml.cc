@@ -258,6 +258,9 @@ constexpr std::array kDisplayKeys = std::to_array<Key<VmConfig>>({
      [](const VmConfig& c) {
        return c.machine.display.input == InputKind::kVirtio ? "" : Written(c.machine.display.input, kInputs);
      }},
+    {"clipboard", "true or false",
+     [](VmConfig& c, const TomlValue& v) { return ReadFlag(c.machine.display.clipboard, v); },
+     [](const VmConfig& c) { return Written(c.machine.display.clipboard, false); }},
 });
 
 constexpr std::array kDiskKeys = std::to_array<Key<DiskConfig>>({

@@ -55,6 +55,7 @@ show = "vnc:127.0.0.1:5901"
 password = "vnc-password"
 gpu = "virtio"
 input = "ps2"
+clipboard = true
 
 [[disk]]
 file = "disks/vda.raw"

@@ -193,12 +193,16 @@ Status Board::BuildConsole(const Wiring& wiring) {
   const bool has_console = config_->console.kind != SerialKind::kNone;
   if (has_console) console_stream_ = NACRE_TRY(OpenStream(config_->console, "--console", console_file_, wiring));
   if (config_->guest_agent) agent_port_ = std::make_unique<agent::PortStream>(*loop_);
-  if (!has_console && !agent_port_) return {};
+  if (config_->has_clipboard()) Keep(vdagent_, std::make_unique<devices::Vdagent>());
+  if (!has_console && !agent_port_ && !vdagent_) return {};
   devices::VirtioConsole::Options options;
   options.ports.push_back({.backend = console_stream_.get()});
   if (agent_port_)
     options.ports.push_back(
         {.backend = agent_port_.get(), .name = std::string(agent::GuestAgent::kPortName), .console = false});
+  if (vdagent_)
+    options.ports.push_back(
+        {.backend = vdagent_.get(), .name = std::string(devices::Vdagent::kPortName), .console = false});
   auto device = NACRE_TRY(devices::VirtioConsole::Create(std::move(options), *memory_, *loop_));
   if (has_console) virtio_console_ = device.get();
   NACRE_TRY(AttachVirtio(std::move(device)));

@@ -40,6 +40,7 @@
 #include "devices/pci/piix.h"
 #include "devices/vga/vga.h"
 #include "devices/virtio/console.h"
+#include "devices/virtio/vdagent.h"
 #include "devices/virtio/virtio_pci.h"
 #include "display/input_router.h"
 #include "display/key_pacer.h"
@@ -104,6 +105,8 @@ class Board {
   display::Typist& typist() { return *typist_; }
   /// What PrepareDirectBoot has put on the screen.
   std::optional<boot::LinearScreen> BootScreen() const;
+  /// Null: there is none. As screen().
+  display::Clipboard* clipboard() { return vdagent_.get(); }
   /// To the guest agent; null: there is none. It outlives everything but the board.
   agent::PortStream* agent_port() { return agent_port_.get(); }
   /// What a machine that goes on from another's memory changes.
@@ -184,6 +187,7 @@ class Board {
   Fd serial_file_, console_file_;
   std::unique_ptr<FdConsole> serial_stream_, console_stream_;
   std::unique_ptr<agent::PortStream> agent_port_;
+  std::unique_ptr<devices::Vdagent> vdagent_;  ///< null: no clipboard
   std::unique_ptr<devices::Uart16550> serial_;
   std::shared_ptr<storage::AsyncIo> disk_io_;
   std::unique_ptr<FdWatch> disk_io_watch_;

@@ -62,6 +62,7 @@ void SerializeDisplay(state::Archive& archive, DisplayConfig& display) {
   archive.Field(1, display.present);
   EnumField(archive, 2, display.gpu, GpuKind::kVirtio);
   EnumField(archive, 3, display.input, InputKind::kVirtioMouse);
+  archive.Field(4, display.clipboard);
   // Who shows the screen is the next run's choice; a password does not belong into a file.
 }
 

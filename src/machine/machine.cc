@@ -89,7 +89,8 @@ Status Machine::Build() {
     NACRE_TRY_STATUS(StartGuest());
   }
   if (config_.display.vnc)
-    vnc_ = NACRE_TRY(display::VncServer::Start(*config_.display.vnc, *board_->screen(), board_->input(), device_lock_));
+    vnc_ = NACRE_TRY(display::VncServer::Start(*config_.display.vnc, *board_->screen(), board_->input(), device_lock_,
+                                               board_->clipboard()));
   return {};
 }
 

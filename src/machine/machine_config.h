@@ -104,6 +104,7 @@ struct DisplayConfig {
   bool present = false;  ///< with firmware there is one anyway
   GpuKind gpu = GpuKind::kVga;
   InputKind input = InputKind::kVirtio;
+  bool clipboard = false;  ///< a port of virtio-serial for the SPICE agent, which has the guest's clipboard
   std::optional<display::VncOptions> vnc;  ///< who shows it; nothing: only screenshots
 };
 
@@ -145,6 +146,7 @@ struct MachineConfig {
   DisplayConfig display;
 
   bool has_screen() const { return display.present || !firmware.empty(); }
+  bool has_clipboard() const { return display.present && display.clipboard; }
   bool has_virtio_gpu() const { return display.present && display.gpu == GpuKind::kVirtio; }
   /// OVMF has a driver for virtio-gpu.
   bool has_vga() const { return has_screen() && !(has_virtio_gpu() && (firmware.empty() || firmware == "uefi")); }

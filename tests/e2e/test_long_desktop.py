@@ -9,8 +9,9 @@ import time
 from harness import ENGINE, GuestCase, Nacre, boot_arguments, free_port, guest_file, main
 
 # One connection; each order is carried out before the next: "look X Y" prints the screen's size and the pixel's colour,
-# "type TEXT" ends with Enter, "click X Y", "still SECONDS" waits for changes as viewers do and prints how many bytes came,
-# "size WIDTH HEIGHT" (SetDesktopSize) prints the server's answer.
+# "type TEXT" ends with Enter, "click X Y", "copy TEXT" is the viewer's clipboard, "copied" prints "ready" and the next text
+# that the server tells of, "still SECONDS" waits for changes as viewers do and prints how many bytes came, "size WIDTH HEIGHT"
+# (SetDesktopSize) prints the server's answer.
 CLIENT = r"""
 use Net::VNC;
 $SIG{__WARN__} = sub {};  # the module prints each key
@@ -21,6 +22,7 @@ $vnc->hide_cursor(1);
 $vnc->login;
 my $socket = $vnc->socket;
 sub bytes { $socket->read(my $data, $_[0]) == $_[0] or die "the server has hung up"; $data }
+$| = 1;
 sub want_changes { $socket->print(pack "CCnnnn", 3, 1, 0, 0, $vnc->width, $vnc->height) }
 for (@orders) {
   my ($order, $rest) = split / /, $_, 2;
@@ -33,6 +35,16 @@ for (@orders) {
     $vnc->send_key_event(0xff0d);
   } elsif ($order eq "click") {
     $vnc->send_pointer_event(@$_, $x, $y) for [0], [1], [0];
+  } elsif ($order eq "copy") {
+    utf8::decode($rest);
+    $socket->print(pack("CxxxN", 6, length $rest) . $rest);
+  } elsif ($order eq "copied") {
+    print "ready\n";
+    my ($type, $size) = unpack "CxxxN", bytes(8);
+    die "message $type" if $type != 3;
+    my $text = bytes($size);
+    utf8::encode($text);
+    print "$text\n";
   } elsif ($order eq "still") {
     $vnc->capture;
     want_changes;
@@ -89,6 +101,17 @@ class Desktop(GuestCase):
                                 timeout=WAIT_SECONDS, check=False)
         self.assertEqual(result.returncode, 0, result.stderr)
         return result.stdout.split("\n")[:-1]
+
+    def copied_in_guest(self, copy):
+        """What a client is told after copy()."""
+        with subprocess.Popen(["perl", "-e", CLIENT, str(self.port), PASSWORD, "copied"], stdout=subprocess.PIPE,
+                              text=True) as client:
+            try:
+                self.assertEqual(client.stdout.readline(), "ready\n")
+                copy()
+                return client.communicate(timeout=WAIT_SECONDS)[0]
+            finally:
+                client.kill()
 
     def wait_for(self, place, colour, size=None, seconds=WAIT_SECONDS):
         """Until the screen has this colour there."""
@@ -165,12 +188,25 @@ class Desktop(GuestCase):
         self.command("xrandr --output Virtual-1 --preferred")
         self.wait_for((1270, 790), ROOT_WINDOW, size="1280x800")
 
+    def share_clipboard(self):
+        """Debian's spice-vdagent has started with the session."""
+        self.client("copy from the viewer: \u00e9")
+        deadline = time.monotonic() + WAIT_SECONDS
+        while "from the viewer: \u00e9" not in self.command("timeout 20 xclip -o -selection clipboard -t UTF8_STRING"):
+            self.assertLess(time.monotonic(), deadline, self.guest.text()[-3000:])
+            time.sleep(1)
+        told = self.copied_in_guest(lambda: self.command(r"printf 'from the\nguest: \303\251' | xclip -selection clipboard"))
+        self.assertEqual(told, "from the\nguest: \u00e9\n")
+
     def refuse_size(self):
         """1: prohibited."""
         self.assertEqual(self.client("size 1280 800"), ["1"])
 
     def test_virtio_gpu_and_tablet(self):
         self.use("--gpu", "virtio", drivers=("virtio_gpudrmfb", "modeset(0): "), more=lambda: (self.keep_still(), self.resize()))
+
+    def test_clipboard(self):
+        self.use("--gpu", "virtio", "--clipboard", "on", drivers=("virtio_gpudrmfb", "modeset(0): "), more=self.share_clipboard)
 
     def test_virtio_gpu_by_uefi(self):
         self.use("--gpu", "virtio", "--firmware", "uefi", drivers=("virtio_gpudrmfb", "modeset(0): "))

@@ -27,6 +27,8 @@ using Parts = lifecycle::NewImage::Parts;
 
 constexpr const char* kScript = "scripts/build-image";
 constexpr std::string_view kDiskName = "disk.raw";
+/// Also when its file has been replaced meanwhile.
+constexpr const char* kOwnProgram = "/proc/self/exe";
 std::atomic<pid_t> running_child = 0;
 
 /// While a program runs, a signal that asks us to end ends it, and we tidy up behind it.
@@ -83,13 +85,6 @@ Result<std::string> FirstLine(const fs::path& path) {
   return line;
 }
 
-Result<std::string> OwnProgram() {
-  std::error_code error;
-  const fs::path self = fs::read_symlink("/proc/self/exe", error);
-  if (error) return Fail("/proc/self/exe: {}", error.message());
-  return self.string();
-}
-
 Result<Parts> BuildDebian(const ImageBuildOptions& options, const fs::path& folder) {
   const auto tree = SourceTree();
   if (!tree)
@@ -106,8 +101,7 @@ Result<Parts> BuildDebian(const ImageBuildOptions& options, const fs::path& fold
   NACRE_TRY_STATUS(RunProgram(std::move(words), false));
   // Zeros take no time to check, and no room where files have no holes.
   const std::string disk = "disk.qcow2", raw = (folder / kDiskName).string();
-  const std::string self = NACRE_TRY(OwnProgram());
-  NACRE_TRY_STATUS(RunProgram({self, "disk", "convert", raw, (folder / disk).string()}, false));
+  NACRE_TRY_STATUS(RunProgram({kOwnProgram, "disk", "convert", raw, (folder / disk).string()}, false));
   if (unlink(raw.c_str()) != 0) return FailErrno("{}", raw);
   return Parts{.kernel = "kernel",
                .disk = disk,
@@ -204,15 +198,14 @@ Result<Parts> Install(const ImageBuildOptions& options, const fs::path& folder) 
   const fs::path disk = folder / kDiskName;
   const std::string firmware = options.firmware.empty() ? "bios" : options.firmware;
   NACRE_TRY_STATUS(MakeDisk(disk, options.size.empty() ? "16G" : options.size));
-  const std::string self = NACRE_TRY(OwnProgram());
   const std::string display = options.display.empty() ? "vnc:unix:" + (folder / "vnc").string() : options.display;
   fmt::print(
       stderr,
       "nacre: the installer starts, its screen is {} and its serial port this terminal; the image is complete when "
       "the\nmachine powers off or restarts\n",
       display);
-  NACRE_TRY_STATUS(RunProgram({self, "run", "--firmware", firmware, "--boot", "cdrom,disk", "--cdrom", options.from,
-                               "--disk", disk.string() + ",format=raw", "--memory",
+  NACRE_TRY_STATUS(RunProgram({kOwnProgram, "run", "--firmware", firmware, "--boot", "cdrom,disk", "--cdrom",
+                               options.from, "--disk", disk.string() + ",format=raw", "--memory",
                                options.memory.empty() ? "1G" : options.memory, "--display", display, "--no-reboot"},
                               true));
   return Parts{.kernel = {},

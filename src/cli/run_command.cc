@@ -142,8 +142,7 @@ int RunCommand(std::span<const std::string_view> words) {
     if (word.find('"') != std::string::npos)
       return UsageError({"the guest command may not hold a double quote: " + word, 0});
   if (!options->machine.restore.empty()) {
-    auto file = machine::ReadStateFile(options->machine.restore);
-    auto saved = file ? machine::ReadConfig(*file) : std::unexpected(file.error());
+    auto saved = machine::ReadConfigToRun(options->machine.restore);
     if (!saved) return Failed(saved.error());
     if (const Status status = UseSavedConfig(*options, std::move(*saved)); !status) return UsageError(status.error());
   } else if (options->machine.engine == machine::EngineKind::kKvm) {

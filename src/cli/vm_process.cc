@@ -23,6 +23,7 @@
 #include "cli/terminal.h"
 #include "control/console_hub.h"
 #include "control/server.h"
+#include "lifecycle/snapshot_disks.h"
 #include "lifecycle/snapshot_store.h"
 #include "lifecycle/vm_files.h"
 #include "lifecycle/vm_lock.h"
@@ -102,11 +103,16 @@ struct RunEnd {
 class VmRun {
  public:
   /// `snapshot`: from where the first run goes on; empty: it starts.
-  VmRun(VmPaths vm, std::string snapshot, Readiness& readiness, Messages& messages)
-      : vm_(std::move(vm)), snapshot_(std::move(snapshot)), readiness_(readiness), messages_(messages) {}
+  VmRun(lifecycle::Home home, VmPaths vm, std::string snapshot, Readiness& readiness, Messages& messages)
+      : home_(std::move(home)),
+        vm_(std::move(vm)),
+        snapshot_(std::move(snapshot)),
+        readiness_(readiness),
+        messages_(messages) {}
 
   Result<RunEnd> Once() {
     machine::MachineConfig machine_config = NACRE_TRY(lifecycle::MachineOf(config_, vm_.folder));
+    machine_config.disk_layers = home_.layers();
     if (!snapshot_.empty()) NACRE_TRY_STATUS(UseSnapshot(machine_config));
     if (machine_config.engine == machine::EngineKind::kKvm) NACRE_TRY_STATUS(CheckKvm(machine_config));
     const std::unique_ptr<machine::Machine> machine = NACRE_TRY(machine::Machine::Create(machine_config));
@@ -153,10 +159,10 @@ class VmRun {
   /// The hardware is as it was then; how it is run is vm.toml's.
   Status UseSnapshot(machine::MachineConfig& config) {
     const std::string folder = (vm_.snapshots() / std::exchange(snapshot_, {})).string();
-    const state::StateFile file = NACRE_TRY(machine::ReadStateFile(folder));
-    machine::MachineConfig saved = NACRE_TRY(machine::ReadConfig(file));
+    machine::MachineConfig saved = NACRE_TRY(machine::ReadConfigToRun(folder));
+    NACRE_TRY_STATUS(lifecycle::UseFrozenDisks(home_, folder, saved, config));
     saved.engine = config.engine;
-    saved.restore = folder;
+    saved.disk_layers = config.disk_layers;
     saved.serial.input = saved.console.input = true;
     config = std::move(saved);
     return {};
@@ -180,6 +186,7 @@ class VmRun {
     return false;
   }
 
+  const lifecycle::Home home_;
   const VmPaths vm_;
   std::string snapshot_;
   lifecycle::VmConfig config_;
@@ -203,14 +210,15 @@ void CloseConsole() {
   dup2(nothing.get(), STDOUT_FILENO);
 }
 
-Result<int> RunDetached(const VmPaths& vm, const std::string& snapshot, Readiness& readiness, Messages& messages) {
+Result<int> RunDetached(const lifecycle::Home& home, const VmPaths& vm, const std::string& snapshot,
+                        Readiness& readiness, Messages& messages) {
   auto lock = lifecycle::VmLock::Take(vm.lock());
   if (!lock && lock.error().code == EBUSY)
     return Fail("{} runs already, or is being changed ({})", vm.name(), lock.error().message);
   if (!lock) return std::unexpected(lock.error());
   if (chdir(vm.folder.c_str()) != 0) return FailErrno("{}", vm.folder.string());
   lifecycle::RemoveUnfinishedSnapshots(vm.snapshots());
-  VmRun run(vm, snapshot, readiness, messages);
+  VmRun run(home, vm, snapshot, readiness, messages);
   NACRE_TRY_STATUS(run.LoadConfig());
   Fd guest = NACRE_TRY(OpenConsole());
   auto hub = NACRE_TRY(control::ConsoleHub::Create("run/console", vm.console_log(), std::move(guest)));
@@ -301,7 +309,7 @@ int VmProcess(std::span<const std::string_view> words) {
   if (!messages) return fail(messages.error());
   SetLogSink([&](LogLevel, std::string_view text) { messages->Say(text); });
   messages->Say(fmt::format("process {} of nacre {}", getpid(), NACRE_VERSION));
-  const auto status = RunDetached(*vm, std::string(words.size() == 2 ? words[1] : ""), readiness, *messages);
+  const auto status = RunDetached(*home, *vm, std::string(words.size() == 2 ? words[1] : ""), readiness, *messages);
   if (!status) messages->Say(status.error().message);
   SetLogSink({});
   if (status) return *status;

@@ -11,14 +11,17 @@
 #include "base/size_text.h"
 #include "cli/commands.h"
 #include "cli/vm_commands_parts.h"
+#include "lifecycle/snapshot_store.h"
 #include "lifecycle/vm_lock.h"
 #include "lifecycle/vm_status.h"
 #include "lifecycle/vm_toml.h"
+#include "storage/image_tools.h"
 
 namespace nacre::cli {
 
 namespace {
 
+namespace fs = std::filesystem;
 using control::Json;
 using lifecycle::VmPaths;
 
@@ -105,6 +108,37 @@ Json JsonOf(const VmPaths& vm, const Seen& seen) {
     json["networks"].push_back(
         {{"kind", "user"}, {"mac", network.mac ? fmt::format("{:02x}", fmt::join(*network.mac, ":")) : ""}});
   return json;
+}
+
+struct DiskChain {
+  std::string file;
+  std::vector<std::string> names;  ///< of the files, from the disk's down
+  Json layers = Json::array();
+  std::string problem;  ///< what is the matter with them
+};
+
+/// What each disk stands on.
+std::vector<DiskChain> ChainsOf(const VmPaths& vm, const lifecycle::VmConfig& config) {
+  std::vector<DiskChain> chains;
+  for (const auto& disk : config.machine.disks) {
+    if (disk.cdrom) {
+      chains.emplace_back();
+      continue;
+    }
+    const fs::path path = (vm.folder / disk.path).lexically_normal();
+    DiskChain chain;
+    chain.file = disk.path;
+    const auto layers = storage::DescribeImage({.path = path.string(), .format = disk.format});
+    if (!layers) chain.problem = layers.error().message;
+    for (const auto& layer : layers ? *layers : std::vector<storage::ImageInfo>()) {
+      chain.names.push_back(fs::path(layer.layer.path).lexically_normal().lexically_proximate(vm.folder).string());
+      chain.layers.push_back({{"file", fs::path(layer.layer.path).lexically_normal().string()},
+                              {"format", storage::FormatName(layer.layer.format)},
+                              {"allocated_bytes", layer.allocated_bytes}});
+    }
+    chains.push_back(std::move(chain));
+  }
+  return chains;
 }
 
 void PrintJson(const Json& json) { fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace)); }
@@ -197,8 +231,15 @@ int InspectCommand(const VmWords& words) {
   const auto vm = home->FindVm(words.plain[0]);
   if (!vm) return VmFailed(vm.error());
   const Seen seen = Look(*vm);
+  const auto chains = seen.config ? ChainsOf(*vm, *seen.config) : std::vector<DiskChain>();
   if (words.has("--json")) {
-    PrintJson(JsonOf(*vm, seen));
+    Json json = JsonOf(*vm, seen);
+    for (size_t i = 0; i < chains.size(); ++i) {
+      if (!chains[i].layers.empty()) json["disks"][i]["layers"] = chains[i].layers;
+      if (!chains[i].problem.empty()) json["disks"][i]["problem"] = chains[i].problem;
+    }
+    json["snapshots"] = lifecycle::ListSnapshots(vm->snapshots()).size();
+    PrintJson(json);
     return kExitDone;
   }
   std::vector<std::vector<std::string>> rows{{"folder", vm->folder.string()}, {"state", seen.state}};
@@ -209,6 +250,12 @@ int InspectCommand(const VmWords& words) {
     rows.push_back({"uptime", Seconds(seen.info.value("uptime_ms", uint64_t{0}))});
   }
   rows.push_back({"disks take", Mebibytes(lifecycle::DiskBytes(*vm))});
+  for (const DiskChain& chain : chains) {
+    if (!chain.problem.empty()) rows.push_back({chain.file, chain.problem});
+    for (size_t i = 1; i < chain.names.size(); ++i) rows.push_back({i == 1 ? chain.file : "", "on " + chain.names[i]});
+  }
+  if (const auto snapshots = lifecycle::ListSnapshots(vm->snapshots()); !snapshots.empty())
+    rows.push_back({"snapshots", fmt::format("{}", snapshots.size())});
   PrintTable(rows);
   if (const auto end = lifecycle::ReadEnd(*vm); end && seen.pid == 0 && !end->detail.empty())
     fmt::print("\n{}\n", end->detail);

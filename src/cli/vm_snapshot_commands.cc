@@ -11,6 +11,7 @@
 #include "control/client.h"
 #include "lifecycle/snapshot_store.h"
 #include "lifecycle/vm_files.h"
+#include "lifecycle/vm_layers.h"
 #include "lifecycle/vm_lock.h"
 
 namespace nacre::cli {
@@ -66,6 +67,7 @@ int List(const VmPaths& vm, bool json) {
                      {"created", TimeText(info.created_utc_ns)},
                      {"memory_bytes", info.memory_bytes},
                      {"stored_bytes", info.stored_bytes},
+                     {"disks", info.disks},
                      {"parent", info.parent},
                      {"problem", info.problem}});
     fmt::print("{}\n", all.dump(2));
@@ -103,7 +105,7 @@ int SnapshotCommand(const VmWords& words) {
     const std::string& name = words.plain[i];
     Status done = lifecycle::CheckName(name);
     if (done) {
-      const lifecycle::FolderGuard guard(vm->snapshots());
+      const FolderGuard guard(vm->snapshots());
       done = first == "rm" ? lifecycle::RemoveSnapshot(vm->snapshots(), name)
                            : lifecycle::VerifySnapshot(vm->snapshots() / name);
     }
@@ -112,6 +114,9 @@ int SnapshotCommand(const VmWords& words) {
     else if (first == "verify")
       fmt::print("{}: whole\n", name);
   }
+  // The layers of its disks go with it, or are merged.
+  const auto home = lifecycle::Home::Find();
+  if (first == "rm" && home) lifecycle::TidyLayers(*home);
   return status;
 }
 
@@ -125,6 +130,10 @@ int RestoreCommand(const VmWords& words) {
   std::error_code error;
   if (!fs::is_directory(vm->snapshots() / name, error))
     return VmFailed({fmt::format("{} has no snapshot '{}' (`nacre snapshot ls {}`)", vm->name(), name, vm->name()), 0});
+  // Before anything is given up.
+  for (const auto& info : lifecycle::ListSnapshots(vm->snapshots()))
+    if (info.name == name && !info.problem.empty())
+      return VmFailed({fmt::format("snapshot '{}' cannot be restored: {}", name, info.problem), 0});
   if (lifecycle::HolderOf(vm->lock())) {
     if (!words.has("--force"))
       return VmFailed({fmt::format("{} runs: stop it first, or end it by `nacre restore --force {} {}`", vm->name(),

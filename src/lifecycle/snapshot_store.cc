@@ -5,6 +5,8 @@
 
 #include "machine/snapshot_files.h"
 #include "state/archive.h"
+#include "storage/image_tools.h"
+#include "storage/qcow2_check.h"
 
 namespace nacre::lifecycle {
 namespace {
@@ -34,6 +36,18 @@ Result<Parts> ReadParts(const fs::path& snapshot) {
   return parts;
 }
 
+/// The images that stand for its disks, with all that is below them there.
+Result<std::vector<fs::path>> DisksOf(const fs::path& snapshot, const state::StateFile& file) {
+  const machine::MachineConfig config = NACRE_TRY(machine::ReadConfig(file));
+  std::vector<fs::path> disks;
+  for (size_t i = 0; i < config.disks.size(); ++i) {
+    if (config.disks[i].read_only) continue;
+    disks.push_back(snapshot / machine::SnapshotDiskName(i));
+    NACRE_TRY(storage::DescribeImage({.path = disks.back().string(), .format = storage::ImageFormat::kQcow2}));
+  }
+  return disks;
+}
+
 SnapshotInfo InfoOf(const fs::path& snapshot) {
   SnapshotInfo info{.name = snapshot.filename(), .problem = {}, .parent = {}};
   const auto parts = ReadParts(snapshot);
@@ -43,6 +57,12 @@ SnapshotInfo InfoOf(const fs::path& snapshot) {
     info.problem = memory.error().message;
     return info;
   }
+  const auto disks = DisksOf(snapshot, parts->file);
+  if (!disks) {
+    info.problem = disks.error().message;
+    return info;
+  }
+  info.disks = disks->size();
   info.parent = parts->identity.parent;
   info.created_utc_ns = parts->identity.created_utc_ns;
   info.memory_bytes = parts->layer.map.pages * kPageSize;
@@ -94,7 +114,19 @@ void RemoveUnfinishedSnapshots(const fs::path& folder) {
 
 Status VerifySnapshot(const fs::path& snapshot) {
   const auto image = NACRE_TRY(machine::OpenMemory(snapshot));
-  return image->Verify(std::atomic<bool>(false));
+  NACRE_TRY_STATUS(image->Verify(std::atomic<bool>(false)));
+  const state::StateFile file = NACRE_TRY(machine::ReadStateFile(snapshot));
+  const auto disks = NACRE_TRY(DisksOf(snapshot, file));
+  for (const fs::path& disk : disks) {
+    const auto layers = NACRE_TRY(storage::DescribeImage({.path = disk.string()}));
+    for (const storage::ImageInfo& layer : layers) {
+      if (layer.layer.format != storage::ImageFormat::kQcow2) continue;
+      const storage::CheckReport report = NACRE_TRY(storage::CheckQcow2(layer.layer.path, false));
+      if (report.corruptions != 0)
+        return Fail("{}: the image is damaged: {}", layer.layer.path, report.faults.empty() ? "" : report.faults[0]);
+    }
+  }
+  return {};
 }
 
 Status RemoveSnapshot(const fs::path& folder, const std::string& name) {

@@ -19,12 +19,13 @@ struct SnapshotInfo {
   int64_t created_utc_ns = 0;
   uint64_t memory_bytes = 0;  ///< of the guest
   uint64_t stored_bytes = 0;  ///< of them in its own file
+  size_t disks = 0;           ///< of the VM's, as they were
 };
 
 /// In the order in which they were taken, those with a problem last. Those that are being written are left out.
 /// `folder` may be missing.
 std::vector<SnapshotInfo> ListSnapshots(const std::filesystem::path& folder);
-/// Reads all of its memory, with its parents, and all of its state.
+/// Reads all of its memory, with its parents, all of its state, and the tables of its disks with all below them.
 Status VerifySnapshot(const std::filesystem::path& snapshot);
 /// What a VM's process that ended in the middle of a snapshot or of a removal has left. The VM does not run.
 void RemoveUnfinishedSnapshots(const std::filesystem::path& folder);

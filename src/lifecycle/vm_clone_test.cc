@@ -181,5 +181,42 @@ TEST_F(VmClone, Refusals) {
   EXPECT_EQ(home_.VmNames(), std::vector<std::string>{"a"});
 }
 
+/// Three clones of clones, of which only the last is left: their layers become one.
+TEST_F(VmClone, LayersOnWhichOneStandsAreMerged) {
+  for (char n = 0; n < 3; ++n) {
+    const std::string from(1, static_cast<char>('a' + n)), to(1, static_cast<char>('b' + n));
+    Write(from, 65536u * static_cast<unsigned>(n), static_cast<char>('1' + n));
+    Write(from, 65536 * 5, static_cast<char>('1' + n));
+    Clone(from, {to});
+  }
+  ASSERT_EQ(Layers(), 3u);
+  for (const char* name : {"a", "b"}) ASSERT_TRUE(RemoveVm(home_, Vm(name)));
+  TidyLayers(home_);
+  EXPECT_EQ(Layers(), 1u);
+  for (const char* name : {"c", "d"}) {
+    for (char n = 0; n < 3; ++n) EXPECT_EQ(Read(name, 65536u * static_cast<unsigned>(n)), '1' + n) << name;
+    EXPECT_EQ(Read(name, 65536 * 5), '3');
+    EXPECT_EQ(Read(name, 65536 * 6), 0);
+  }
+}
+
+TEST_F(VmClone, LayersInUseAreMergedLater) {
+  for (const auto& [from, to] : {std::pair("a", "b"), std::pair("b", "c")}) {
+    Write(from, 0, from[0]);
+    Clone(from, {to});
+  }
+  {
+    const auto disk = Open(DiskOf("c"));
+    ASSERT_TRUE(disk);
+    ASSERT_TRUE(RemoveVm(home_, Vm("a")));
+    TidyLayers(home_);
+    EXPECT_EQ(Layers(), 2u);
+  }
+  TidyLayers(home_);
+  EXPECT_EQ(Layers(), 1u);
+  EXPECT_EQ(Read("b", 0), 'b');
+  EXPECT_EQ(Read("c", 0), 'b');
+}
+
 }  // namespace
 }  // namespace nacre::lifecycle

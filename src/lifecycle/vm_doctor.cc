@@ -5,6 +5,7 @@
 
 #include <map>
 
+#include "lifecycle/snapshot_store.h"
 #include "lifecycle/vm_config.h"
 #include "lifecycle/vm_create.h"
 #include "lifecycle/vm_files.h"
@@ -129,7 +130,7 @@ class Examination {
       problems_.push_back({home_.layers().string(), (guard ? unused.error() : guard.error()).message, false, false});
       return;
     }
-    if (mend_) static_cast<void>(RemoveUnusedLayers(home_, *guard));
+    if (mend_ && RemoveUnusedLayers(home_, *guard)) static_cast<void>(MergeLayers(home_, *guard));
     for (const fs::path& layer : *unused)
       Mendable(layer.string(), "is a frozen disk that nothing stands on").mended = mend_ && !fs::exists(layer, error);
   }
@@ -152,6 +153,9 @@ class Examination {
       return;
     }
     if (config) ExamineDisks(vm, *config);
+    for (const SnapshotInfo& snapshot : ListSnapshots(vm.snapshots()))
+      if (!snapshot.problem.empty())
+        Problem(vm, fmt::format("its snapshot {} cannot be restored: {}", snapshot.name, snapshot.problem));
     for (const fs::path& folder : {vm.folder, vm.run(), vm.boot(), vm.disks()}) {
       for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
         if (!IsRemainder(at->path())) continue;

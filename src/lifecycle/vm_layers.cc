@@ -5,11 +5,13 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <map>
 #include <set>
 
 #include "lifecycle/vm_config.h"
 #include "lifecycle/vm_files.h"
 #include "storage/host_file.h"
+#include "storage/image_tools.h"
 #include "storage/qcow2_check.h"
 
 namespace nacre::lifecycle {
@@ -155,6 +157,12 @@ Result<DiskLayer> FreezeDisk(const Home& home, const fs::path& disk, const Layer
   return layer;
 }
 
+Result<std::optional<DiskLayer>> LayerBelow(const fs::path& path) {
+  const auto below = NACRE_TRY(Below(path));
+  if (!below) return std::nullopt;
+  return NACRE_TRY(LookAtDisk(fs::path(below->path).lexically_normal(), below->format));
+}
+
 Result<BackingReferences> FindBackingReferences(const Home& home) {
   BackingReferences found;
   NACRE_TRY_STATUS(CollectReferences(home.vms(), found));
@@ -192,6 +200,66 @@ Result<size_t> RemoveUnusedLayers(const Home& home, const LayersGuard&) {
       ++removed;
     }
   }
+}
+
+namespace {
+
+/// What `upper` holds goes into `lower`, which then takes its place.
+Status Merge(const fs::path& upper, const fs::path& lower) {
+  NACRE_TRY_STATUS(storage::CommitImage(upper.string()));
+  // From here on both hold the same, whichever has the name.
+  if (rename(lower.c_str(), upper.c_str()) != 0) return FailErrno("{}", upper.string());
+  NACRE_TRY_STATUS(SyncFolder(upper.parent_path()));
+  return RemoveLayer(lower);
+}
+
+/// A VM that runs on them has all files below its disk open, and would not see tables change. A disk does not shrink.
+bool CanMerge(const fs::path& upper, const fs::path& lower) {
+  chmod(lower.c_str(), 0600);
+  chmod(upper.c_str(), 0600);
+  const Fd file(open(lower.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+  if (!file.valid() || !storage::LockImage(lower.string(), file.get(), false)) return false;
+  const auto above = storage::ReadQcow2Header(upper.string(), Fd(open(upper.c_str(), O_RDONLY | O_CLOEXEC)).get());
+  const auto below = storage::ReadQcow2Header(lower.string(), file.get());
+  return above && below && above->size_bytes >= below->size_bytes;
+}
+
+}  // namespace
+
+Result<size_t> MergeLayers(const Home& home, const LayersGuard&) {
+  size_t merged = 0;
+  std::set<fs::path> seen;
+  for (bool again = true; again;) {
+    again = false;
+    const BackingReferences found = NACRE_TRY(FindBackingReferences(home));
+    if (!found.unreadable.empty()) return Context(found.unreadable[0], "which layers are used is not known");
+    std::map<fs::path, std::vector<fs::path>> above;
+    for (const auto& reference : found.references) above[reference.to].push_back(reference.from);
+    const fs::path layers = Canonical(home.layers());
+    for (const auto& [lower, uppers] : above) {
+      const fs::path upper = Canonical(uppers[0]);
+      if (uppers.size() != 1 || !IsBelow(lower, layers) || !IsBelow(upper, layers) || !seen.insert(upper).second)
+        continue;
+      const bool can = CanMerge(upper, lower);
+      const Status done = can ? Merge(upper, lower) : Status();
+      for (const fs::path& layer : {lower, upper}) chmod(layer.c_str(), 0400);
+      NACRE_TRY_STATUS(done);
+      if (!can) continue;
+      ++merged;
+      // A third one below may stand alone now, too.
+      seen.erase(upper);
+      again = true;
+      break;
+    }
+  }
+  return merged;
+}
+
+void TidyLayers(const Home& home) {
+  std::error_code error;
+  if (!fs::exists(home.layers(), error)) return;
+  const auto guard = LayersGuard::Take(home);
+  if (guard && RemoveUnusedLayers(home, *guard)) static_cast<void>(MergeLayers(home, *guard));
 }
 
 }  // namespace nacre::lifecycle

@@ -34,6 +34,9 @@ struct DiskLayer {
 /// What an overlay on the file needs to know.
 Result<DiskLayer> LookAtDisk(const std::filesystem::path& path, std::optional<storage::ImageFormat> format);
 
+/// The file that a qcow2 image stands on; nothing: it stands alone.
+Result<std::optional<DiskLayer>> LayerBelow(const std::filesystem::path& path);
+
 /// A new qcow2 image in `folder` with nothing of its own, and the backing file named relative to it where both are
 /// below $NACRE_HOME. `size_bytes` 0: as large as what is below.
 Status MakeOverlay(const Home& home, const std::filesystem::path& path, const DiskLayer& below,
@@ -56,6 +59,11 @@ Result<BackingReferences> FindBackingReferences(const Home& home);
 
 /// Removes layers that nothing stands on. How many; none where an image cannot be read. The caller has the guard.
 Result<size_t> RemoveUnusedLayers(const Home& home, const LayersGuard& guard);
+/// Where a layer stands on a layer on which nothing else stands, the two become one, under the upper one's name. What
+/// is in use stays for the next time. How many were merged. The caller has the guard; at every moment all is whole.
+Result<size_t> MergeLayers(const Home& home, const LayersGuard& guard);
+/// Both, where something has gone. What cannot be known or done now is left to `nacre doctor --vms`.
+void TidyLayers(const Home& home);
 /// Those that RemoveUnusedLayers would remove first. Fails where an image cannot be read.
 Result<std::vector<std::filesystem::path>> UnusedLayers(const Home& home);
 

@@ -60,12 +60,6 @@ Result<VmLock> VmLock::Take(const std::filesystem::path& path) {
   }
 }
 
-FolderGuard::FolderGuard(const std::filesystem::path& folder)
-    : folder_(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
-  while (folder_.valid() && flock(folder_.get(), LOCK_EX) != 0 && errno == EINTR) {
-  }
-}
-
 std::optional<LockHolder> HolderOf(const std::filesystem::path& path) {
   const Fd file(open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
   if (!file.valid()) return std::nullopt;

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "base/fd.h"
+#include "base/folder_guard.h"
 #include "base/result.h"
 
 namespace nacre::lifecycle {
@@ -24,15 +25,6 @@ class VmLock {
  private:
   explicit VmLock(Fd file) : file_(std::move(file)) {}
   Fd file_;
-};
-
-/// While it lives, no other process has one of the same folder; waits for that. For short work.
-class FolderGuard {
- public:
-  explicit FolderGuard(const std::filesystem::path& folder);
-
- private:
-  Fd folder_;
 };
 
 struct LockHolder {

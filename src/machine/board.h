@@ -52,6 +52,10 @@
 #include "memory/guest_memory.h"
 #include "storage/async_io.h"
 
+namespace nacre::storage {
+class ImageDisk;
+}
+
 namespace nacre::machine {
 
 class Board {
@@ -88,6 +92,8 @@ class Board {
   const std::vector<bus::Device*>& devices() const { return devices_; }
   /// Nothing is in flight between devices and their back ends.
   void QuiesceDisks();
+  /// By its number in the configuration; null: not an image that goes on after the run.
+  storage::ImageDisk* image(size_t disk) const { return images_[disk]; }
   /// Power-on state of every device.
   void Reset();
   /// In ACPI state S3. Any thread.
@@ -191,6 +197,7 @@ class Board {
   std::unique_ptr<devices::Uart16550> serial_;
   std::shared_ptr<storage::AsyncIo> disk_io_;
   std::unique_ptr<FdWatch> disk_io_watch_;
+  std::vector<storage::ImageDisk*> images_;       ///< of the devices'
   std::unique_ptr<devices::Floppy82077> floppy_;  ///< null: no drives
   std::unique_ptr<devices::IsaBridge> isa_bridge_;
   std::unique_ptr<devices::PowerManagement> power_management_;

@@ -29,8 +29,10 @@ Status Board::BuildDisks(const Wiring&) {
   NACRE_TRY_STATUS(BuildFloppies());
   for (size_t i = 0; i < config_->disks.size(); ++i) {
     const DiskConfig& disk = config_->disks[i];
-    std::unique_ptr<storage::Disk> medium = NACRE_TRY(storage::OpenImage(
+    auto image = NACRE_TRY(storage::OpenImage(
         {.path = disk.path, .format = disk.format, .read_only = disk.read_only || disk.snapshot}, disk_io_));
+    images_.push_back(disk.is_own() ? image.get() : nullptr);
+    std::unique_ptr<storage::Disk> medium = std::move(image);
     if (disk.snapshot && !disk.read_only)
       medium = NACRE_TRY(storage::SnapshotDisk::Create(std::move(medium), disk_io_));
     switch (disk.bus) {

@@ -28,8 +28,8 @@
 #include "machine/kernel_apics.h"
 #include "machine/kernel_doorbells.h"
 #include "machine/machine_config.h"
-#include "machine/vcpu_runner.h"
 #include "machine/snapshot_files.h"
+#include "machine/vcpu_runner.h"
 #include "memory/guest_memory.h"
 #include "x86/cpu_model.h"
 
@@ -99,8 +99,8 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
     uint64_t memory_bytes;  ///< written
     std::string parent;     ///< the directory beside it that has the rest; empty: it is whole
   };
-  /// A snapshot in the new directory `path`, which is absolute: the guest stands still for a moment and goes on while its
-  /// memory is written. Told when all is on the disk. One at a time.
+  /// A snapshot in the new directory `path`, which is absolute: the guest stands still for a moment and goes on while
+  /// its memory is written. Told when all is on the disk. One at a time.
   void RequestSnapshot(std::string path, Done<SnapshotReport> done);
 
   RunState state() const { return run_state_.load(); }
@@ -143,7 +143,8 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   void LeaveEngine();
   Result<EngineSwitch> SwitchEngine(EngineKind kind);
   // machine_state.cc, machine_snapshot.cc. A state is saved and loaded while the CPUs are parked and time stands still.
-  /// All but memory.
+  /// All but memory. Under the device lock, which is kept until memory and disks have been taken too: what comes from
+  /// outside in between would be in one of them only.
   Result<state::StateFile> SaveState();
   Status LoadState();
   MachineConfig SavedConfig() const;
@@ -152,6 +153,7 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   Status ReadSnapshot();
   void VerifyMemory();
   struct SnapshotWork;
+  void WriteDisksOut();
   Result<std::unique_ptr<SnapshotWork>> BeginSnapshot(const std::string& path);
   Result<std::unique_ptr<SnapshotWork>> TakeSnapshot(const std::string& path);
   std::unique_ptr<memory::MemoryImage> ParentFor(const std::string& path, SnapshotIdentity& identity) const;

@@ -137,6 +137,7 @@ struct MachineConfig {
   bool lockstep = false;          ///< jit: run beside interp and stop at the first difference
 
   std::vector<DiskConfig> disks;
+  std::string disk_layers;             ///< where frozen disks go (DiskFreeze); empty: beside the disk
   std::vector<FloppyConfig> floppies;  ///< at most kMaxFloppies
   std::vector<NetworkConfig> networks;
   SerialConfig serial;                              ///< ttyS0; there is a port even where it leads nowhere

@@ -14,11 +14,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <deque>
 #include <filesystem>
+#include <future>
 
 #include "base/clock.h"
+#include "machine/disk_freeze.h"
 #include "machine/machine.h"
 #include "state/archive.h"
+#include "storage/image.h"
 
 namespace nacre::machine {
 
@@ -35,6 +39,7 @@ struct Machine::SnapshotWork {
   SnapshotIdentity identity;
   std::unique_ptr<memory::MemoryImage> parent;
   std::unique_ptr<memory::MemoryWriter> writer;
+  std::vector<DiskFreeze> disks;  ///< of those that can be written
   state::StateFile state;
   pid_t child = -1;
   std::chrono::steady_clock::time_point start;
@@ -89,13 +94,32 @@ std::unique_ptr<memory::MemoryImage> Machine::ParentFor(const std::string& path,
   return std::move(*image);
 }
 
+/// Beside the guest, so that little is left for the instant at which it stands still.
+void Machine::WriteDisksOut() {
+  struct Flush final : storage::DiskRequest {
+    Flush() { kind = Kind::kFlush; }
+    void Done(int) override { done.set_value(); }
+    std::promise<void> done;
+  };
+  std::deque<Flush> flushes;
+  {
+    const std::lock_guard lock(device_lock_);
+    for (size_t i = 0; i < config_.disks.size(); ++i) {
+      if (!board_->image(i)) continue;
+      board_->image(i)->Start(flushes.emplace_back());
+      board_->image(i)->Submit();
+    }
+  }
+  // An error comes again when the disk is frozen.
+  for (Flush& flush : flushes) flush.done.get_future().wait();
+}
+
 /// Beside the guest: all that can fail or takes time.
 Result<std::unique_ptr<Machine::SnapshotWork>> Machine::BeginSnapshot(const std::string& path) {
   if (!path.starts_with('/') || path.find('\0') != std::string::npos)
     return Fail("snapshot '{}': give an absolute path", path);
-  for (const DiskConfig& disk : config_.disks)
-    if (!disk.read_only)
-      return Fail("disk '{}' can be written: it cannot be frozen for a snapshot yet; use readonly", disk.path);
+  for (size_t i = 0; i < config_.disks.size(); ++i)
+    NACRE_TRY_STATUS(CheckFreezable(config_.disks[i], board_->image(i)));
   auto work = std::make_unique<SnapshotWork>();
   work->start = std::chrono::steady_clock::now();
   const fs::path target = fs::path(path).lexically_normal();
@@ -110,6 +134,14 @@ Result<std::unique_ptr<Machine::SnapshotWork>> Machine::BeginSnapshot(const std:
   work->temporary = temporary;
   work->writer = NACRE_TRY(memory::MemoryWriter::Create(fmt::format("{}/{}", temporary, kMemoryFile),
                                                         memory::SavedPages(*memory_), work->parent.get()));
+  for (size_t i = 0; i < config_.disks.size(); ++i) {
+    if (!board_->image(i)) continue;
+    work->disks.push_back(NACRE_TRY(DiskFreeze::Prepare(*board_->image(i), config_.disk_layers, RandomId())));
+    const std::string name = SnapshotDiskName(i);
+    NACRE_TRY_STATUS(work->disks.back().WriteReference(fmt::format("{}/{}", temporary, name),
+                                                       fmt::format("{}/{}", work->target, name)));
+  }
+  WriteDisksOut();
   return work;
 }
 
@@ -121,15 +153,19 @@ Result<std::unique_ptr<Machine::SnapshotWork>> Machine::TakeSnapshot(const std::
     ParkAll();
     PauseTime();
   }
+  device_lock_.lock();
   auto saved = SaveState();
+  for (DiskFreeze& disk : work->disks) {
+    if (!saved) break;
+    if (Status frozen = disk.Switch(); !frozen) saved = std::unexpected(std::move(frozen.error()));
+  }
   if (saved) {
-    // Devices still take what comes from outside, but not now.
-    const std::lock_guard lock(device_lock_);
     const pid_t self = getpid();
     work->child = _Fork();
     if (work->child == 0) WriteInChild(*work->writer, memory_->host_base(), self);
   }
   const int fork_error = errno;
+  device_lock_.unlock();
   if (runs) {
     ResumeTime();
     ResumeAll();

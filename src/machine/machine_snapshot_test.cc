@@ -1,6 +1,7 @@
 // Snapshots of whole machines with guests of a few instructions, on every engine; damaged, foreign and hostile ones.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 
@@ -11,10 +12,12 @@
 #include <thread>
 
 #include "base/bits.h"
+#include "machine/disk_freeze.h"
 #include "machine/machine.h"
 #include "machine/snapshot_files.h"
 #include "state/archive.h"
 #include "storage/image.h"
+#include "storage/image_tools.h"
 
 namespace nacre::machine {
 namespace {
@@ -223,6 +226,65 @@ TEST_F(SnapshotTest, LoadedAndSavedAgainIsTheSame) {
   }
 }
 
+TEST_F(SnapshotTest, FreezesDisks) {
+  MachineConfig config = Config(kCounter, EngineKind::kInterp);
+  fs::create_directories(Path("home/vms/a/disks"));
+  const std::string beside = Path("beside.qcow2"), own = Path("home/vms/a/disks/own.qcow2");
+  for (const std::string& path : {beside, own}) ASSERT_TRUE(storage::CreateQcow2(path, {.size_bytes = 1 << 20}));
+  config.disks = {{.path = beside}, {.path = own}};
+  config.disk_layers = Path("home/layers");
+  {
+    auto machine = Machine::Create(config);
+    ASSERT_TRUE(machine) << machine.error().message;
+    RunBeside(**machine, [&] {
+      for (const char* name : {"one", "two"}) {
+        const auto taken = Take(**machine, Path(name));
+        EXPECT_TRUE(taken) << taken.error().message;
+      }
+      EXPECT_EQ(storage::DescribeImage({.path = own})->size(), 3u);
+      EXPECT_EQ(storage::DescribeImage({.path = beside})->size(), 3u);
+      EXPECT_EQ(storage::DescribeImage({.path = Path("one/disk0.qcow2")})->size(), 2u);
+      EXPECT_EQ(storage::DescribeImage({.path = Path("two/disk1.qcow2")})->size(), 3u);
+    });
+  }
+  EXPECT_EQ(std::distance(fs::directory_iterator(Path("home/layers")), fs::directory_iterator()), 2);
+  // What is written then is thrown away: it is restored as often as anybody likes, also beside itself.
+  const auto saved = ReadConfigToRun(Path("one"));
+  ASSERT_TRUE(saved) << saved.error().message;
+  EXPECT_TRUE(saved->disks[0].snapshot && saved->disks[1].snapshot);
+  const auto first = Machine::Create(*saved), second = Machine::Create(*saved);
+  EXPECT_TRUE(first) << first.error().message;
+  EXPECT_TRUE(second) << second.error().message;
+}
+
+TEST_F(SnapshotTest, AFreezeThatIsNotCarriedOutLeavesNothing) {
+  fs::create_directories(Path("home/vms/a/disks"));
+  const std::string path = Path("home/vms/a/disks/own.qcow2");
+  ASSERT_TRUE(storage::CreateQcow2(path, {.size_bytes = 1 << 20}));
+  auto io = storage::AsyncIo::Create();
+  ASSERT_TRUE(io);
+  const auto image = storage::OpenImage({.path = path}, std::move(*io));
+  ASSERT_TRUE(image);
+  const auto inode = [&] {
+    struct stat info {};
+    EXPECT_EQ(stat(path.c_str(), &info), 0);
+    return info.st_ino;
+  };
+  const auto before = inode();
+  {
+    const auto freeze = DiskFreeze::Prepare(**image, Path("home/layers"), "x");
+    ASSERT_TRUE(freeze) << freeze.error().message;
+    EXPECT_NE(inode(), before);
+  }
+  EXPECT_EQ(inode(), before);
+  EXPECT_TRUE(fs::is_empty(Path("home/layers")));
+  EXPECT_EQ(std::distance(fs::directory_iterator(Path("home/vms/a/disks")), fs::directory_iterator()), 1);
+  auto freeze = DiskFreeze::Prepare(**image, Path("home/layers"), "y");
+  ASSERT_TRUE(freeze) << freeze.error().message;
+  EXPECT_TRUE(freeze->Switch());
+  EXPECT_TRUE(fs::exists(Path("home/layers/y/disks/disk.qcow2")));
+}
+
 TEST_F(SnapshotTest, RefusesWhatItCannotTake) {
   MachineConfig config = Config(kCounter, EngineKind::kInterp);
   std::ofstream(Path("disk.img")) << std::string(1 << 20, 'x');
@@ -231,7 +293,7 @@ TEST_F(SnapshotTest, RefusesWhatItCannotTake) {
   ASSERT_TRUE(machine) << machine.error().message;
   fs::create_directory(Path("there"));
   RunBeside(**machine, [&] {
-    EXPECT_NE(Take(**machine, Path("s")).error().message.find("disk.img' can be written"), std::string::npos);
+    EXPECT_NE(Take(**machine, Path("s")).error().message.find("disk.img' is raw"), std::string::npos);
     EXPECT_NE(Take(**machine, "relative").error().message.find("absolute"), std::string::npos);
   });
   config.disks[0].read_only = true;

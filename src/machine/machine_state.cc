@@ -75,7 +75,6 @@ void Machine::SerializeCpus(state::Archive& archive, unsigned index) {
 
 Result<state::StateFile> Machine::SaveState() {
   state::StateFile file;
-  const std::lock_guard lock(device_lock_);
   // First: what ends now may reach any device.
   board_->QuiesceDisks();
   MachineConfig config = SavedConfig();

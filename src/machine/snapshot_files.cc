@@ -9,6 +9,7 @@
 #include "base/fd.h"
 #include "machine/config_archive.h"
 #include "state/archive.h"
+#include "storage/image.h"
 
 namespace nacre::machine {
 namespace {
@@ -93,6 +94,22 @@ Result<memory::ImageMap> ReadImageMap(const state::StateFile& file) {
 Result<MachineConfig> ReadConfig(const state::StateFile& file) {
   MachineConfig config;
   NACRE_TRY_STATUS(LoadSection(file, "config", [&](state::Archive& archive) { SerializeConfig(archive, config); }));
+  return config;
+}
+
+std::string SnapshotDiskName(size_t number) { return fmt::format("disk{}.qcow2", number); }
+
+Result<MachineConfig> ReadConfigToRun(const std::string& directory) {
+  const state::StateFile file = NACRE_TRY(ReadStateFile(directory));
+  MachineConfig config = NACRE_TRY(ReadConfig(file));
+  config.restore = directory;
+  for (size_t i = 0; i < config.disks.size(); ++i) {
+    DiskConfig& disk = config.disks[i];
+    if (disk.read_only) continue;
+    disk.path = fmt::format("{}/{}", directory, SnapshotDiskName(i));
+    disk.format = storage::ImageFormat::kQcow2;
+    disk.snapshot = true;
+  }
   return config;
 }
 

@@ -43,6 +43,12 @@ Result<SnapshotIdentity> ReadIdentity(const state::StateFile& file);
 Result<memory::ImageMap> ReadImageMap(const state::StateFile& file);
 Result<MachineConfig> ReadConfig(const state::StateFile& file);
 
+/// The image in the directory from which a restored machine's disk goes on, by the disk's number; only of disks that
+/// can be written.
+std::string SnapshotDiskName(size_t number);
+/// ReadConfig of `directory`, with those images as disks; what is written to them is thrown away.
+Result<MachineConfig> ReadConfigToRun(const std::string& directory);
+
 /// With the parents, whose state.bin are read and verified too.
 Result<std::unique_ptr<memory::MemoryImage>> OpenMemory(const std::string& directory);
 

@@ -255,27 +255,30 @@ Status ImageDisk::PutOverlay(const std::string& overlay) {
   if (layers_.size() >= kMostLayers)
     return Fail("disk '{}': more than {} images on top of each other; commit or convert some", overlay, kMostLayers);
   const ImageLayer named = NACRE_TRY(BackingOf(overlay, parts.header));
-  std::error_code failed;
-  if (named.format != below.format || !std::filesystem::equivalent(named.path, below.path, failed))
+  // By the file that is open: it may have another name by now, and the overlay its old one.
+  auto* const qcow2_top = dynamic_cast<Qcow2Disk*>(top_.get());
+  auto* const raw_top = dynamic_cast<RawDisk*>(top_.get());
+  const int top_fd = qcow2_top ? qcow2_top->fd() : raw_top ? raw_top->fd() : -1;
+  struct stat wanted {
+  }, present{};
+  if (named.format != below.format || stat(named.path.c_str(), &wanted) != 0 || fstat(top_fd, &present) != 0 ||
+      wanted.st_dev != present.st_dev || wanted.st_ino != present.st_ino)
     return Fail("disk '{}': its backing file is '{}', not '{}'", overlay, named.path, below.path);
   NACRE_TRY_STATUS(MakeQcow2Writable(overlay, parts.fd.get(), parts.header));
   auto top = NACRE_TRY(Qcow2Disk::Create(std::move(parts), io_));
   Drain();
-  int fd = -1;
-  if (auto* qcow2 = dynamic_cast<Qcow2Disk*>(top_.get())) {
-    NACRE_TRY_STATUS(qcow2->Freeze());
-    fd = qcow2->fd();
-  } else if (auto* raw = dynamic_cast<RawDisk*>(top_.get())) {
+  if (qcow2_top) {
+    NACRE_TRY_STATUS(qcow2_top->Freeze());
+  } else {
     if (const int error = RunRequest(*top_, DiskRequest::Kind::kFlush, 0, 0); error != 0) {
       errno = error;
       return FailErrno("disk '{}': cannot be written out", below.path);
     }
-    fd = raw->fd();
   }
-  if (fd >= 0) [[maybe_unused]]
-    const Status shared = LockImage(below.path, fd, true);  // others may read it now
+  [[maybe_unused]] const Status shared = LockImage(below.path, top_fd, true);  // others may read it now
   top->SetBacking(std::move(top_));
   top_ = std::move(top);
+  layers_.front().path = named.path;  // the overlay may have its old name
   layers_.insert(layers_.begin(), {overlay, ImageFormat::kQcow2});
   guard_ = false;
   return {};

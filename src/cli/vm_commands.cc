@@ -63,9 +63,9 @@ constexpr std::array kWords = std::to_array<VmWord>({
      KillCommand},
     {"rm", "VM... [--force]", "Removes VMs with their disks and snapshots. --force: running ones too.", 1, kMany,
      kForce, RemoveCommand},
-    {"clone", "VM NEW [--count N]",
+    {"clone", "VM NEW [--count N] [--live]",
      "Makes a VM that goes on from where a stopped one is; at once, for both share what they have in common.\n"
-     "--count: N of them, NEW-1 to NEW-N.",
+     "--live: of a running one, memory and all; both run then. --count: N of them, NEW-1 to NEW-N.",
      2, 2, kClone, CloneCommand},
     {"export", "VM FILE.ova | VM --dir DIRECTORY",
      "Writes a stopped VM into an OVA package, as VirtualBox and VMware read it; its disks must start by firmware.\n"

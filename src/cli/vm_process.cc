@@ -158,9 +158,15 @@ class VmRun {
  private:
   /// The hardware is as it was then; how it is run is vm.toml's.
   Status UseSnapshot(machine::MachineConfig& config) {
-    const std::string folder = (vm_.snapshots() / std::exchange(snapshot_, {})).string();
+    const fs::path snapshot = std::exchange(snapshot_, {});
+    const std::string folder = (vm_.snapshots() / snapshot).string();
     machine::MachineConfig saved = NACRE_TRY(machine::ReadConfigToRun(folder));
-    NACRE_TRY_STATUS(lifecycle::UseFrozenDisks(home_, folder, saved, config));
+    // A live clone was made with disks that are as they were then.
+    if (snapshot.is_absolute())
+      NACRE_TRY_STATUS(lifecycle::UsePresentDisks(folder, saved, config));
+    else
+      NACRE_TRY_STATUS(lifecycle::UseFrozenDisks(home_, folder, saved, config));
+    lifecycle::UsePresentFiles(saved, config);
     saved.engine = config.engine;
     saved.disk_layers = config.disk_layers;
     saved.serial.input = saved.console.input = true;

@@ -15,7 +15,8 @@ namespace nacre::cli {
 inline constexpr std::string_view kVmProcess = "vm-process";
 int VmProcess(std::span<const std::string_view> words);
 
-/// Starts the VM's process and waits until its guest runs; with `snapshot`, a name, from there. The error is what the
+/// Starts the VM's process and waits until its guest runs; with `snapshot`, the name of one of
+/// its own, or the absolute path of another VM's of which it is a live clone, from there. The error is what the
 /// process says, which has ended then.
 Status StartVm(const lifecycle::Home& home, const lifecycle::VmPaths& vm, const std::string& snapshot = {});
 

@@ -122,15 +122,20 @@ void Screenshot(Vm& vm, const Json& params, Reply reply) {
   vm.Screenshot(params["path"].get<std::string>(), Then<Vm::ScreenSize>(std::move(reply), RpcCode::kFailed, answer));
 }
 
+Json JsonOf(const Vm::SnapshotReport& report) {
+  const auto us = [](auto time) { return std::chrono::duration_cast<std::chrono::microseconds>(time).count(); };
+  return Json{{"pause_us", us(report.pause)},
+              {"total_us", us(report.total)},
+              {"memory_bytes", report.memory_bytes},
+              {"parent", report.parent}};
+}
+
 void Snapshot(Vm& vm, const Json& params, Reply reply) {
-  const auto answer = [](const Vm::SnapshotReport& report) {
-    const auto us = [](auto time) { return std::chrono::duration_cast<std::chrono::microseconds>(time).count(); };
-    return Json{{"pause_us", us(report.pause)},
-                {"total_us", us(report.total)},
-                {"memory_bytes", report.memory_bytes},
-                {"parent", report.parent}};
-  };
-  vm.Snapshot(params["path"].get<std::string>(), Then<Vm::SnapshotReport>(std::move(reply), RpcCode::kFailed, answer));
+  vm.Snapshot(params["path"].get<std::string>(), Then<Vm::SnapshotReport>(std::move(reply), RpcCode::kFailed, JsonOf));
+}
+
+void Fork(Vm& vm, const Json& params, Reply reply) {
+  vm.Fork(params["path"].get<std::string>(), Then<Vm::SnapshotReport>(std::move(reply), RpcCode::kFailed, JsonOf));
 }
 
 void PressKeys(Vm& vm, Result<std::vector<display::KeyStroke>> strokes, std::string_view parameter, Reply reply) {
@@ -179,6 +184,8 @@ constexpr std::array kOwnCommands = std::to_array<Command>({
     {"vm.stop", {}, "", "end at once, as if the plug were pulled", Stop},
     {"vm.snapshot", kSnapshotParameters, "pause_us, total_us, memory_bytes, parent",
      "save the running machine into a new directory", Snapshot},
+    {"vm.fork", kSnapshotParameters, "pause_us, total_us, memory_bytes, parent",
+     "as vm.snapshot, for clones that go on from it at once: nothing of it is synced", Fork},
     {"cpu.registers", {}, "cpus", "what each CPU is at, as text", Registers},
     {"engine.info", {}, "engine, sections", "the statistics of --engine-stats", EngineInfo},
     {"engine.switch", kSwitchParameters, "from, engine, pause_us", "go on with another engine", SwitchEngine},

@@ -88,6 +88,7 @@ class FakeVm final : public Vm {
     if (ended) return done(std::unexpected(Error{"the guest has ended", ECANCELED}));
     done(SnapshotReport{std::chrono::microseconds(2500), std::chrono::milliseconds(80), 4096, path.substr(1)});
   }
+  void Fork(const std::string& path, Done<SnapshotReport> done) override { Snapshot(path + "+", std::move(done)); }
   void PressKeys(std::vector<display::KeyStroke> strokes, Done<void> done) override {
     if (ended) return done(std::unexpected(Error{"the guest has ended", ECANCELED}));
     const std::lock_guard lock(mutex_);

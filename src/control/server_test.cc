@@ -118,6 +118,7 @@ TEST_F(ServerTest, TheScreenAndTheKeyboard) {
   EXPECT_EQ(vm_.screenshot(), "/a b.png");
   EXPECT_EQ(ask("vm.snapshot", R"({"path":"/s"})")["result"],
             (Json{{"pause_us", 2500}, {"total_us", 80000}, {"memory_bytes", 4096}, {"parent", "s"}}));
+  EXPECT_EQ(ask("vm.fork", R"({"path":"/s"})")["result"]["parent"], "s+");
   EXPECT_EQ(ask("keyboard.type", R"({"text":"a\n"})")["result"], Json::object());
   EXPECT_EQ(vm_.strokes(), *display::TypeText("a\n"));
   EXPECT_EQ(ask("keyboard.press", R"({"keys":"esc ctrl-alt-del"})")["result"], Json::object());

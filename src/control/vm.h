@@ -51,6 +51,8 @@ class Vm {
   virtual void Screenshot(const std::string& path, Done<ScreenSize> done) = 0;
   /// Into a new directory, by an absolute path.
   virtual void Snapshot(const std::string& path, Done<SnapshotReport> done) = 0;
+  /// The same for clones that go on from it at once; nothing of it is synced.
+  virtual void Fork(const std::string& path, Done<SnapshotReport> done) = 0;
   virtual void PressKeys(std::vector<display::KeyStroke> strokes, Done<void> done) = 0;
   struct Agent {
     agent::GuestAgent& agent;
@@ -93,6 +95,9 @@ class MachineVm final : public Vm {
   }
   void Snapshot(const std::string& path, Done<SnapshotReport> done) override {
     machine_.RequestSnapshot(path, std::move(done));
+  }
+  void Fork(const std::string& path, Done<SnapshotReport> done) override {
+    machine_.RequestFork(path, std::move(done));
   }
   void PressKeys(std::vector<display::KeyStroke> strokes, Done<void> done) override {
     machine_.RequestKeys(std::move(strokes), std::move(done));

@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "lifecycle/vm_config.h"
 #include "lifecycle/vm_files.h"
 #include "lifecycle/vm_layers.h"
@@ -62,6 +64,33 @@ Status UseFrozenDisks(const Home& home, const std::string& snapshot, machine::Ma
   // What is not known to be free stays.
   if (!changes.empty()) static_cast<void>(RemoveUnusedLayers(home, guard));
   return {};
+}
+
+Status UsePresentDisks(const std::string& snapshot, machine::MachineConfig& saved,
+                       const machine::MachineConfig& present) {
+  NACRE_TRY_STATUS(CheckSameDisks(snapshot, saved, present));
+  for (size_t i = 0; i < saved.disks.size(); ++i)
+    if (present.disks[i].is_own()) saved.disks[i] = present.disks[i];
+  return {};
+}
+
+void UsePresentFiles(machine::MachineConfig& saved, const machine::MachineConfig& present) {
+  const auto use = [](std::string& then, const std::string& now) {
+    if (!then.empty() && !now.empty()) then = now;
+  };
+  use(saved.kernel, present.kernel);
+  if (saved.initrds.size() == present.initrds.size()) saved.initrds = present.initrds;
+  if (saved.firmware.starts_with('/') && present.firmware.starts_with('/')) saved.firmware = present.firmware;
+  use(saved.firmware_variables, present.firmware_variables);
+  if (saved.serial.kind == present.serial.kind) use(saved.serial.path, present.serial.path);
+  if (saved.console.kind == present.console.kind) use(saved.console.path, present.console.path);
+  for (size_t i = 0; i < std::min(saved.floppies.size(), present.floppies.size()); ++i)
+    use(saved.floppies[i].path, present.floppies[i].path);
+  for (size_t i = 0; i < std::min(saved.networks.size(), present.networks.size()); ++i) {
+    saved.networks[i].mac = present.networks[i].mac;
+    saved.networks[i].forwards = present.networks[i].forwards;
+  }
+  if (saved.has_screen()) saved.display.vnc = present.display.vnc;
 }
 
 }  // namespace nacre::lifecycle

@@ -17,4 +17,11 @@ namespace nacre::lifecycle {
 Status UseFrozenDisks(const Home& home, const std::string& snapshot, machine::MachineConfig& saved,
                       const machine::MachineConfig& present);
 
+/// The VM's disks stay as they are: those of a clone.
+Status UsePresentDisks(const std::string& snapshot, machine::MachineConfig& saved,
+                       const machine::MachineConfig& present);
+/// What a VM has of its own and the guest does not see, and its networks' addresses and forwards, which are the VM's
+/// present ones.
+void UsePresentFiles(machine::MachineConfig& saved, const machine::MachineConfig& present);
+
 }  // namespace nacre::lifecycle

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fstream>
 
+#include "machine/config_archive.h"
 #include "machine/snapshot_files.h"
 #include "state/archive.h"
 
@@ -16,7 +17,8 @@ namespace fs = std::filesystem;
 
 constexpr uint64_t kPages = 512;
 
-/// Chains of snapshots that no machine made: this folder does not look at a machine's state.
+/// Chains of snapshots that no machine made: this folder looks at no more of a state than its
+/// configuration.
 class SnapshotStoreTest : public testing::Test {
  protected:
   SnapshotStoreTest() {
@@ -42,6 +44,8 @@ class SnapshotStoreTest : public testing::Test {
     machine::SnapshotIdentity identity{"id-" + name, parent, parent.empty() ? "" : "id-" + parent, ++created_};
     state::StateFile file;
     file.Add("clocks", {1, 2, 3});
+    machine::MachineConfig config;
+    file.Add("config", machine::SaveSection([&](state::Archive& archive) { SerializeConfig(archive, config); }));
     file.Add("identity", machine::SaveSection([&](state::Archive& archive) { identity.Serialize(archive); }));
     file.Add("memory", machine::SaveSection([&](state::Archive& archive) { map.Serialize(archive); }));
     ASSERT_TRUE(machine::WriteFileDurably(folder_ / name / "state.bin", file.Encode()));

@@ -9,6 +9,7 @@
 #include "lifecycle/vm_files.h"
 #include "lifecycle/vm_layers.h"
 #include "lifecycle/vm_toml.h"
+#include "machine/snapshot_files.h"
 
 namespace nacre::lifecycle {
 
@@ -18,11 +19,10 @@ namespace {
 
 class Cloning {
  public:
-  Cloning(const Home& home, const VmPaths& source, const LayersGuard& guard)
-      : home_(home), source_(source), guard_(guard) {}
+  Cloning(const Home& home, const VmPaths& source) : home_(home), source_(source) {}
 
   /// What all clones stand on.
-  Status Prepare() {
+  Status Prepare(const LayersGuard& guard) {
     config_ = NACRE_TRY(ReadVmToml(source_.toml().string()));
     for (const auto& floppy : config_.machine.floppies)
       if (!floppy.read_only) NACRE_TRY_STATUS(CheckInside("floppy.file", floppy.path));
@@ -32,7 +32,33 @@ class Cloning {
       const fs::path path = PathOf(disk.path);
       const auto format = disk.format ? *disk.format : NACRE_TRY(storage::ProbeFormat(path.string()));
       // A raw disk is copied; its blocks are shared where the file system can.
-      if (format == storage::ImageFormat::kQcow2) layers_[disk.path] = NACRE_TRY(FreezeDisk(home_, path, guard_));
+      if (format == storage::ImageFormat::kQcow2) layers_[disk.path] = NACRE_TRY(FreezeDisk(home_, path, guard));
+    }
+    return {};
+  }
+
+  /// The same for a VM that runs.
+  Status CheckLive() {
+    config_ = NACRE_TRY(ReadVmToml(source_.toml().string()));
+    for (const auto& floppy : config_.machine.floppies)
+      if (!floppy.read_only)
+        return Fail(
+            "{}: its diskette {} can be written, and is not in the state of a running VM: make it read-only, or "
+            "clone the VM while it is stopped",
+            source_.name(), floppy.path);
+    for (const auto& disk : config_.machine.disks)
+      if (disk.is_own()) NACRE_TRY_STATUS(CheckInside("disk.file", disk.path));
+    for (auto& network : config_.machine.networks) network.forwards.clear();
+    if (config_.show.starts_with("vnc:")) config_.show = "offscreen", config_.password_file.clear();
+    return {};
+  }
+  Status PrepareLive(const fs::path& seed) {
+    const auto& disks = config_.machine.disks;
+    for (size_t i = 0; i < disks.size(); ++i) {
+      if (!disks[i].is_own()) continue;
+      const auto layer = NACRE_TRY(LayerBelow(seed / machine::SnapshotDiskName(i)));
+      if (!layer) return Fail("{}: stands on no frozen disk", (seed / machine::SnapshotDiskName(i)).string());
+      layers_[disks[i].path] = *layer;
     }
     return {};
   }
@@ -98,19 +124,23 @@ class Cloning {
 
   const Home& home_;
   const VmPaths& source_;
-  const LayersGuard& guard_;
   VmConfig config_;
   std::map<std::string, DiskLayer> layers_;  ///< by disk.file
 };
+
+Status CheckNames(const Home& home, const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    NACRE_TRY_STATUS(CheckName(name));
+    if (home.HasVm(name)) return Fail("{}: there is such a VM already; give another name", name);
+  }
+  return {};
+}
 
 }  // namespace
 
 Status CloneVm(const Home& home, const VmPaths& source, const std::vector<std::string>& names,
                const std::function<void(const std::string&)>& made) {
-  for (const std::string& name : names) {
-    NACRE_TRY_STATUS(CheckName(name));
-    if (home.HasVm(name)) return Fail("{}: there is such a VM already; give another name", name);
-  }
+  NACRE_TRY_STATUS(CheckNames(home, names));
   const auto lock = VmLock::Take(source.lock());
   if (!lock && lock.error().code == EBUSY)
     return Fail("{} runs, or is being changed ({}); `nacre stop {}` first", source.name(), lock.error().message,
@@ -118,8 +148,8 @@ Status CloneVm(const Home& home, const VmPaths& source, const std::vector<std::s
   if (!lock) return std::unexpected(lock.error());
   RemoveLeftovers(home);
   const LayersGuard guard = NACRE_TRY(LayersGuard::Take(home));
-  Cloning cloning(home, source, guard);
-  Status status = cloning.Prepare();
+  Cloning cloning(home, source);
+  Status status = cloning.Prepare(guard);
   for (const std::string& name : names) {
     if (status) status = cloning.Make(name);
     if (status) made(name);
@@ -127,6 +157,30 @@ Status CloneVm(const Home& home, const VmPaths& source, const std::vector<std::s
   // After a failure there may be a layer that nothing but the source stands on, which does no harm, or nothing at all.
   if (!status) static_cast<void>(RemoveUnusedLayers(home, guard));
   return status;
+}
+
+Status CloneRunningVm(const Home& home, const VmPaths& source, const std::vector<std::string>& names,
+                      const LiveClones& how) {
+  NACRE_TRY_STATUS(CheckNames(home, names));
+  Cloning cloning(home, source);
+  NACRE_TRY_STATUS(cloning.CheckLive());
+  RemoveLeftovers(home);
+  // In a folder that is removed with it, as deep as a VM's.
+  const VmDraft holder = NACRE_TRY(VmDraft::Create(home, names.front()));
+  const fs::path seed = holder.paths().snapshots() / "seed";
+  NACRE_TRY_STATUS(MakeFolders(seed.parent_path()));
+  NACRE_TRY_STATUS(how.fork(seed));
+  Status status;
+  {
+    const LayersGuard guard = NACRE_TRY(LayersGuard::Take(home));
+    status = cloning.PrepareLive(seed);
+    for (const std::string& name : names) {
+      if (status) status = cloning.Make(name);
+      if (status) how.start({home.vms() / name}, seed);
+    }
+  }
+  const Status started = how.wait();
+  return status ? started : status;
 }
 
 }  // namespace nacre::lifecycle

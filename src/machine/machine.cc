@@ -1,6 +1,7 @@
 #include "machine/machine.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -85,6 +86,7 @@ Status Machine::Build() {
   if (saved_) {
     NACRE_TRY_STATUS(LoadState());
     NACRE_TRY_STATUS(NewGeneration());
+    malloc_trim(0);  // what the state took: a hundred clones stand beside each other
   } else {
     NACRE_TRY_STATUS(StartGuest());
   }

@@ -102,6 +102,9 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   /// A snapshot in the new directory `path`, which is absolute: the guest stands still for a moment and goes on while
   /// its memory is written. Told when all is on the disk. One at a time.
   void RequestSnapshot(std::string path, Done<SnapshotReport> done);
+  /// As RequestSnapshot, for clones that go on from it at once: whole, and nothing of it is synced. Disks go on in
+  /// overlays here too.
+  void RequestFork(std::string path, Done<SnapshotReport> done);
 
   RunState state() const { return run_state_.load(); }
   EngineKind engine_kind() const { return kind_.load(); }
@@ -154,10 +157,10 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   void VerifyMemory();
   struct SnapshotWork;
   void WriteDisksOut();
-  Result<std::unique_ptr<SnapshotWork>> BeginSnapshot(const std::string& path);
-  Result<std::unique_ptr<SnapshotWork>> TakeSnapshot(const std::string& path);
+  Result<std::unique_ptr<SnapshotWork>> BeginSnapshot(const std::string& path, bool passing);
+  Result<std::unique_ptr<SnapshotWork>> TakeSnapshot(const std::string& path, bool passing);
   std::unique_ptr<memory::MemoryImage> ParentFor(const std::string& path, SnapshotIdentity& identity) const;
-  void StartSnapshot(const std::string& path, const Done<SnapshotReport>& done);
+  void StartSnapshot(const std::string& path, bool passing, const Done<SnapshotReport>& done);
   void EndSnapshots();
   /// Power-on: devices are reset; loads the kernel and sets every CPU's state.
   Status StartGuest();
@@ -234,7 +237,7 @@ class Machine final : private VcpuEvents, private devices::MachineControl {
   };
   std::optional<state::StateFile> saved_;            ///< between ReadSnapshot and LoadState
   uint64_t saved_tsc_khz_ = 0;                       ///< of the snapshot; 0: there is none
-  std::unique_ptr<memory::MemoryImage> from_image_;  ///< what memory was restored from
+  std::unique_ptr<memory::MemoryImage> from_image_;  ///< what memory was restored from and is verified against
   std::thread verify_thread_;
   std::atomic<bool> stop_verify_ = false;
   std::thread snapshot_thread_;

@@ -115,7 +115,7 @@ void Machine::WriteDisksOut() {
 }
 
 /// Beside the guest: all that can fail or takes time.
-Result<std::unique_ptr<Machine::SnapshotWork>> Machine::BeginSnapshot(const std::string& path) {
+Result<std::unique_ptr<Machine::SnapshotWork>> Machine::BeginSnapshot(const std::string& path, bool passing) {
   if (!path.starts_with('/') || path.find('\0') != std::string::npos)
     return Fail("snapshot '{}': give an absolute path", path);
   for (size_t i = 0; i < config_.disks.size(); ++i)
@@ -128,12 +128,13 @@ Result<std::unique_ptr<Machine::SnapshotWork>> Machine::BeginSnapshot(const std:
   if (fs::exists(fs::symlink_status(work->target, error))) return Fail("{}: there is such a snapshot already", path);
   work->identity.id = RandomId();
   work->identity.created_utc_ns = HostRealtimeNs();
-  work->parent = ParentFor(work->target, work->identity);
+  work->identity.passing = passing;
+  if (!passing) work->parent = ParentFor(work->target, work->identity);
   std::string temporary = fs::path(work->target).parent_path() / fmt::format("{}XXXXXX", kUnfinishedPrefix);
   if (!mkdtemp(temporary.data())) return FailErrno("snapshot {}", work->target);
   work->temporary = temporary;
   work->writer = NACRE_TRY(memory::MemoryWriter::Create(fmt::format("{}/{}", temporary, kMemoryFile),
-                                                        memory::SavedPages(*memory_), work->parent.get()));
+                                                        memory::SavedPages(*memory_), work->parent.get(), !passing));
   for (size_t i = 0; i < config_.disks.size(); ++i) {
     if (!board_->image(i)) continue;
     work->disks.push_back(NACRE_TRY(DiskFreeze::Prepare(*board_->image(i), config_.disk_layers, RandomId())));
@@ -145,8 +146,8 @@ Result<std::unique_ptr<Machine::SnapshotWork>> Machine::BeginSnapshot(const std:
   return work;
 }
 
-Result<std::unique_ptr<Machine::SnapshotWork>> Machine::TakeSnapshot(const std::string& path) {
-  auto work = NACRE_TRY(BeginSnapshot(path));
+Result<std::unique_ptr<Machine::SnapshotWork>> Machine::TakeSnapshot(const std::string& path, bool passing) {
+  auto work = NACRE_TRY(BeginSnapshot(path, passing));
   const bool runs = state() == RunState::kRunning;
   const auto begin = std::chrono::steady_clock::now();
   if (runs) {
@@ -198,24 +199,26 @@ Result<Machine::SnapshotReport> Machine::SnapshotWork::Finish() {
   }
   state.Add("identity", SaveSection([&](state::Archive& archive) { identity.Serialize(archive); }));
   state.Add("memory", SaveSection([&](state::Archive& archive) { map.Serialize(archive); }));
-  NACRE_TRY_STATUS(WriteFileDurably(fmt::format("{}/{}", temporary, kStateFile), state.Encode()));
+  const std::string state_path = fmt::format("{}/{}", temporary, kStateFile);
+  const std::vector<uint8_t> bytes = state.Encode();
+  NACRE_TRY_STATUS(identity.passing ? WriteNewFile(state_path, bytes) : WriteFileDurably(state_path, bytes));
   // An empty directory of that name would be replaced.
   if (syscall(SYS_renameat2, AT_FDCWD, temporary.c_str(), AT_FDCWD, target.c_str(), RENAME_NOREPLACE) != 0)
     return FailErrno("snapshot {}", target);
   temporary.clear();
-  NACRE_TRY_STATUS(SyncDirectory(fs::path(target).parent_path()));
+  if (!identity.passing) NACRE_TRY_STATUS(SyncDirectory(fs::path(target).parent_path()));
   return SnapshotReport{pause, std::chrono::steady_clock::now() - start, map.PagesHere() * kPageSize, identity.parent};
 }
 
-void Machine::StartSnapshot(const std::string& path, const Done<SnapshotReport>& done) {
+void Machine::StartSnapshot(const std::string& path, bool passing, const Done<SnapshotReport>& done) {
   if (snapshot_runs_) return done(Fail("another snapshot of this VM is still being written"));
   if (snapshot_thread_.joinable()) snapshot_thread_.join();
-  auto work = TakeSnapshot(path);
+  auto work = TakeSnapshot(path, passing);
   if (!work) return done(std::unexpected(work.error()));
   snapshot_runs_ = true;
   snapshot_thread_ = std::thread([this, done, held = std::shared_ptr<SnapshotWork>(std::move(*work))] {
     auto report = held->Finish();
-    if (report) {
+    if (report && !held->identity.passing) {
       const std::lock_guard lock(snapshot_mutex_);
       last_snapshot_ = {held->target, held->identity.id};
     }
@@ -226,7 +229,12 @@ void Machine::StartSnapshot(const std::string& path, const Done<SnapshotReport>&
 }
 
 void Machine::RequestSnapshot(std::string path, Done<SnapshotReport> done) {
-  const auto carry_out = [this, path = std::move(path), done] { StartSnapshot(path, done); };
+  const auto carry_out = [this, path = std::move(path), done] { StartSnapshot(path, false, done); };
+  Enqueue({carry_out, [done](const Error& error) { done(std::unexpected(error)); }});
+}
+
+void Machine::RequestFork(std::string path, Done<SnapshotReport> done) {
+  const auto carry_out = [this, path = std::move(path), done] { StartSnapshot(path, true, done); };
   Enqueue({carry_out, [done](const Error& error) { done(std::unexpected(error)); }});
 }
 

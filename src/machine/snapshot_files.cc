@@ -52,6 +52,7 @@ void SnapshotIdentity::Serialize(state::Archive& archive) {
   archive.Text(2, parent, kMaxName);
   archive.Text(3, parent_id, 64);
   archive.Field(4, created_utc_ns);
+  archive.Field(5, passing);
   if (archive.loading() && !parent.empty() && !IsPlainName(parent)) archive.Reject("an impossible name of a parent");
 }
 
@@ -140,19 +141,30 @@ Status SyncDirectory(const std::string& path) {
   return {};
 }
 
+namespace {
+
+Status WriteAs(const std::string& path, int flags, std::span<const uint8_t> bytes, bool sync) {
+  const Fd file(open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | flags, 0600));
+  if (!file.valid()) return FailErrno("{}", path);
+  while (!bytes.empty()) {
+    const ssize_t done = write(file.get(), bytes.data(), bytes.size());
+    if (done < 0 && errno == EINTR) continue;
+    if (done < 0) return FailErrno("{}", path);
+    bytes = bytes.subspan(static_cast<size_t>(done));
+  }
+  if (sync && fsync(file.get()) != 0) return FailErrno("{}", path);
+  return {};
+}
+
+}  // namespace
+
+Status WriteNewFile(const std::string& path, std::span<const uint8_t> bytes) {
+  return WriteAs(path, O_EXCL, bytes, false);
+}
+
 Status WriteFileDurably(const std::string& path, std::span<const uint8_t> bytes) {
   const std::string temporary = path + ".new";
-  {
-    const Fd file(open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-    if (!file.valid()) return FailErrno("{}", temporary);
-    while (!bytes.empty()) {
-      const ssize_t done = write(file.get(), bytes.data(), bytes.size());
-      if (done < 0 && errno == EINTR) continue;
-      if (done < 0) return FailErrno("{}", temporary);
-      bytes = bytes.subspan(static_cast<size_t>(done));
-    }
-    if (fsync(file.get()) != 0) return FailErrno("{}", temporary);
-  }
+  NACRE_TRY_STATUS(WriteAs(temporary, O_TRUNC, bytes, true));
   if (rename(temporary.c_str(), path.c_str()) != 0) return FailErrno("{}", path);
   return SyncDirectory(std::filesystem::path(path).parent_path());
 }

@@ -27,6 +27,7 @@ struct SnapshotIdentity {
   std::string parent;     ///< the name of its directory, beside; empty: memory.bin is whole
   std::string parent_id;  ///< its `id`
   int64_t created_utc_ns = 0;
+  bool passing = false;  ///< for clones that go on from it at once: nothing of it was synced, memory has no checksums
 
   void Serialize(state::Archive& archive);
 };
@@ -54,6 +55,8 @@ Result<std::unique_ptr<memory::MemoryImage>> OpenMemory(const std::string& direc
 
 /// Whole or not at all, and on the disk: a temporary file, synced, renamed, the directory synced.
 Status WriteFileDurably(const std::string& path, std::span<const uint8_t> bytes);
+/// A new file of which nothing is synced.
+Status WriteNewFile(const std::string& path, std::span<const uint8_t> bytes);
 Status SyncDirectory(const std::string& path);
 
 }  // namespace nacre::machine

@@ -197,10 +197,11 @@ Status MemoryImage::Verify(const std::atomic<bool>& stop) const {
 // -- writing
 
 Result<std::unique_ptr<MemoryWriter>> MemoryWriter::Create(const std::string& path, uint64_t pages,
-                                                           const MemoryImage* parent) {
+                                                           const MemoryImage* parent, bool kept) {
   std::unique_ptr<MemoryWriter> writer(new MemoryWriter);
   writer->pages_ = pages;
   writer->parent_ = parent;
+  writer->kept_ = kept;
   writer->file_ = Fd(open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!writer->file_.valid()) return FailErrno("{}", path);
   if (ftruncate(writer->file_.get(), static_cast<off_t>(pages * kPageSize)) != 0)
@@ -232,7 +233,7 @@ int MemoryWriter::Write(const uint8_t* base) {
     else
       sources_[page] = zero ? PageSource::kZero : PageSource::kHere;
     const bool here = sources_[page] == PageSource::kHere;
-    if (here) {
+    if (here && kept_) {
       uint32_t& sum = checksums_[page / ImageMap::kPiecePages];
       sum = state::Crc32c({bytes, kPageSize}, sum);
     }
@@ -243,7 +244,7 @@ int MemoryWriter::Write(const uint8_t* base) {
     if (here) ++run;
   }
   if (const int error = WriteRun(base, pages_ - run, run)) return error;
-  return fdatasync(file_.get()) == 0 ? 0 : errno;
+  return !kept_ || fdatasync(file_.get()) == 0 ? 0 : errno;
 }
 
 int MemoryWriter::WriteRun(const uint8_t* base, uint64_t first, uint64_t count) {

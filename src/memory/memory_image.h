@@ -94,9 +94,10 @@ class MemoryImage {
 /// Writes one layer, in a process of its own that has a copy of the memory (fork).
 class MemoryWriter {
  public:
-  /// `parent`: pages that are as there are left out; it must outlive the writer. Null: there is none.
+  /// `parent`: pages that are as there are left out; it must outlive the writer. Null: there is none. `kept`: the file
+  /// is on the disk when Write is done, and has checksums.
   static Result<std::unique_ptr<MemoryWriter>> Create(const std::string& path, uint64_t pages,
-                                                      const MemoryImage* parent);
+                                                      const MemoryImage* parent, bool kept = true);
   ~MemoryWriter();
   MemoryWriter(const MemoryWriter&) = delete;
   MemoryWriter& operator=(const MemoryWriter&) = delete;
@@ -114,6 +115,7 @@ class MemoryWriter {
   Fd file_;
   uint64_t pages_ = 0;
   const MemoryImage* parent_ = nullptr;
+  bool kept_ = true;
   uint8_t* shared_ = nullptr;  ///< by both processes: checksums, then sources
   uint64_t shared_bytes_ = 0;
   uint32_t* checksums_ = nullptr;

@@ -171,14 +171,18 @@ Status CloneRunningVm(const Home& home, const VmPaths& source, const std::vector
   NACRE_TRY_STATUS(MakeFolders(seed.parent_path()));
   NACRE_TRY_STATUS(how.fork(seed));
   Status status;
+  std::vector<VmPaths> made;
   {
     const LayersGuard guard = NACRE_TRY(LayersGuard::Take(home));
     status = cloning.PrepareLive(seed);
     for (const std::string& name : names) {
-      if (status) status = cloning.Make(name);
-      if (status) how.start({home.vms() / name}, seed);
+      if (!status) break;
+      status = cloning.Make(name);
+      if (status) made.push_back({home.vms() / name});
     }
   }
+  // Not before: a process that is just being made has a copy of every lock held here until it executes its program.
+  for (const VmPaths& vm : made) how.start(vm, seed);
   const Status started = how.wait();
   return status ? started : status;
 }

@@ -360,6 +360,8 @@ constexpr std::array kOptions = std::to_array<Option>({
      SetInput},
     {"--clipboard", "on|off", "with --display, text that is copied goes between VNC clients and a guest with spice-vdagent (off)",
      SetClipboard},
+    {"--vsock", "PATH", "virtio-vsock: a Unix socket that leads to the guest's ports, PATH_PORT to this host's (docs/vsock.md)",
+     [](RunOptions& o, std::string_view v) -> Status { o.machine.vsock = v; return {}; }},
     {"--balloon", "on|off", "the memory balloon (on)", SetBalloon},
     {"--guest-agent", "on|off", "a port for the guest agent of `nacre exec` and `nacre cp` (on with --control)", SetGuestAgent},
     {"--control", "PATH", "a socket by which `nacre control PATH` and others steer the running VM",
@@ -515,9 +517,9 @@ Result<RunOptions> OverVm(RunOptions given, machine::MachineConfig machine) {
 
 Status UseSavedConfig(RunOptions& options, machine::MachineConfig saved) {
   constexpr std::string_view kOwn[] = {
-      "--restore",  "--engine",       "--code-cache", "--serial",       "--console",    "--display",
-      "--control",  "--timeout",      "--no-reboot",  "--engine-stats", "--kvm-kernel", "--switch-engine",
-      "--perf-map", "--perf-symbols", "--jit-stress", "--check-reuse",  "--dump-block"};
+      "--restore",       "--engine",   "--code-cache",   "--serial",     "--console",      "--display",
+      "--control",       "--timeout",  "--no-reboot",    "--vsock",      "--engine-stats", "--kvm-kernel",
+      "--switch-engine", "--perf-map", "--perf-symbols", "--jit-stress", "--check-reuse",  "--dump-block"};
   const auto given = [&](std::string_view name) {
     return std::ranges::find(options.given, name) != options.given.end();
   };
@@ -533,6 +535,10 @@ Status UseSavedConfig(RunOptions& options, machine::MachineConfig saved) {
   saved.timeout_ms = own.timeout_ms;
   if (given("--no-reboot")) saved.no_reboot = true;
   if (given("--serial")) saved.serial = own.serial;
+  if (given("--vsock")) {
+    if (saved.vsock.empty()) return Fail("--vsock: the snapshot's machine has no such device");
+    saved.vsock = own.vsock;
+  }
   if (given("--console")) {
     if ((saved.console.kind == SerialKind::kNone) != (own.console.kind == SerialKind::kNone))
       return Fail("--console: with --restore the snapshot decides whether there is one");

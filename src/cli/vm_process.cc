@@ -170,6 +170,7 @@ class VmRun {
     saved.engine = config.engine;
     saved.disk_layers = config.disk_layers;
     saved.serial.input = saved.console.input = true;
+    if (!config.vsock.empty() && !saved.vsock.empty()) saved.vsock = config.vsock;
     config = std::move(saved);
     return {};
   }

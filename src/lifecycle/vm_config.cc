@@ -29,6 +29,7 @@ void MakePathsAbsolute(machine::MachineConfig& machine, const std::filesystem::p
   for (auto& floppy : machine.floppies) absolute(floppy.path);
   absolute(machine.serial.path);
   absolute(machine.console.path);
+  absolute(machine.vsock);
 }
 
 Result<machine::MachineConfig> MachineOf(const VmConfig& config, const std::filesystem::path& folder) {

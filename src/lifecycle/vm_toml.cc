@@ -206,6 +206,8 @@ constexpr std::array kVmKeys = std::to_array<Key<VmConfig>>({
      [](const VmConfig& c) { return Written(c.machine.balloon, true); }},
     {"guest-agent", "true or false", [](VmConfig& c, const TomlValue& v) { return ReadFlag(c.machine.guest_agent, v); },
      [](const VmConfig& c) { return Written(c.machine.guest_agent, true); }},
+    {"vsock", "the path of a socket", [](VmConfig& c, const TomlValue& v) { return ReadText(c.machine.vsock, v); },
+     [](const VmConfig& c) { return Written(c.machine.vsock); }},
     {"debug-exit", "true or false", [](VmConfig& c, const TomlValue& v) { return ReadFlag(c.machine.debug_exit, v); },
      [](const VmConfig& c) { return Written(c.machine.debug_exit, false); }},
     {"no-reboot", "true or false", [](VmConfig& c, const TomlValue& v) { return ReadFlag(c.machine.no_reboot, v); },

@@ -39,6 +39,7 @@ serial = "none"
 console = "stdio"
 balloon = false
 guest-agent = false
+vsock = "run/vsock"
 debug-exit = true
 no-reboot = true
 

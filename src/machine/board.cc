@@ -13,6 +13,7 @@
 #include "devices/virtio/input.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
+#include "devices/virtio/vsock.h"
 #include "network/user_net.h"
 
 namespace nacre::machine {
@@ -89,6 +90,7 @@ Status Board::Build(const Wiring& wiring) {
   NACRE_TRY(AttachVirtio(devices::VirtioRng::Create("virtio-rng0", *memory_, *loop_)));
   if (config_->balloon) NACRE_TRY(AttachVirtio(devices::VirtioBalloon::Create("virtio-balloon0", *memory_, *loop_)));
   NACRE_TRY_STATUS(BuildConsole(wiring));
+  NACRE_TRY_STATUS(BuildVsock());
   return wiring.firmware ? BuildFirmware(wiring) : Status{};
 }
 
@@ -205,6 +207,14 @@ Status Board::BuildConsole(const Wiring& wiring) {
         {.backend = vdagent_.get(), .name = std::string(devices::Vdagent::kPortName), .console = false});
   auto device = NACRE_TRY(devices::VirtioConsole::Create(std::move(options), *memory_, *loop_));
   if (has_console) virtio_console_ = device.get();
+  NACRE_TRY(AttachVirtio(std::move(device)));
+  return {};
+}
+
+Status Board::BuildVsock() {
+  if (config_->vsock.empty()) return {};
+  vsock_sockets_ = NACRE_TRY(VsockSockets::Create(config_->vsock, *loop_));
+  auto device = NACRE_TRY(devices::VirtioVsock::Create(VsockSockets::kGuestCid, *vsock_sockets_, *memory_, *loop_));
   NACRE_TRY(AttachVirtio(std::move(device)));
   return {};
 }

@@ -49,6 +49,7 @@
 #include "machine/fd_console.h"
 #include "machine/firmware_parts.h"
 #include "machine/machine_config.h"
+#include "machine/vsock_sockets.h"
 #include "memory/guest_memory.h"
 #include "storage/async_io.h"
 
@@ -137,6 +138,7 @@ class Board {
   Status BuildInput(const Wiring& wiring);
   Status BuildSerial(const Wiring& wiring);
   Status BuildConsole(const Wiring& wiring);
+  Status BuildVsock();
   Status BuildDisks(const Wiring& wiring);
   Status BuildFloppies();
   Status AttachVirtioDisk(size_t index, std::unique_ptr<storage::Disk> medium);
@@ -191,6 +193,7 @@ class Board {
   std::unique_ptr<display::Typist> typist_;
   std::unique_ptr<devices::Dma8237> dma_;
   Fd serial_file_, console_file_;
+  std::unique_ptr<VsockSockets> vsock_sockets_;  ///< outlives its device in virtio_
   std::unique_ptr<FdConsole> serial_stream_, console_stream_;
   std::unique_ptr<agent::PortStream> agent_port_;
   std::unique_ptr<devices::Vdagent> vdagent_;  ///< null: no clipboard

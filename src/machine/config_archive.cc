@@ -94,6 +94,7 @@ void SerializeConfig(state::Archive& archive, MachineConfig& config) {
   archive.Field(18, config.no_reboot);
   if (archive.loading()) config.guest_agent = false;  // there was none before there was this field
   archive.Field(19, config.guest_agent);
+  archive.Text(20, config.vsock, kMaxPath);
   if (!archive.loading()) return;
   if (config.memory_bytes < kMinMemoryBytes || config.memory_bytes > kMaxMemoryBytes ||
       config.memory_bytes % kPageSize != 0)

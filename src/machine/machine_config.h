@@ -144,6 +144,7 @@ struct MachineConfig {
   SerialConfig console{.kind = SerialKind::kNone};  ///< hvc0; kNone: no such device. Not kStdio together with serial
   bool balloon = true;
   bool guest_agent = true;  ///< a port of virtio-serial for the guest agent (agent/guest_agent.h)
+  std::string vsock;        ///< virtio-vsock by this Unix socket (vsock_sockets.h); empty: no such device
   DisplayConfig display;
 
   bool has_screen() const { return display.present || !firmware.empty(); }

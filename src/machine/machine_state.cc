@@ -44,6 +44,7 @@ MachineConfig Machine::SavedConfig() const {
   for (FloppyConfig& floppy : config.floppies) floppy.path = Absolute(floppy.path);
   config.serial.path = Absolute(config.serial.path);
   config.console.path = Absolute(config.console.path);
+  config.vsock = Absolute(config.vsock);
   return config;
 }
 

@@ -17,6 +17,7 @@
 #include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
 #include "devices/virtio/virtio_testing.h"
+#include "devices/virtio/vsock.h"
 #include "storage/raw_disk.h"
 
 namespace nacre::devices {
@@ -43,6 +44,25 @@ class EchoNet : public network::NetBackend {
  private:
   network::FrameReceiver* receiver_ = nullptr;
   std::deque<std::vector<uint8_t>> waiting_;
+};
+
+/// Nobody is there, or who says nothing.
+class QuietVsock final : public VsockHost {
+ public:
+  class Stream final : public VsockStream {
+   public:
+    int64_t Read(std::span<uint8_t>) override { return kNotNow; }
+    int64_t Write(std::span<const uint8_t> from) override { return static_cast<int64_t>(from.size()); }
+    void EndWrites() override {}
+    void SetReady(std::function<void()>) override {}
+    void Want(bool, bool) override {}
+    void Accepted(uint32_t) override {}
+  };
+  std::unique_ptr<VsockStream> Connect(uint32_t port) override {
+    if (port % 2 != 0) return nullptr;
+    return std::make_unique<Stream>();
+  }
+  void SetGuest(VsockGuest*) override {}
 };
 
 class VirtioFuzzTest : public testing::TestWithParam<VirtioType>, public VirtioBench {
@@ -78,6 +98,8 @@ class VirtioFuzzTest : public testing::TestWithParam<VirtioType>, public VirtioB
         input_ = keyboard.get();
         return keyboard;
       }
+      case VirtioType::kVsock:
+        return std::move(*VirtioVsock::Create(3, quiet_, memory, scheduler));
     }
     return nullptr;
   }
@@ -173,6 +195,7 @@ class VirtioFuzzTest : public testing::TestWithParam<VirtioType>, public VirtioB
 
   std::shared_ptr<storage::AsyncIo> io;
   NullCharBackend nowhere_;
+  QuietVsock quiet_;
   VirtioInput* input_ = nullptr;
   std::mt19937_64 random_{FuzzSeed(20240131)};
   bool packed_ = false;
@@ -194,12 +217,15 @@ std::string NameOf(const testing::TestParamInfo<VirtioType>& type) {
       return "Gpu";
     case VirtioType::kInput:
       return "Input";
+    case VirtioType::kVsock:
+      return "Vsock";
   }
   return "";
 }
 INSTANTIATE_TEST_SUITE_P(Devices, VirtioFuzzTest,
                          testing::Values(VirtioType::kNet, VirtioType::kBlock, VirtioType::kConsole, VirtioType::kRng,
-                                         VirtioType::kBalloon, VirtioType::kGpu, VirtioType::kInput),
+                                         VirtioType::kBalloon, VirtioType::kGpu, VirtioType::kInput,
+                                         VirtioType::kVsock),
                          NameOf);
 
 TEST_P(VirtioFuzzTest, RandomRings) {

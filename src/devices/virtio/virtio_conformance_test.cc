@@ -14,6 +14,7 @@
 #include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
 #include "devices/virtio/virtio_testing.h"
+#include "devices/virtio/vsock.h"
 #include "storage/raw_disk.h"
 
 namespace nacre::devices {
@@ -93,10 +94,16 @@ class Subject : public bus::ConformanceSubject {
         return VirtioGpu::Create(bench_.memory, scheduler());
       case VirtioType::kInput:
         return VirtioInput::Create(VirtioInput::Kind::kKeyboard, bench_.memory, scheduler());
+      case VirtioType::kVsock:
+        return std::move(*VirtioVsock::Create(3, nobody_, bench_.memory, scheduler()));
     }
     return nullptr;
   }
 
+  struct : VsockHost {
+    std::unique_ptr<VsockStream> Connect(uint32_t) override { return nullptr; }
+    void SetGuest(VsockGuest*) override {}
+  } nobody_;
   NullCharBackend nowhere_;
   std::shared_ptr<storage::AsyncIo> io_;
   VirtioBench bench_;
@@ -115,6 +122,7 @@ TEST(Conformance, VirtioRng) { Conform(VirtioType::kRng); }
 TEST(Conformance, VirtioBalloon) { Conform(VirtioType::kBalloon); }
 TEST(Conformance, VirtioGpu) { Conform(VirtioType::kGpu); }
 TEST(Conformance, VirtioInput) { Conform(VirtioType::kInput); }
+TEST(Conformance, VirtioVsock) { Conform(VirtioType::kVsock); }
 
 }  // namespace
 }  // namespace nacre::devices

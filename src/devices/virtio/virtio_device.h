@@ -16,7 +16,16 @@
 namespace nacre::devices {
 
 /// Device types (virtio 1.2, chapter 5) that exist here.
-enum class VirtioType : uint16_t { kNet = 1, kBlock = 2, kConsole = 3, kRng = 4, kBalloon = 5, kGpu = 16, kInput = 18 };
+enum class VirtioType : uint16_t {
+  kNet = 1,
+  kBlock = 2,
+  kConsole = 3,
+  kRng = 4,
+  kBalloon = 5,
+  kGpu = 16,
+  kInput = 18,
+  kVsock = 19
+};
 
 /// Status register bits (2.1).
 namespace virtio_status {

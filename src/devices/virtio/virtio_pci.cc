@@ -45,6 +45,8 @@ uint32_t ClassCode(VirtioType type) {
       return 0x038000;  // other display controller
     case VirtioType::kInput:
       return 0x098000;  // other input controller
+    case VirtioType::kVsock:
+      return 0x028000;  // other network controller
     case VirtioType::kRng:
     case VirtioType::kBalloon:
       return 0x00ff00;

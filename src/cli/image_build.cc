@@ -17,6 +17,8 @@
 #include "base/size_text.h"
 #include "cli/paths.h"
 #include "lifecycle/vm_files.h"
+#include "storage/foreign_image.h"
+#include "storage/image_tools.h"
 
 namespace nacre::cli {
 
@@ -122,18 +124,21 @@ Result<Kind> KindOf(const std::string& path) {
   if (pread(file.get(), start, sizeof(start), 0) < 0) return FailErrno("{}", path);
   if (pread(file.get(), volume, sizeof(volume), 32769) == sizeof(volume) && std::string_view(volume, 5) == "CD001")
     return Kind::kDisc;
-  const std::string_view magic(start, sizeof(start));
-  if (magic.starts_with("QFI\xfb")) return Kind::kQcow2;
-  if (magic.starts_with("KDMV") || magic.starts_with("vhdxfile") || magic.starts_with("conectix") ||
-      magic.starts_with("<<< "))
-    return Fail("{}: a disk of another virtual machine system; `qemu-img convert -O raw` makes a raw one of it", path);
-  return Kind::kDisk;
+  return std::string_view(start, sizeof(start)).starts_with("QFI\xfb") ? Kind::kQcow2 : Kind::kDisk;
 }
 
 Result<Parts> TakeDisk(const ImageBuildOptions& options, Kind kind, const fs::path& folder) {
-  const bool qcow2 = kind == Kind::kQcow2;
-  const std::string name = qcow2 ? "disk.qcow2" : std::string(kDiskName);
-  NACRE_TRY_STATUS(lifecycle::CopyFile(options.from, folder / name));
+  const std::string foreign = storage::ForeignFormat(options.from);
+  const bool qcow2 = kind == Kind::kQcow2 || !foreign.empty();
+  const std::string name = qcow2 ? "disk.qcow2" : std::string(kDiskName), to = (folder / name).string();
+  const storage::ImageOptions source{.path = options.from, .format = storage::ImageFormat::kQcow2};
+  // An image stands alone.
+  if (!foreign.empty())
+    NACRE_TRY_STATUS(storage::ConvertForeign(foreign, options.from, to));
+  else if (qcow2 && !NACRE_TRY(storage::DescribeImage(source, false)).front().backing.empty())
+    NACRE_TRY_STATUS(storage::ConvertImage(source, to, {}));
+  else
+    NACRE_TRY_STATUS(lifecycle::CopyFile(options.from, to));
   return Parts{.kernel = {},
                .disk = name,
                .initrds = {},

@@ -52,13 +52,25 @@ class Image(Folder):
         self.assertEqual(list(self.images.iterdir()), [])
         self.image("rm", "old", expected=1)
 
-    def test_qcow2_is_known_and_others_are_refused(self):
-        self.image("build", "--from", self.write("a", b"QFI\xfb" + bytes(600)), "--name", "a", "--firmware", "uefi")
-        found = json.loads(self.image("inspect", "a", "--json"))
-        self.assertEqual((found["disk_format"], found["firmware"]), ("qcow2", "uefi"))
-        self.assertIn("qemu-img convert", self.image("build", "--from", self.write("b", b"KDMV" + bytes(600)), "--name", "b",
-                                                     expected=1))
-        self.assertEqual([entry.name for entry in self.images.iterdir()], ["a"])
+    def test_formats(self):
+        disk = self.write("disk.img", bytes(range(256)) * 4096)
+        below, above, vmdk = (self.path / name for name in ("below.qcow2", "above.qcow2", "disk.vmdk"))
+        subprocess.run([NACRE, "disk", "convert", disk, below], check=True, timeout=300)
+        subprocess.run([NACRE, "disk", "create", above, "--backing", below], check=True, timeout=300)
+        subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "vmdk", disk, vmdk], check=True, timeout=300)
+        for name, source in (("a", below), ("b", above), ("c", vmdk)):
+            self.image("build", "--from", source, "--name", name, "--firmware", "uefi")
+            found = json.loads(self.image("inspect", name, "--json"))
+            self.assertEqual((found["disk_format"], found["firmware"]), ("qcow2", "uefi"))
+            kept = self.images / name / "disk.qcow2"
+            info = json.loads(subprocess.run([NACRE, "disk", "info", kept, "--json"], check=True, timeout=300,
+                                             capture_output=True).stdout)
+            self.assertNotIn("below.qcow2", json.dumps(info))
+            subprocess.run(["qemu-img", "compare", "-f", "raw", "-F", "qcow2", disk, kept], check=True, timeout=300,
+                           capture_output=True)
+        for broken in (b"QFI\xfb" + bytes(600), b"KDMV" + bytes(600)):
+            self.image("build", "--from", self.write("broken", broken), "--name", "d", expected=1)
+        self.assertEqual({entry.name for entry in self.images.iterdir()}, {"a", "b", "c"})
 
     def test_a_folder_becomes_an_image(self):
         if shutil.which("mke2fs") is None:

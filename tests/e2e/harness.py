@@ -48,7 +48,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-CURSOR_MOVE = re.compile(rb"\x1b\[\d+;\d+H")
+CURSOR_MOVE = re.compile(rb"\r?\x1b\[\d+;\d+H")
 
 
 class Nacre:
@@ -62,7 +62,7 @@ class Nacre:
         self.output = b""
         self.position = 0
         # The BIOS shows what is written onto the screen on the serial port too, and may come back to a line that it
-        # has begun ("b", a move of the cursor, "oot:").
+        # has begun ("b", a return, a move of the cursor, "oot:").
         self.screen = "--firmware" in command
         self.wide = False
         self.master = None
